@@ -1,0 +1,233 @@
+"""Robot and task files (YAML) as frozen, validated dataclasses. An unknown or missing key is an error.
+
+Errors name the file and the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rlt_common.parameters import ParameterError, from_mapping, param, validate
+
+BLOCKS = ("joint_position", "joint_velocity", "joint_effort", "ee_pose")
+ARM_ACTION_DIM = 7
+MAX_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """One arm: its joints, gripper and tool, and the home pose that `ee_pose` is relative to."""
+
+    name: str = param(description="arm name, e.g. left")
+    joints: tuple[str, ...] = param(description="joint names from base to tool")
+    gripper: str = param(description="gripper joint name, m")
+    tip: str = param(description="site or body of the tool tip in the kinematics model")
+    home_position: tuple[float, ...] = param(description="m, world frame: origin of ee_pose")
+    home_rotation: tuple[float, ...] = param(description="rad, rotation vector, world frame: origin of ee_pose")
+    workspace_min: tuple[float, ...] = param(description="m, world frame: the tool tip stays above this corner")
+    workspace_max: tuple[float, ...] = param(description="m, world frame: the tool tip stays below this corner")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name in ("home_position", "home_rotation", "workspace_min", "workspace_max"):
+            if len(getattr(self, name)) != 3:
+                raise ParameterError(f"arm {self.name}: {name} needs 3 values")
+        if any(low >= high for low, high in zip(self.workspace_min, self.workspace_max, strict=True)):
+            raise ParameterError(f"arm {self.name}: workspace_min must be below workspace_max in every axis")
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera: where its images come from and what the VLA takes."""
+
+    name: str = param(description="camera name, e.g. base")
+    topic: str = param(description="image topic, relative")
+    width: int = param(description="pixels, width the VLA takes", minimum=8, maximum=4096)
+    height: int = param(description="pixels, height the VLA takes", minimum=8, maximum=4096)
+    compressed: bool = param(False, "the topic carries sensor_msgs/CompressedImage")
+    encoding: str = param("jpeg", "encoding inside an observation", choices=("png", "jpeg"))
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """Motion limits. The executor enforces them; nothing else may command the arms."""
+
+    step_translation: float = param(0.005, "m per control step and axis", minimum=1e-6, maximum=0.05)
+    step_rotation: float = param(0.05, "rad per control step and axis", minimum=1e-6, maximum=0.5)
+    step_gripper: float = param(0.005, "m per control step", minimum=1e-6, maximum=0.05)
+    leash_translation: float = param(
+        0.02,
+        "m the commanded tool may be away from the measured one: bounds contact force",
+        minimum=1e-4,
+        maximum=0.2,
+    )
+    leash_rotation: float = param(0.25, "rad, likewise", minimum=1e-3, maximum=1.5)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """A robot: two arms in one common frame, cameras, the command topic and how time runs."""
+
+    name: str = param(description="robot name")
+    joint_names: tuple[str, ...] = param(description="all joints, in the order of the command topic")
+    arms: tuple[ArmConfig, ...] = param(description="in the order of the action vector")
+    cameras: tuple[CameraConfig, ...] = param(description="in the order of an observation's images")
+    kinematics: str = param(description="MJCF or URDF file of the arms, relative to the robot file")
+    command_topic: str = param(description="std_msgs/Float64MultiArray of absolute joint targets, relative")
+    control_hz: float = param(50.0, "Hz", minimum=1.0, maximum=1000.0)
+    frame: str = param("world", "common frame of both arms")
+    tick: str = param("timer", "what starts a control step", choices=("timer", "joint_states"))
+    reset: str = param("operator", "who resets the scene", choices=("operator", "service"))
+    camera_tolerance_s: float = param(
+        0.02, "s, images this close to the robot state make one observation", minimum=0.0, maximum=1.0
+    )
+    camera_timeout_s: float = param(
+        0.1, "s without an image before a camera counts as stalled", minimum=0.01, maximum=10.0
+    )
+    state_timeout_s: float = param(0.1, "s without joint states before the arms hold", minimum=0.01, maximum=10.0)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    folder: str = param("", "folder of the robot file; filled in when it is read")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        known = set(self.joint_names)
+        if len(known) != len(self.joint_names):
+            raise ParameterError(f"robot {self.name}: joint_names has a name twice")
+        for arm in self.arms:
+            for joint in (*arm.joints, arm.gripper):
+                if joint not in known:
+                    raise ParameterError(f"robot {self.name}: arm {arm.name} names joint {joint!r}, not in joint_names")
+        for kind, names in (("arm", [a.name for a in self.arms]), ("camera", [c.name for c in self.cameras])):
+            if not names or len(set(names)) != len(names):
+                raise ParameterError(f"robot {self.name}: needs at least one {kind}, each name once, got {names}")
+
+    @property
+    def action_dim(self) -> int:
+        """d: 7 per arm (translation m, rotation vector rad, gripper m)."""
+        return ARM_ACTION_DIM * len(self.arms)
+
+    @property
+    def period_s(self) -> float:
+        """Control period, s."""
+        return 1.0 / self.control_hz
+
+    @property
+    def step_limit(self) -> np.ndarray:
+        """(d,) largest change of the commanded pose per control step: m, rad, m."""
+        one = [self.limits.step_translation] * 3 + [self.limits.step_rotation] * 3 + [self.limits.step_gripper]
+        return np.array(one * len(self.arms))
+
+    @property
+    def block_sizes(self) -> dict[str, int]:
+        """Size of each proprioception block that this robot offers."""
+        joints = len(self.joint_names)
+        return {
+            "joint_position": joints,
+            "joint_velocity": joints,
+            "joint_effort": joints,
+            "ee_pose": 6 * len(self.arms),
+        }
+
+    @property
+    def kinematics_path(self) -> Path:
+        """Path of the kinematics model."""
+        return Path(self.folder) / self.kinematics
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task: chunk sizes, time-outs, which proprioception goes where, and parameters of single nodes."""
+
+    name: str = param(description="task name")
+    instruction: str = param(description="language instruction for VLAs that take one")
+    vla_state: tuple[str, ...] = param(description="proprioception blocks the VLA takes")
+    rl_state: tuple[str, ...] = param(description="proprioception blocks of the RL state x = (z_rl, s^p), Sec. IV-B")
+    max_base_steps: int = param(description="control steps, time-out of the BASE phase", minimum=1, maximum=1_000_000)
+    max_critical_steps: int = param(
+        description="control steps, time-out of the CRITICAL phase", minimum=1, maximum=1_000_000
+    )
+    horizon: int = param(50, "H, rows of a reference chunk (1 s at 50 Hz)", minimum=1, maximum=1000)
+    chunk_length: int = param(10, "C, rows of an RL chunk (App. B)", minimum=1, maximum=1000)
+    stride: int = param(2, "control steps between observations (App. B)", minimum=1, maximum=100)
+    execute_steps: int = param(10, "rows executed before replanning while the VLA drives", minimum=1, maximum=1000)
+    prefetch_steps: int = param(
+        0, "d, control steps between an observation and row 0 of its chunk", minimum=0, maximum=1000
+    )
+    start_in: str = param("full", "curriculum stage", choices=("full", "critical"))
+    nodes: Mapping[str, Any] = field(default_factory=dict)
+    simulation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name in (*self.vla_state, *self.rl_state):
+            if name not in BLOCKS:
+                raise ParameterError(
+                    f"task {self.name}: unknown proprioception block {name!r}; known: {', '.join(BLOCKS)}"
+                )
+        for name in ("chunk_length", "execute_steps", "prefetch_steps"):
+            if getattr(self, name) % self.stride:
+                raise ParameterError(f"task {self.name}: {name} must be a multiple of stride {self.stride}")
+        for name in ("chunk_length", "execute_steps"):
+            if getattr(self, name) + self.prefetch_steps > self.horizon:
+                raise ParameterError(
+                    f"task {self.name}: {name} + prefetch_steps must fit into the horizon {self.horizon}"
+                )
+
+
+def load_robot(path: Path | str) -> RobotConfig:
+    """Read a robot file. Raises ParameterError naming the file and the key."""
+    path = Path(path)
+    values = dict(_read_yaml(path))
+    if "folder" in values:
+        raise ParameterError(f"{path}: unknown key 'folder'")
+    robot = from_mapping(RobotConfig, {**values, "folder": str(path.resolve().parent)}, str(path))
+    if not robot.kinematics_path.is_file():
+        raise ParameterError(f"{path}: kinematics: no file {robot.kinematics_path}")
+    return robot
+
+
+def load_task(path: Path | str) -> TaskConfig:
+    """Read a task file. Raises ParameterError naming the file and the key."""
+    return from_mapping(TaskConfig, _read_yaml(Path(path)), str(path))
+
+
+def config_hash(*configs: Any) -> str:
+    """First 16 hex digits of the sha256 over the canonical JSON of dataclasses or plain data; folders left out."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            value = dataclasses.asdict(value)
+            value.pop("folder", None)
+        return value
+
+    text = json.dumps([plain(c) for c in configs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, Mapping):
+        raise ParameterError(f"{path}: expected a mapping at the top")
+    return data

@@ -1,0 +1,162 @@
+"""Episode files: one MCAP per episode is the journal, the bag for debugging and the source of datasets.
+
+Written under a temporary name; :meth:`EpisodeWriter.finish` finalises, fsyncs and renames, and only then does the
+episode count. The files follow the ROS 2 profile (CDR, ros2msg schemas), so `ros2 bag`, Foxglove and PlotJuggler
+open them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ament_index_python.packages import get_package_share_directory
+from mcap.exceptions import McapError
+from mcap.reader import make_reader
+from mcap.writer import CompressionType, Writer
+from rclpy.serialization import deserialize_message
+
+from rlt_common.atomic import rename_durable
+
+METADATA_NAME = "rlt"
+PARTIAL_SUFFIX = ".part"
+_BASE_TYPES = re.compile(r"^(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?$")
+
+
+class EpisodeFileError(RuntimeError):
+    """An episode file that cannot be written or read; says which and why."""
+
+
+class Entry(NamedTuple):
+    """One recorded message: topic, log time in ns, and the message itself."""
+
+    topic: str
+    stamp_ns: int
+    message: Any
+
+
+class EpisodeWriter:
+    """Writes one episode. Topics are stored without the robot's namespace."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open `path` + ".part" for writing. Raises EpisodeFileError when that is impossible."""
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + PARTIAL_SUFFIX)
+        try:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.partial, "wb")  # noqa: SIM115 (closed in finish and abandon)
+        except OSError as error:
+            raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
+        self._writer = Writer(self._file, compression=CompressionType.ZSTD)
+        self._writer.start(profile="ros2", library="rlt")
+        self._channels: dict[str, int] = {}
+        self._schemas: dict[str, int] = {}
+        self.messages = 0
+
+    def write(self, topic: str, type_name: str, cdr: bytes, stamp_ns: int) -> None:
+        """Append one serialised message; `type_name` as "rlt_msgs/msg/Observation"."""
+        try:
+            if topic not in self._channels:
+                if type_name not in self._schemas:
+                    self._schemas[type_name] = self._writer.register_schema(
+                        type_name, "ros2msg", message_definition(type_name).encode()
+                    )
+                self._channels[topic] = self._writer.register_channel(
+                    topic, "cdr", self._schemas[type_name], {"offered_qos_profiles": ""}
+                )
+            self._writer.add_message(self._channels[topic], stamp_ns, cdr, stamp_ns, self.messages)
+        except OSError as error:
+            raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
+        self.messages += 1
+
+    def finish(self, metadata: Mapping[str, str]) -> int:
+        """Add the metadata, finalise, fsync, rename. Returns the size in bytes; the episode is durable after it."""
+        try:
+            self._writer.add_metadata(METADATA_NAME, {k: str(v) for k, v in metadata.items()})
+            self._writer.finish()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            size = self._file.tell()
+            self._file.close()
+            rename_durable(self.partial, self.path)
+        except OSError as error:
+            raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
+        return size
+
+    def abandon(self) -> None:
+        """Close and delete the temporary file."""
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+
+def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iterator[Entry]:
+    """Messages of an episode file in log order, deserialised. Raises EpisodeFileError for a torn or foreign file."""
+    wanted = None if topics is None else list(topics)
+    types: dict[str, Any] = {}
+    try:
+        with open(path, "rb") as file:
+            for schema, channel, message in make_reader(file).iter_messages(topics=wanted):
+                if schema.name not in types:
+                    types[schema.name] = message_class(schema.name)
+                yield Entry(channel.topic, message.log_time, deserialize_message(message.data, types[schema.name]))
+    except OSError as error:
+        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    except (McapError, ValueError) as error:
+        raise EpisodeFileError(f"{path}: not a whole episode file: {error}") from error
+
+
+def episode_metadata(path: Path | str) -> dict[str, str]:
+    """The episode's facts: task, label, seed, episode_id, hashes. Raises EpisodeFileError."""
+    try:
+        with open(path, "rb") as file:
+            for record in make_reader(file).iter_metadata():
+                if record.name == METADATA_NAME:
+                    return dict(record.metadata)
+    except OSError as error:
+        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    except (McapError, ValueError) as error:
+        raise EpisodeFileError(f"{path}: not a whole episode file: {error}") from error
+    raise EpisodeFileError(f"{path}: has no {METADATA_NAME!r} metadata: was it written by the recorder?")
+
+
+def message_class(type_name: str) -> Any:
+    """The Python class of a type such as "rlt_msgs/msg/Observation". Raises ValueError when it is not installed."""
+    package, kind, name = type_name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{kind}"), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"message type {type_name} is not installed") from error
+
+
+@lru_cache(maxsize=256)
+def message_definition(type_name: str) -> str:
+    """The ros2msg text of a type with every type it uses, as MCAP's ros2 profile wants it."""
+    parts, queue, seen = [], [type_name], {type_name}
+    while queue:
+        current = queue.pop(0)
+        package, _, name = current.split("/")
+        text = (Path(get_package_share_directory(package)) / "msg" / f"{name}.msg").read_text(encoding="utf-8")
+        header = "" if not parts else "=" * 80 + f"\nMSG: {package}/{name}\n"
+        parts.append(header + text)
+        for used in _used_types(text, package):
+            if used not in seen:
+                seen.add(used)
+                queue.append(used)
+    return "\n".join(parts)
+
+
+def _used_types(text: str, package: str) -> Iterator[str]:
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if len(words) < 2 or "=" in words[1]:
+            continue
+        kind = re.sub(r"\[.*\]$", "", words[0])
+        if _BASE_TYPES.match(kind):
+            continue
+        parts = kind.split("/")
+        yield f"{parts[0] if len(parts) > 1 else package}/msg/{parts[-1]}"

@@ -1,0 +1,54 @@
+"""Every topic and service name and every QoS profile, in one place. All names are relative: one namespace per robot.
+
+Why each QoS: streams that training depends on are reliable with a queue (a lost executed action breaks an episode);
+raw camera images are sensor data (a late frame is worthless); operator events must not lose a press; states are
+latched so that a node that starts late, or again, knows where the run stands.
+"""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+JOINT_STATES = "joint_states"
+OBSERVATION = "observation"
+VLA_OUTPUT = "vla_output"
+CHUNK_REQUEST = "chunk_request"
+ACTION_CHUNK = "action_chunk"
+EXECUTED_ACTION = "executed_action"
+TELEOP_COMMAND = "teleop_command"
+OPERATOR_EVENT = "operator_event"
+EPISODE_STATE = "episode_state"
+CONTROL_STATE = "control_state"
+ACTOR = "actor"
+TRAINING_STATUS = "training_status"
+RECORDER_STATUS = "recorder_status"
+JOY = "joy"
+DIAGNOSTICS = "/diagnostics"
+SIMULATION_STATE = "simulation/state"
+SIMULATION_ACK = "simulation/operator_ack"
+
+SERVICE_START_EPISODE = "start_episode"
+SERVICE_HANDOFF = "handoff"
+SERVICE_LABEL_EPISODE = "label_episode"
+SERVICE_ESTOP = "estop"
+SERVICE_RESET_ESTOP = "reset_estop"
+SERVICE_SAVE_CHECKPOINT = "save_checkpoint"
+SERVICE_RESET_SCENE = "reset_scene"
+ACTION_RUN_EPISODES = "run_episodes"
+
+
+def _profile(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+QOS_STREAM = _profile(200)
+QOS_CONTROL = _profile(10)
+QOS_EVENT = _profile(100)
+QOS_LATCHED = _profile(1, latched=True)
+QOS_SENSOR = _profile(5, reliable=False)
+QOS_CAMERA_LOCKSTEP = _profile(50)

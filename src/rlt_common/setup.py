@@ -1,0 +1,19 @@
+from setuptools import find_packages, setup
+
+package_name = "rlt_common"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="RLT maintainers",
+    maintainer_email="maintainers@rlt-ros.example",
+    description="What every RLT node shares: configuration, codecs, topic names, QoS and diagnostics.",
+    license="Apache-2.0",
+)

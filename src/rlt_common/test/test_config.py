@@ -1,0 +1,90 @@
+"""Robot and task files: what they give, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+
+from rlt_common.config import config_hash, load_robot, load_task
+from rlt_common.parameters import ParameterError
+
+CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Writable copies of the simulated robot and the screw task, as (path, values) editors."""
+    shutil.copytree(CONFIG, tmp_path / "config")
+
+    def edit(name, **changes):
+        path = tmp_path / "config" / name
+        values = yaml.safe_load(path.read_text())
+        values.update(changes)
+        path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+        return path
+
+    return edit
+
+
+def test_the_simulated_robot_has_the_paper_s_action_and_a_limit_per_component():
+    robot = load_robot(CONFIG / "robots" / "sim.yaml")
+    assert robot.action_dim == 14
+    assert robot.block_sizes == {"joint_position": 14, "joint_velocity": 14, "joint_effort": 14, "ee_pose": 12}
+    np.testing.assert_allclose(robot.step_limit, ([0.005] * 3 + [0.05] * 3 + [0.005]) * 2)
+
+
+def test_the_screw_task_has_the_paper_s_chunks():
+    task = load_task(CONFIG / "tasks" / "screw.yaml")
+    assert (task.horizon, task.chunk_length, task.stride) == (50, 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contrl_hz": 50.0}, "unknown key 'contrl_hz'"),
+        ({"joint_names": None}, "missing key 'joint_names'"),
+        ({"control_hz": 0.0}, "least allowed"),
+        ({"tick": "sometimes"}, "choose one of timer, joint_states"),
+        ({"kinematics": "nowhere.xml"}, "no file"),
+        ({"cameras": []}, "at least one camera"),
+        ({"folder": "/tmp"}, "unknown key 'folder'"),
+        ({"limits": {"step_translation": -1.0}}, "least allowed"),
+    ],
+)
+def test_a_bad_robot_file_is_refused_by_name(files, changes, message):
+    path = files("robots/sim.yaml", **changes)
+    with pytest.raises(ParameterError, match=message):
+        load_robot(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chunk_length": 9}, "multiple of stride"),
+        ({"prefetch_steps": 46}, "fit into the horizon"),
+        ({"rl_state": ["temperature"]}, "unknown proprioception block 'temperature'"),
+        ({"beta": 0.1}, "unknown key 'beta'"),
+    ],
+)
+def test_a_bad_task_file_is_refused_by_name(files, changes, message):
+    path = files("tasks/screw.yaml", **changes)
+    with pytest.raises(ParameterError, match=message):
+        load_task(path)
+
+
+def test_files_that_are_no_yaml_or_not_there(tmp_path):
+    with pytest.raises(ParameterError, match="No such file"):
+        load_task(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,")
+    with pytest.raises(ParameterError, match="not valid YAML"):
+        load_task(tmp_path / "bad.yaml")
+
+
+def test_the_hash_follows_the_content_not_the_folder(files):
+    robot = load_robot(CONFIG / "robots" / "sim.yaml")
+    copy = load_robot(files("robots/sim.yaml"))
+    assert config_hash(robot) == config_hash(copy)
+    assert config_hash(robot) != config_hash(load_robot(files("robots/sim.yaml", control_hz=25.0)))

@@ -1,0 +1,91 @@
+"""Episode files: durable or absent, readable by others, refused when torn."""
+
+import pytest
+from mcap.reader import make_reader
+from rclpy.serialization import serialize_message
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from rlt_common.codecs import floats
+from rlt_common.episode_file import (
+    EpisodeFileError,
+    EpisodeWriter,
+    episode_metadata,
+    message_definition,
+    read_messages,
+)
+from rlt_msgs.msg import EpisodeState, ExecutedAction
+
+
+def write(path, count=5):
+    writer = EpisodeWriter(path)
+    for step in range(count):
+        message = ExecutedAction(step=step, action=floats([0.1 * step] * 14))
+        writer.write("executed_action", "rlt_msgs/msg/ExecutedAction", serialize_message(message), step + 1)
+    state = EpisodeState(task="screw", label=EpisodeState.LABEL_SUCCESS)
+    writer.write("episode_state", "rlt_msgs/msg/EpisodeState", serialize_message(state), count + 1)
+    return writer
+
+
+def test_what_is_written_comes_back(tmp_path):
+    path = tmp_path / "1.mcap"
+    size = write(path).finish({"label": "success", "seed": 3})
+    assert path.stat().st_size == size
+    entries = list(read_messages(path))
+    assert [e.message.step for e in entries if e.topic == "executed_action"] == [0, 1, 2, 3, 4]
+    assert [e.message.task for e in read_messages(path, ["episode_state"])] == ["screw"]
+    assert episode_metadata(path) == {"label": "success", "seed": "3"}
+
+
+def test_until_it_is_finished_there_is_no_episode(tmp_path):
+    path = tmp_path / "1.mcap"
+    writer = write(path)
+    assert not path.exists()
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_library_reads_it_from_its_own_schemas(tmp_path):
+    path = tmp_path / "1.mcap"
+    write(path).finish({"label": "success"})
+    with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        steps = [
+            reader.deserialize(raw, connection.msgtype).step
+            for connection, _, raw in reader.messages()
+            if connection.topic == "executed_action"
+        ]
+    assert steps == [0, 1, 2, 3, 4]
+
+
+def test_schemas_hold_every_type_that_is_used():
+    text = message_definition("rlt_msgs/msg/Observation")
+    for name in ("std_msgs/Header", "sensor_msgs/CompressedImage", "builtin_interfaces/Time"):
+        assert f"MSG: {name}\n" in text
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_torn_file_is_refused_by_name(tmp_path, keep):
+    path = tmp_path / "1.mcap"
+    write(path).finish({"label": "success"})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(EpisodeFileError, match=r"1\.mcap"):
+        episode_metadata(path)
+    with pytest.raises(EpisodeFileError, match=r"1\.mcap"):
+        list(read_messages(path))
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(EpisodeFileError, match="file"):
+        EpisodeWriter(blocker / "1.mcap")
+
+
+def test_the_profile_is_that_of_ros_2(tmp_path):
+    path = tmp_path / "1.mcap"
+    write(path).finish({})
+    with open(path, "rb") as file:
+        reader = make_reader(file)
+        assert reader.get_header().profile == "ros2"
+        encodings = {channel.message_encoding for channel in reader.get_summary().channels.values()}
+    assert encodings == {"cdr"}
