@@ -1,0 +1,1 @@
+"""Chunk executor: the only part of RLT that commands an arm."""

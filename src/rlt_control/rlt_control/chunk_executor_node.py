@@ -1,0 +1,381 @@
+"""The executor's ROS shell: a process of its own, 50 Hz, no torch, nothing that blocks a tick.
+
+Subscribes  joint_states (sensor_msgs/JointState), action_chunk (rlt_msgs/ActionChunk),
+            episode_state (rlt_msgs/EpisodeState, latched), teleop_command (rlt_msgs/TeleopCommand),
+            operator_event (rlt_msgs/OperatorEvent: only the emergency stop)
+Publishes   the robot's command topic (std_msgs/Float64MultiArray, absolute joint targets),
+            executed_action (rlt_msgs/ExecutedAction), chunk_request (rlt_msgs/ChunkRequest),
+            control_state (rlt_msgs/ControlState, latched), /diagnostics
+Services    estop (rlt_msgs/Estop), reset_estop (rlt_msgs/ResetEstop)
+
+`tick: timer` runs on absolute monotonic deadlines; callbacks are drained between two ticks. `tick: joint_states`
+(lockstep with a simulator) ticks once per joint state and sends nothing until the chunk has come.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+
+from rlt_common import topics
+from rlt_common.codecs import CodecError, doubles, floats, matrix, stamp_ns, to_time, vector
+from rlt_common.config import load_robot, load_task
+from rlt_common.health import ERROR, OK, WARN, Health
+from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_control.arms import build_integrator
+from rlt_control.executor import ChunkExecutor, ExecutorConfig
+from rlt_control.records import Chunk, Episode, HumanCommand, Phase, Request, RobotState, Source, Tick
+from rlt_msgs.msg import (
+    ActionChunk,
+    ChunkRequest,
+    ControlState,
+    EpisodeState,
+    ExecutedAction,
+    OperatorEvent,
+    TeleopCommand,
+)
+from rlt_msgs.srv import Estop, ResetEstop
+
+LATENESS_WINDOW = 3000
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Parameters of the chunk executor."""
+
+    robot: str = param(description="path of the robot file")
+    task: str = param(description="path of the task file")
+    human_timeout_s: float = param(0.1, "s, a human command older than this holds the arms", minimum=0.02, maximum=2.0)
+    request_retry_s: float = param(
+        1.0, "s, an unanswered chunk request is sent again after this time", minimum=0.05, maximum=60.0
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+class ChunkExecutorNode(Node):
+    """See the module docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("chunk_executor")
+        self.parameters = declare(self, NodeParameters)
+        reject_unknown(self)
+        self.robot = load_robot(self.parameters.robot)
+        self.task = load_task(self.parameters.task)
+        self.lockstep = self.robot.tick == "joint_states"
+        self.core = ChunkExecutor(
+            build_integrator(self.robot),
+            ExecutorConfig(
+                stride=self.task.stride,
+                prefetch_steps=self.task.prefetch_steps,
+                wait_for_chunk=self.lockstep,
+                human_timeout_s=self.parameters.human_timeout_s,
+                state_timeout_s=self.robot.state_timeout_s,
+                request_retry_s=self.parameters.request_retry_s,
+            ),
+            joints=len(self.robot.joint_names),
+        )
+        self._state: RobotState | None = None
+        self._state_received_s = 0.0
+        self._answered_ns = -1
+        self._last_target: np.ndarray | None = None
+        self._order: tuple[list[str], list[int]] | None = None
+        self._state_error = ""
+        self._lateness_s: deque[float] = deque(maxlen=LATENESS_WINDOW)
+        self._missed = 0
+        self._shown: tuple | None = None
+        self._health = Health(self)
+
+        self._command = self.create_publisher(Float64MultiArray, self.robot.command_topic, topics.QOS_CONTROL)
+        self._executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM)
+        self._requests = self.create_publisher(ChunkRequest, topics.CHUNK_REQUEST, topics.QOS_CONTROL)
+        self._control_state = self.create_publisher(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED)
+        self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_CONTROL)
+        self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, topics.QOS_CONTROL)
+        self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
+        self.create_subscription(TeleopCommand, topics.TELEOP_COMMAND, self._on_teleop, topics.QOS_CONTROL)
+        self.create_subscription(OperatorEvent, topics.OPERATOR_EVENT, self._on_event, topics.QOS_EVENT)
+        self.create_service(Estop, topics.SERVICE_ESTOP, self._on_estop)
+        self.create_service(ResetEstop, topics.SERVICE_RESET_ESTOP, self._on_reset_estop)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(0.5, self._heartbeat, clock=steady)
+        if self.lockstep:
+            self.create_timer(self.parameters.request_retry_s / 2, self._lockstep_tick, clock=steady)
+
+    # ---- inputs
+
+    def _on_joint_states(self, message: JointState) -> None:
+        q = self._joints(message)
+        if q is None:
+            return
+        self._state = RobotState(stamp_ns(message.header.stamp), q)
+        self._state_received_s = time.monotonic()
+        if self.lockstep:
+            if self._state.stamp_ns == self._answered_ns and self._last_target is not None:
+                self._command.publish(Float64MultiArray(data=doubles(self._last_target)))
+            else:
+                self._lockstep_tick()
+
+    def _joints(self, message: JointState) -> np.ndarray | None:
+        """The robot's joints out of a JointState of any order; None, with the reason kept, when one is missing."""
+        if self._order is None or self._order[0] != list(message.name):
+            names = list(message.name)
+            missing = [name for name in self.robot.joint_names if name not in names]
+            if missing:
+                self._state_error = f"joint_states has no joint {missing[0]!r}; it names {names}"
+                return None
+            self._order = (names, [names.index(name) for name in self.robot.joint_names])
+        position = np.asarray(message.position, dtype=np.float64)
+        if position.size != len(message.name) or not np.isfinite(position).all():
+            self._state_error = (
+                f"joint_states has {position.size} positions for {len(message.name)} names, or not finite"
+            )
+            return None
+        self._state_error = ""
+        return position[self._order[1]]
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        try:
+            chunk = Chunk(
+                episode_id=message.episode_id,
+                epoch=message.epoch,
+                chunk_id=message.chunk_id,
+                observation_id=message.observation_id,
+                observation_stamp_ns=stamp_ns(message.header.stamp),
+                first_step=message.first_step,
+                source=Source(message.source),
+                policy_version=message.policy_version,
+                actions=matrix(message.actions, message.rows, message.action_dim, "chunk actions"),
+                reference=matrix(message.reference, message.rows, message.action_dim, "chunk reference"),
+            )
+        except (CodecError, ValueError) as error:
+            self.core.counters.dropped_chunks += 1
+            self.core.last_refusal = str(error)
+            self.get_logger().error(f"chunk refused: {error}")
+            return
+        reason = self.core.offer_chunk(chunk)
+        if reason:
+            self.get_logger().warning(f"chunk refused: {reason}")
+        elif self.lockstep:
+            self._lockstep_tick()
+
+    def _on_episode(self, message: EpisodeState) -> None:
+        rl_drives = message.phase == EpisodeState.PHASE_CRITICAL and message.driver == EpisodeState.DRIVER_RL
+        try:
+            phase = Phase(message.phase)
+        except ValueError:
+            self.get_logger().error(f"episode_state names phase {message.phase}: ignored")
+            return
+        self.core.set_episode(
+            Episode(
+                episode_id=message.episode_id,
+                epoch=message.epoch,
+                phase=phase,
+                human_in_control=message.human_in_control,
+                rows=self.task.chunk_length if rl_drives else message.execute_steps or self.task.execute_steps,
+                handoff_step=message.handoff_step,
+                max_base_steps=message.max_base_steps or self.task.max_base_steps,
+                max_critical_steps=message.max_critical_steps or self.task.max_critical_steps,
+            )
+        )
+        self._show_state()
+        if self.lockstep:
+            self._lockstep_tick()
+
+    def _on_teleop(self, message: TeleopCommand) -> None:
+        try:
+            action = vector(message.action, None, "teleop_command action")
+        except CodecError as error:
+            self.core.last_refusal = str(error)
+            return
+        reason = self.core.offer_human(HumanCommand(message.enabled, action, time.monotonic()))
+        if reason:
+            self.get_logger().error(f"teleop_command refused: {reason}", throttle_duration_sec=1.0)
+        elif self.lockstep and message.enabled:
+            self._lockstep_tick()
+
+    def _on_event(self, message: OperatorEvent) -> None:
+        if message.event == OperatorEvent.EVENT_ESTOP:
+            self._stop(f"operator ({message.source or 'unnamed'})")
+
+    def _on_estop(self, request: Estop.Request, response: Estop.Response) -> Estop.Response:
+        self._stop(request.reason or "estop service")
+        response.stopped = True
+        response.message = self.core.estop_reason
+        return response
+
+    def _stop(self, reason: str) -> None:
+        self.core.estop(reason, self._state)
+        self.get_logger().error(f"EMERGENCY STOP: {self.core.estop_reason}")
+        self._publish(self.core.tick(self._state, time.monotonic()))
+        self._show_state()
+
+    def _on_reset_estop(self, _: ResetEstop.Request, response: ResetEstop.Response) -> ResetEstop.Response:
+        if not self.core.estop_reason:
+            response.message = "there is no emergency stop to reset"
+            return response
+        self.core.reset_estop()
+        self.get_logger().warning("emergency stop reset by the operator")
+        self._show_state()
+        response.reset = True
+        response.message = "start a new episode to move again"
+        return response
+
+    # ---- ticks
+
+    def _lockstep_tick(self) -> None:
+        """Tick for the newest state unless it was answered already; waits (sends nothing) without a chunk."""
+        if self._state is None or self._state.stamp_ns == self._answered_ns:
+            return
+        limit_before = self.core.step_limit_reached
+        self._publish(self.core.tick(self._state, time.monotonic()))
+        if self.core.step_limit_reached != limit_before:
+            self._show_state()
+
+    def timer_tick(self, late_s: float) -> None:
+        """Tick on a robot: `late_s` is how late it starts."""
+        self._lateness_s.append(late_s)
+        self._missed += late_s > self.robot.period_s / 2
+        now = time.monotonic()
+        limit_before, hold_before = self.core.step_limit_reached, self.core.hold_reason
+        self._publish(self.core.tick(self._state, now, now - self._state_received_s))
+        if (limit_before, hold_before) != (self.core.step_limit_reached, self.core.hold_reason):
+            self._show_state()
+
+    def _publish(self, tick: Tick) -> None:
+        if tick.joint_target is not None:
+            self._command.publish(Float64MultiArray(data=doubles(tick.joint_target)))
+            self._last_target = tick.joint_target
+            self._answered_ns = self._state.stamp_ns if self._state else -1
+        if tick.request is not None:
+            self._requests.publish(_request_message(tick.request, self.robot.frame))
+        if tick.executed is not None:
+            self._executed.publish(_executed_message(tick.executed, self.robot.frame, list(self.robot.joint_names)))
+
+    # ---- state
+
+    def _show_state(self) -> None:
+        core, episode = self.core, self.core.episode
+        message = ControlState(
+            episode_id=episode.episode_id if episode else 0,
+            epoch=episode.epoch if episode else 0,
+            phase=int(episode.phase) if episode else 0,
+            step=core.step,
+            source=int(core.source),
+            estop=bool(core.estop_reason),
+            step_limit_reached=core.step_limit_reached,
+            hold_reason=core.hold_reason,
+            ticks=core.counters.ticks,
+            missed_ticks=self._missed,
+            held_ticks=core.counters.held,
+            dropped_chunks=core.counters.dropped_chunks,
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._control_state.publish(message)
+
+    def _heartbeat(self) -> None:
+        self._show_state()
+        core = self.core
+        level, text = OK, "moving" if core.source != Source.HOLD else f"holding: {core.hold_reason}"
+        if self._state_error:
+            level, text = ERROR, self._state_error
+        elif core.estop_reason:
+            level, text = ERROR, f"emergency stop: {core.estop_reason}"
+        elif self._missed:
+            level = WARN
+        late = np.percentile(self._lateness_s, (50, 99)) * 1e3 if self._lateness_s else (0.0, 0.0)
+        self._health.set(
+            level,
+            text,
+            ticks=core.counters.ticks,
+            missed_ticks=self._missed,
+            late_p50_ms=f"{late[0]:.2f}",
+            late_p99_ms=f"{late[1]:.2f}",
+            held_ticks=core.counters.held,
+            clamped_ticks=core.counters.clamped,
+            dropped_chunks=core.counters.dropped_chunks,
+            last_refusal=core.last_refusal,
+        )
+
+
+def _request_message(request: Request, frame: str) -> ChunkRequest:
+    message = ChunkRequest(
+        episode_id=request.episode_id,
+        epoch=request.epoch,
+        request_id=request.request_id,
+        not_before=to_time(request.not_before_ns),
+        boundary_step=request.boundary_step,
+        first_step=request.first_step,
+        rows=request.rows,
+    )
+    message.header.stamp = message.not_before
+    message.header.frame_id = frame
+    return message
+
+
+def _executed_message(executed, frame: str, joint_names: list[str]) -> ExecutedAction:
+    message = ExecutedAction(
+        episode_id=executed.episode_id,
+        epoch=executed.epoch,
+        step=executed.step,
+        phase=int(executed.phase),
+        source=int(executed.source),
+        action=floats(executed.action),
+        commanded=floats(executed.commanded),
+        reference=floats(executed.reference),
+        clamped=executed.clamped.tolist(),
+        chunk_id=executed.chunk_id,
+        row=executed.row,
+        observation_id=executed.observation_id,
+        policy_version=executed.policy_version,
+        delay_s=executed.delay_s,
+        joint_names=joint_names,
+        joint_target=doubles(executed.joint_target),
+    )
+    message.header.stamp = to_time(executed.stamp_ns)
+    message.header.frame_id = frame
+    return message
+
+
+def _run_on_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
+    """Absolute deadlines: callbacks are drained until the next one is due, then the tick runs."""
+    period = node.robot.period_s
+    deadline = time.monotonic() + period
+    while rclpy.ok():
+        while (left := deadline - time.monotonic()) > 0:
+            executor.spin_once(timeout_sec=left)
+        now = time.monotonic()
+        node.timer_tick(now - deadline)
+        deadline += period * max(1, int((now - deadline) / period) + 1)
+
+
+def main() -> None:
+    """Entry point of `ros2 run rlt_control chunk_executor`."""
+    rclpy.init()
+    try:
+        node = ChunkExecutorNode()
+    except (ParameterError, ValueError) as error:
+        sys.exit(f"chunk_executor: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.lockstep:
+            executor.spin()
+        else:
+            _run_on_timer(node, executor)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

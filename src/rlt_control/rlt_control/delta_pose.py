@@ -1,0 +1,192 @@
+"""From delta tool-pose actions to joint position targets, with every motion limit in one place.
+
+An action is a change of the COMMANDED tool pose, 7 numbers per arm: [dx, dy, dz (m), rx, ry, rz (rad, rotation vector),
+dgripper (m)], world frame, arms in the robot's order. Limits, in the order they are applied:
+
+1. step: each component is clipped to the largest step;
+2. leash: the commanded pose stays near the measured one, so the force in contact is bounded;
+3. workspace: the commanded position stays in a box;
+4. joints: inverse kinematics, then joint limits and the largest joint step.
+
+The integrator knows nothing of ROS or time; whoever calls `step` once per control period decides the rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlt_common.kinematics import ArmKinematics, Pose
+from rlt_common.rotations import limit_rotation, rotation_matrix, rotation_vector
+
+ARM_DIM = 7
+"""Action components per arm: 3 translation, 3 rotation, 1 gripper."""
+
+
+@dataclass(frozen=True)
+class MotionLimits:
+    """Bounds of the motion. Tuples over arms or joints follow the robot's order.
+
+    Attributes:
+        workspace: per arm ((x, y, z) lowest, (x, y, z) highest) of the commanded tip, m, world frame.
+        joint_lower, joint_upper: per joint of the robot, grippers included, rad or m.
+        step_position, step_rotation, step_gripper: largest action component, m, rad, m.
+        leash_position, leash_rotation: largest distance from commanded to measured tool pose, m (per axis)
+            and rad (angle).
+        joint_step: largest change of an arm joint's target in one step, rad.
+    """
+
+    workspace: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...]
+    joint_lower: tuple[float, ...]
+    joint_upper: tuple[float, ...]
+    step_position: float = 0.005
+    step_rotation: float = 0.05
+    step_gripper: float = 0.005
+    leash_position: float = 0.02
+    leash_rotation: float = 0.25
+    joint_step: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in (
+            "step_position",
+            "step_rotation",
+            "step_gripper",
+            "leash_position",
+            "leash_rotation",
+            "joint_step",
+        ):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"MotionLimits.{name} is {getattr(self, name)}: it must be above 0")
+        if len(self.joint_lower) != len(self.joint_upper):
+            raise ValueError(f"MotionLimits has {len(self.joint_lower)} lower and {len(self.joint_upper)} upper limits")
+        if any(not low <= high for low, high in zip(self.joint_lower, self.joint_upper, strict=True)):
+            raise ValueError("MotionLimits.joint_lower exceeds joint_upper for some joint: check both lists")
+        for arm, (low, high) in enumerate(self.workspace):
+            if any(not a < b for a, b in zip(low, high, strict=True)):
+                raise ValueError(f"MotionLimits.workspace of arm {arm} is empty: {low} to {high}")
+
+    def step_vector(self) -> np.ndarray:
+        """(7 * arms,) largest absolute value of each action component."""
+        one = [self.step_position] * 3 + [self.step_rotation] * 3 + [self.step_gripper]
+        return np.array(one * len(self.workspace))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step commands.
+
+    Attributes:
+        joint_targets: (n,) absolute joint position targets, rad or m.
+        applied: (d,) the change of the commanded pose that remained after the limits, in action units.
+        clamped: (d,) bool, components that a limit changed.
+    """
+
+    joint_targets: np.ndarray
+    applied: np.ndarray
+    clamped: np.ndarray
+
+
+class DeltaPoseIntegrator:
+    """Integrates actions into a commanded pose per arm and solves for joint targets.
+
+    Args:
+        kinematics: arms in action order; its joint vector is the robot's (n,).
+        gripper_joints: name of the gripper joint of each arm, in the order of the arms.
+        limits: the motion limits.
+        iterations: inverse kinematics iterations per step (fixed, so that the time of a step is bounded).
+    """
+
+    def __init__(
+        self,
+        kinematics: ArmKinematics,
+        gripper_joints: tuple[str, ...],
+        limits: MotionLimits,
+        iterations: int = 2,
+    ) -> None:
+        arms, joints = len(kinematics.arms), len(kinematics.joint_names)
+        if len(gripper_joints) != arms or len(limits.workspace) != arms:
+            raise ValueError(
+                f"{arms} arms, but {len(gripper_joints)} gripper joints and {len(limits.workspace)} workspace boxes"
+            )
+        if len(limits.joint_lower) != joints:
+            raise ValueError(f"{joints} joints, but {len(limits.joint_lower)} joint limits")
+        unknown = sorted(set(gripper_joints) - set(kinematics.joint_names))
+        if unknown:
+            raise ValueError(f"gripper joints {unknown} are not among the robot's joints")
+        self.action_dim = ARM_DIM * arms
+        self._kinematics = kinematics
+        self._limits = limits
+        self._iterations = iterations
+        self._grippers = np.array([kinematics.joint_names.index(name) for name in gripper_joints])
+        self._lower = np.maximum(np.array(limits.joint_lower), kinematics.lower)
+        self._upper = np.minimum(np.array(limits.joint_upper), kinematics.upper)
+        self._step = limits.step_vector()
+        self._boxes = [(np.array(low), np.array(high)) for low, high in limits.workspace]
+        self._poses: list[Pose] | None = None
+        self._targets = np.zeros(joints)
+
+    @property
+    def commanded(self) -> list[Pose]:
+        """The commanded tool pose of each arm: (position (3,) m, rotation (3, 3)), world frame."""
+        if self._poses is None:
+            raise ValueError("the integrator has no commanded pose yet: call reset with the measured joints first")
+        return [(position.copy(), rotation.copy()) for position, rotation in self._poses]
+
+    def reset(self, q_measured: np.ndarray) -> None:
+        """Take the measured joints (n,) as the commanded state: the next step starts from there, without a jump."""
+        q = self._finite(q_measured, self._targets.shape, "measured joints")
+        self._poses = self._kinematics.forward(q)
+        self._targets = np.clip(q, self._lower, self._upper)
+
+    def step(self, action: np.ndarray, q_measured: np.ndarray) -> StepResult:
+        """Advance the commanded poses by one action.
+
+        Args:
+            action: (d,) requested change of the commanded pose.
+            q_measured: (n,) measured joints, rad or m.
+
+        Raises:
+            ValueError: wrong length, a value that is not finite, or no `reset` yet. The commanded state is unchanged.
+        """
+        requested = self._finite(action, (self.action_dim,), "action")
+        q = self._finite(q_measured, self._targets.shape, "measured joints")
+        start = self.commanded
+        limits = self._limits
+        delta = np.clip(requested, -self._step, self._step)
+        poses: list[Pose] = []
+        applied = np.zeros(self.action_dim)
+        grips = self._targets[self._grippers]
+        for arm, ((position, rotation), (at, facing)) in enumerate(
+            zip(start, self._kinematics.forward(q), strict=True)
+        ):
+            part = delta[ARM_DIM * arm : ARM_DIM * (arm + 1)]
+            new_position = np.clip(position + part[:3], at - limits.leash_position, at + limits.leash_position)
+            # An arm that starts outside its box may come back at its own pace, but not go further out.
+            low, high = self._boxes[arm]
+            new_position = np.clip(new_position, np.minimum(low, position), np.maximum(high, position))
+            new_rotation = limit_rotation(rotation_matrix(part[3:6]) @ rotation, facing, limits.leash_rotation)
+            joint = self._grippers[arm]
+            new_grip = float(np.clip(grips[arm] + part[6], self._lower[joint], self._upper[joint]))
+            applied[ARM_DIM * arm : ARM_DIM * (arm + 1)] = np.concatenate(
+                [new_position - position, rotation_vector(new_rotation @ rotation.T), [new_grip - grips[arm]]]
+            )
+            grips[arm] = new_grip
+            poses.append((new_position, new_rotation))
+        solution = self._kinematics.inverse(self._targets, poses, self._iterations)
+        targets = np.clip(solution, self._targets - limits.joint_step, self._targets + limits.joint_step)
+        targets[self._grippers] = grips
+        self._targets = np.clip(targets, self._lower, self._upper)
+        self._poses = poses
+        clamped = np.abs(applied - requested) > 1e-9
+        return StepResult(self._targets.copy(), applied, clamped)
+
+    @staticmethod
+    def _finite(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+        array = np.asarray(values, dtype=np.float64)
+        if array.shape != shape:
+            raise ValueError(f"{what} has shape {array.shape}, expected {shape}")
+        if not np.isfinite(array).all():
+            bad = np.flatnonzero(~np.isfinite(array)).tolist()
+            raise ValueError(f"{what} is not finite at components {bad}: nothing is commanded")
+        return array

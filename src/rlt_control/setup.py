@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+package_name = "rlt_control"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="RLT maintainers",
+    maintainer_email="maintainers@rlt-ros.example",
+    description="Chunk executor: the only part of RLT that commands an arm.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "chunk_executor = rlt_control.chunk_executor_node:main",
+        ],
+    },
+)

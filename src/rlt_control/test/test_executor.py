@@ -1,0 +1,318 @@
+"""The executor's rules, with time moved by the test: nothing sleeps, no node is started."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ament_index_python.packages import get_package_share_directory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlt_common.config import load_robot
+from rlt_control.arms import build_integrator
+from rlt_control.executor import ChunkExecutor, ExecutorConfig
+from rlt_control.records import Chunk, Episode, HumanCommand, Phase, RobotState, Source
+
+ROBOT = load_robot(get_package_share_directory("rlt_bringup") + "/config/robots/sim.yaml")
+HOME = np.array([0.0, -0.35, 0.85, 0.0, -0.5, 0.0, 0.0] * 2)
+PERIOD_NS = 20_000_000
+
+
+class Rig:
+    """An executor with a robot that follows every command, and a clock."""
+
+    def __init__(self, **config):
+        self.executor = ChunkExecutor(build_integrator(ROBOT), ExecutorConfig(**config), joints=14)
+        self.q = HOME.copy()
+        self.ticks = 0
+
+    @property
+    def now_s(self):
+        return self.ticks * 0.02
+
+    def state(self):
+        return RobotState(self.ticks * PERIOD_NS, self.q.copy())
+
+    def start(self, phase=Phase.BASE, episode_id=1, epoch=1, **changes):
+        episode = Episode(episode_id, epoch, phase, False, 10, 0, 1000, 1000)
+        self.executor.set_episode(replace(episode, phase=Phase.RESETTING))
+        self.executor.set_episode(replace(episode, **changes))
+
+    def change(self, **changes):
+        self.executor.set_episode(replace(self.executor.episode, **changes))
+
+    def tick(self, age_s=0.0):
+        tick = self.executor.tick(self.state(), self.now_s, age_s)
+        if tick.joint_target is not None:
+            self.q = tick.joint_target.copy()
+        self.ticks += 1
+        return tick
+
+    def chunk(self, request, dx=0.001, source=Source.RL, **changes):
+        actions = np.zeros((request.rows, 14))
+        actions[:, 7] = dx
+        chunk = Chunk(
+            request.episode_id,
+            request.epoch,
+            request.request_id,
+            observation_id=5,
+            observation_stamp_ns=request.not_before_ns,
+            first_step=request.first_step,
+            source=source,
+            policy_version=2,
+            actions=actions,
+            reference=actions / 2,
+        )
+        return replace(chunk, **changes)
+
+    def answer(self, request, **changes):
+        return self.executor.offer_chunk(self.chunk(request, **changes))
+
+
+def test_lockstep_sends_nothing_until_the_chunk_comes():
+    rig = Rig(wait_for_chunk=True)
+    rig.start()
+    first = rig.tick()
+    assert first.joint_target is None
+    assert first.executed is None
+    assert first.request is not None
+    assert rig.answer(first.request) == ""
+    steps = [rig.tick().executed for _ in range(10)]
+    assert [s.step for s in steps] == list(range(10))
+    assert [s.row for s in steps] == list(range(10))
+    assert {s.source for s in steps} == {Source.RL}
+    np.testing.assert_allclose(steps[3].action[7], 0.001, atol=1e-9)
+    np.testing.assert_allclose(steps[3].reference[7], 0.0005)
+    waiting = rig.tick()
+    assert waiting.joint_target is None
+    assert waiting.request.boundary_step == waiting.request.first_step == 10
+
+
+def test_on_a_robot_a_missing_chunk_holds_and_the_step_is_recorded():
+    rig = Rig()
+    rig.start()
+    before = rig.q.copy()
+    held = [rig.tick() for _ in range(3)]
+    assert [t.executed.source for t in held] == [Source.HOLD] * 3
+    np.testing.assert_allclose(rig.q, before, atol=1e-4)
+    assert rig.executor.hold_reason == "no chunk row for this step"
+    assert rig.executor.counters.held == 3
+
+
+def test_a_late_chunk_is_trimmed_by_the_steps_consumed():
+    rig = Rig()
+    rig.start()
+    request = rig.tick().request
+    for _ in range(3):
+        rig.tick()
+    assert rig.answer(request) == ""
+    assert rig.tick().executed.row == 4
+
+
+def test_a_chunk_is_requested_ahead_by_the_prefetch():
+    rig = Rig(prefetch_steps=4)
+    rig.start()
+    rig.answer(rig.tick().request)
+    requests = {}
+    for _ in range(14):
+        tick = rig.tick()
+        if tick.request:
+            requests[tick.executed.step] = tick.request
+            rig.answer(tick.request)
+    assert list(requests) == [10]
+    assert (requests[10].boundary_step, requests[10].first_step) == (10, 14)
+    assert rig.tick().executed.row == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": 0},
+        {"epoch": 2},
+        {"episode_id": 2},
+        {"actions": np.zeros((10, 13)), "reference": np.zeros((10, 13))},
+        {"actions": np.zeros((0, 14)), "reference": np.zeros((0, 14))},
+        {"actions": np.full((10, 14), np.nan)},
+        {"reference": np.full((10, 14), np.inf)},
+        {"source": Source.HUMAN},
+        {"first_step": -20},
+    ],
+)
+def test_a_bad_or_stale_chunk_is_refused_whole_and_nothing_moves(changes):
+    rig = Rig(wait_for_chunk=True)
+    rig.start()
+    request = rig.tick().request
+    assert rig.answer(request, **changes) != ""
+    assert rig.executor.counters.dropped_chunks == 1
+    assert rig.tick().joint_target is None
+
+
+def test_a_new_epoch_flushes_the_chunk_in_play():
+    rig = Rig(wait_for_chunk=True)
+    rig.start()
+    rig.answer(rig.tick().request)
+    for _ in range(4):
+        rig.tick()
+    rig.change(epoch=2, phase=Phase.CRITICAL, handoff_step=4)
+    tick = rig.tick()
+    assert tick.joint_target is None
+    assert (tick.request.epoch, tick.request.boundary_step) == (2, 4)
+
+
+def test_an_odd_step_is_held_until_there_is_an_observation():
+    rig = Rig(wait_for_chunk=True)
+    rig.start()
+    rig.answer(rig.tick().request)
+    for _ in range(3):
+        rig.tick()
+    rig.change(epoch=2, phase=Phase.CRITICAL, handoff_step=3)
+    held = rig.tick()
+    assert held.executed.source == Source.HOLD
+    assert held.request is None
+    assert rig.tick().request.boundary_step == 4
+
+
+def test_the_end_of_the_episode_stops_inside_a_chunk():
+    rig = Rig(wait_for_chunk=True)
+    rig.start()
+    rig.answer(rig.tick().request)
+    rig.tick()
+    rig.change(epoch=2, phase=Phase.LABELLED)
+    assert rig.tick().joint_target is None
+
+
+def test_an_older_epoch_is_ignored():
+    rig = Rig(wait_for_chunk=True)
+    rig.start(epoch=5)
+    rig.change(epoch=4, phase=Phase.CRITICAL)
+    assert rig.executor.episode.epoch == 5
+
+
+def test_the_time_out_of_a_phase_stops_and_is_shown():
+    rig = Rig(wait_for_chunk=True)
+    rig.start(max_base_steps=6)
+    rig.answer(rig.tick().request)
+    for _ in range(6):
+        assert rig.tick().executed is not None
+    assert rig.tick().executed is None
+    assert rig.executor.step_limit_reached
+
+
+def test_an_emergency_stop_holds_is_latched_and_never_resumes_by_itself():
+    rig = Rig()
+    rig.start()
+    rig.answer(rig.tick().request)
+    rig.tick()
+    rig.executor.estop("test", rig.state())
+    held_at = rig.q.copy()
+    for _ in range(5):
+        tick = rig.tick()
+        assert tick.executed is None
+        np.testing.assert_array_equal(tick.joint_target, held_at)
+    rig.executor.reset_estop()
+    np.testing.assert_array_equal(rig.tick().joint_target, held_at)
+    rig.change(epoch=9)
+    assert rig.tick().executed is None
+    rig.start(episode_id=2)
+    assert rig.tick().executed is not None
+
+
+def test_an_executor_started_in_the_middle_of_an_episode_does_not_go_on_with_it():
+    rig = Rig(wait_for_chunk=True)
+    rig.executor.set_episode(Episode(3, 2, Phase.CRITICAL, False, 10, 20, 1000, 1000))
+    assert "middle of episode 3" in rig.executor.estop_reason
+    assert rig.tick().executed is None
+
+
+def human(rig, enabled=True, dx=0.002):
+    action = np.zeros(14)
+    action[7] = dx
+    return rig.executor.offer_human(HumanCommand(enabled, action, rig.now_s))
+
+
+def test_a_human_drives_only_with_the_enable_button_and_fresh_commands():
+    rig = Rig()
+    rig.start()
+    rig.answer(rig.tick().request)
+    assert human(rig) == ""
+    assert rig.tick().executed.source == Source.RL
+    rig.change(epoch=2, human_in_control=True)
+    assert rig.tick().executed.source == Source.HOLD
+    human(rig)
+    executed = rig.tick().executed
+    assert executed.source == Source.HUMAN
+    np.testing.assert_array_equal(executed.reference, executed.action)
+    human(rig, enabled=False)
+    assert rig.tick().executed.source == Source.HOLD
+    human(rig)
+    for _ in range(5):
+        assert rig.tick().executed.source == Source.HUMAN
+    rig.tick()
+    assert rig.tick().executed.source == Source.HOLD
+    assert rig.executor.hold_reason == "the operator's commands stopped"
+
+
+@pytest.mark.parametrize("action", [np.full(14, np.nan), np.zeros(7)])
+def test_a_bad_human_command_is_refused(action):
+    rig = Rig()
+    rig.start(human_in_control=True)
+    assert rig.executor.offer_human(HumanCommand(True, action, 0.0)) != ""
+    assert rig.tick().executed.source == Source.HOLD
+
+
+def test_stale_or_broken_joint_states_hold_without_a_new_command():
+    rig = Rig()
+    rig.start()
+    rig.answer(rig.tick().request)
+    assert rig.tick(age_s=0.5).joint_target is None
+    assert "old" in rig.executor.hold_reason
+    rig.q[3] = np.nan
+    assert rig.tick().joint_target is None
+    assert rig.executor.tick(None, 0.0).joint_target is None
+
+
+def test_a_request_without_an_answer_is_repeated_with_its_id():
+    rig = Rig(wait_for_chunk=True, request_retry_s=0.1)
+    rig.start()
+    first = rig.tick().request
+    repeats = [rig.tick().request for _ in range(12)]
+    again = [r for r in repeats if r is not None]
+    assert again
+    assert {r.request_id for r in again} == {first.request_id}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["tick", "chunk", "stale", "epoch", "label", "estop", "reset", "human"]), max_size=60))
+def test_whatever_happens_arms_move_only_in_an_episode_and_steps_count_up(events):
+    rig = Rig()
+    rig.start()
+    request, last = None, -1
+    stopped = False
+    for event in events:
+        executor = rig.executor
+        if event == "chunk" and request:
+            rig.answer(request, dx=0.004)
+        elif event == "stale" and request:
+            rig.answer(request, epoch=request.epoch + 7)
+        elif event == "epoch":
+            rig.change(epoch=executor.episode.epoch + 1)
+        elif event == "label":
+            rig.change(epoch=executor.episode.epoch + 1, phase=Phase.LABELLED)
+        elif event == "estop":
+            executor.estop("x", rig.state())
+            stopped = True
+        elif event == "reset":
+            executor.reset_estop()
+        elif event == "human":
+            human(rig)
+        before = rig.q.copy()
+        tick = rig.tick()
+        request = tick.request or request
+        if tick.executed is None:
+            np.testing.assert_allclose(rig.q, before, atol=1e-9)
+        else:
+            assert not stopped
+            assert executor.episode.phase == Phase.BASE
+            assert tick.executed.step == last + 1
+            last = tick.executed.step
+            assert (np.abs(tick.executed.action) <= ROBOT.step_limit + 1e-9).all()
