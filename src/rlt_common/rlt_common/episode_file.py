@@ -8,6 +8,7 @@ open them.
 from __future__ import annotations
 
 import importlib
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -87,6 +88,11 @@ class EpisodeWriter:
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         return size
+
+    def keep_partial(self) -> None:
+        """Close the temporary file and leave it where it is; a full disk does not matter any more."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def abandon(self) -> None:
         """Close and delete the temporary file."""

@@ -2,7 +2,8 @@
 
 Why each QoS: streams that training depends on are reliable with a queue (a lost executed action breaks an episode);
 raw camera images are sensor data (a late frame is worthless); operator events must not lose a press; states are
-latched so that a node that starts late, or again, knows where the run stands.
+latched so that a node that starts late, or again, knows where the run stands. A reader that must see every state in
+between, and not just the newest, takes QOS_LATCHED_READER.
 """
 
 from __future__ import annotations
@@ -50,5 +51,6 @@ QOS_STREAM = _profile(200)
 QOS_CONTROL = _profile(10)
 QOS_EVENT = _profile(100)
 QOS_LATCHED = _profile(1, latched=True)
+QOS_LATCHED_READER = _profile(100, latched=True)
 QOS_SENSOR = _profile(5, reliable=False)
 QOS_CAMERA_LOCKSTEP = _profile(50)

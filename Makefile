@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+WITH_ENV := scripts/with_env.sh
+# Nothing may hang for ever: pytest.ini limits each test, this limits them together.
+TEST_LIMIT := 25m
+BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
+DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
+
+.PHONY: help setup build demo test lint clean distclean
+
+help: ## Show this text
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@sed -n 's/^# \(RLT_[A-Z_]*\)/    \1/p' scripts/setup.sh
+
+setup: ## Make .venv and build the workspace; quick when nothing changed
+	@scripts/setup.sh
+
+build: setup ## The same as setup, which builds what changed
+
+demo: setup ## From nothing to the comparison of base VLA and RLT; QUICK=1 small, SEED=n, RUN=directory
+	@$(WITH_ENV) python -m rlt_bringup.demo $(DEMO_OPTIONS)
+
+lint: setup ## Formatting and static checks
+	@$(WITH_ENV) ruff format --check .
+	@$(WITH_ENV) ruff check .
+
+test: lint ## Static checks and all tests (under 20 minutes); ARGS='src/rlt_control -k hold' for some of them
+	@timeout --kill-after=30s $(TEST_LIMIT) \
+	  $(WITH_ENV) python scripts/in_own_domain.py python -m pytest $(or $(ARGS),$(wildcard src/*/test))
+
+bench-%: setup ## Run benchmarks/<name>.py; ARGS='...' are its options
+	@test -f benchmarks/$*.py || { echo "no benchmark '$*'; there are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }
+	@$(WITH_ENV) python benchmarks/$*.py $(ARGS)
+
+clean: ## Remove what was built, keep the environment and the runs
+	rm -rf build install log .pytest_cache .hypothesis .ruff_cache
+
+distclean: clean ## Remove the environment too
+	rm -rf .venv

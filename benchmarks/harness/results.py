@@ -1,0 +1,99 @@
+"""Result files of benchmarks, and the tables in benchmarks/README.md made from them.
+
+A result is JSON: command, commit, machine, seeds, n, rows, goals (name, value, goal, met). Each benchmark owns the part
+of README.md between its two marker comments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlt_bringup.report import source_commit
+from rlt_common.atomic import write_atomic
+
+FOLDER = Path(__file__).resolve().parents[1]
+README = FOLDER / "README.md"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal of an issue, with its number as it stands there, and what was reached."""
+
+    name: str
+    value: float | None
+    goal: str
+    met: bool
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return {
+        "cpu": model.group(1) if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def result_path(name: str) -> Path:
+    """Where the result of a benchmark is kept."""
+    return FOLDER / "results" / f"{name}.json"
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """The committed result of a benchmark."""
+    return json.loads(result_path(name).read_text(encoding="utf-8"))
+
+
+def write_result(
+    name: str, *, command: str, seeds: Sequence[int], n: int, rows: Sequence[Mapping[str, Any]], goals: Sequence[Goal]
+) -> Path:
+    """Write the result file of a benchmark."""
+    document = {
+        "name": name,
+        "command": command,
+        "commit": source_commit(FOLDER),
+        "machine": machine(),
+        "seeds": list(seeds),
+        "n": n,
+        "rows": list(rows),
+        "goals": [asdict(goal) for goal in goals],
+    }
+    path = result_path(name)
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, (json.dumps(document, indent=1) + "\n").encode())
+    return path
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def goal_table(goals: Sequence[Mapping[str, Any]]) -> str:
+    """The goals of a result in Markdown."""
+    rows = [
+        (g["name"], "none" if g["value"] is None else f"{g['value']:.3g}", g["goal"], "yes" if g["met"] else "**no**")
+        for g in goals
+    ]
+    return markdown_table(("goal", "measured", "wanted", "met"), rows)
+
+
+def update_readme(name: str, text: str) -> None:
+    """Replace the part of benchmarks/README.md that belongs to this benchmark."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    page = README.read_text(encoding="utf-8")
+    if begin not in page or end not in page:
+        raise ValueError(f"{README} has no place for {name}: add the lines {begin} and {end}")
+    head, rest = page.split(begin, 1)
+    _, tail = rest.split(end, 1)
+    write_atomic(README, f"{head}{begin}\n{text}\n{end}{tail}".encode())

@@ -1,0 +1,1 @@
+"""Launch files, configuration, the graph of nodes, its runner and the demo."""

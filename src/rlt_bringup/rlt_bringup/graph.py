@@ -1,0 +1,221 @@
+"""The graph of nodes, described once as plain data. The launch files and the runner for wheel installs both read it.
+
+Pure: no launch, no rclpy. A NodeSpec says which executable runs under which name with which parameters; `describe`
+gives the list for a mode. What a task file says under `nodes: <node>:` overrides parameters of that node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import get_package_share_directory, get_packages_with_prefixes
+
+from rlt_common.config import TaskConfig, load_robot, load_task
+from rlt_common.parameters import ParameterError, param, validate
+
+MODES = ("demo", "collect", "adapt", "train", "eval", "deploy")
+GRAPH_MODES = ("collect", "train", "eval", "deploy")
+SIDES = ("all", "robot", "gpu")
+GPU_NODES = ("vla", "rl_policy", "rl_learner")  # the rest belongs beside the arms
+RESPAWN_DELAY_S = 1.0
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process: `package/executable` as node `name`, with parameters. `respawn`: start it again when it dies.
+
+    What commands motion is never respawned: the operator starts it again on purpose.
+    """
+
+    package: str
+    executable: str
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    respawn: bool = True
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the launch arguments say. Paths are made absolute by :func:`resolve`."""
+
+    task: str = param("screw", "task name (config/tasks/<task>.yaml of rlt_bringup) or path of a task file")
+    robot: str = param("sim", "robot name (config/robots/<robot>.yaml of rlt_bringup) or path of a robot file")
+    mode: str = param(
+        "train",
+        "demo: everything from demonstrations to the comparison, in simulation; collect: a person demonstrates; "
+        "adapt: adapt the VLA and train the RL token; train: warm-up and online RL; eval: no learning, the operator "
+        "labels; deploy: no learning, no exploration",
+        choices=MODES,
+    )
+    run: str = param("runs/screw", "run directory: episodes, checkpoints, metrics")
+    checkpoint: str = param("", "frozen VLA and RL token; empty: <run>/vla")
+    record: bool = param(True, "record every episode as MCAP")
+    joy: str = param("", "joystick mapping (config/joy/<joy>.yaml or a path); empty: scripted in simulation, else xbox")
+    device: str = param(
+        "", "gamepad device or part of its name for our own gamepad node; empty: the joy package's node, if installed"
+    )
+    person: bool = param(False, "in simulation: a person presses the buttons instead of the scripted operator")
+    seed: int = param(0, "run seed", minimum=0, maximum=2**31 - 1)
+    side: str = param("all", "which nodes to start: all, those beside the robot, or those on the GPU", choices=SIDES)
+    namespace: str = param("", "namespace of every node: one per robot")
+    use_sim_time: bool = param(False, "take the time from /clock; set by itself in lockstep simulation")
+    log_level: str = param("info", "log level", choices=("debug", "info", "warn", "error", "fatal"))
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Options with absolute paths and the task's node overrides."""
+
+    options: GraphOptions
+    robot_file: Path
+    task_file: Path
+    run: Path
+    checkpoint: Path
+    joy_file: Path
+    simulated: bool
+    lockstep: bool
+    task: TaskConfig
+
+
+def config_file(kind: str, name: str) -> Path:
+    """A file given by path, or by name in rlt_bringup's config/<kind>. Raises ParameterError naming what there is."""
+    if name.endswith(".yaml"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise ParameterError(f"{kind}: no file {path}")
+        return path
+    folder = Path(get_package_share_directory("rlt_bringup")) / "config" / kind
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ParameterError(f"{kind}: no {name!r}; there are: {known}; or give the path of a .yaml file")
+    return path
+
+
+def resolve(options: GraphOptions) -> Resolved:
+    """Find the files and check that they can be read. Raises ParameterError."""
+    robot_file, task_file = config_file("robots", options.robot), config_file("tasks", options.task)
+    robot, task = load_robot(robot_file), load_task(task_file)
+    simulated = robot.reset == "service"
+    run = Path(options.run).expanduser().resolve()
+    checkpoint = Path(options.checkpoint).expanduser().resolve() if options.checkpoint else run / "vla"
+    joy = options.joy or ("scripted" if simulated and not options.person else "xbox")
+    unknown = sorted(set(task.nodes) - set(NODE_NAMES))
+    if unknown:
+        raise ParameterError(f"{task_file}: nodes: unknown node {unknown[0]!r}; known: {', '.join(NODE_NAMES)}")
+    return Resolved(
+        options=options,
+        robot_file=robot_file,
+        task_file=task_file,
+        run=run,
+        checkpoint=checkpoint,
+        joy_file=config_file("joy", joy),
+        simulated=simulated,
+        lockstep=robot.tick == "joint_states",
+        task=task,
+    )
+
+
+NODE_NAMES = (
+    "sim_robot",
+    "chunk_executor",
+    "camera_ingest",
+    "vla",
+    "rl_policy",
+    "rl_learner",
+    "episode_manager",
+    "joy_operator",
+    "recorder",
+    "scripted_operator",
+    "gamepad",
+)
+
+
+def describe(resolved: Resolved) -> list[NodeSpec]:
+    """The nodes of a graph mode (collect, train, eval, deploy), in the order in which they are to be started."""
+    options = resolved.options
+    if options.mode not in GRAPH_MODES:
+        raise ParameterError(f"mode {options.mode!r} has no graph; it is run as one command")
+    files = {"robot": str(resolved.robot_file), "task": str(resolved.task_file)}
+    run = str(resolved.run)
+    checkpoint = {"checkpoint": str(resolved.checkpoint), "run_seed": options.seed}
+    scripted = resolved.simulated and not options.person
+    nodes: list[NodeSpec] = []
+    if resolved.simulated:
+        gate = {} if scripted else {"gate_steps": 0}
+        nodes.append(NodeSpec("rlt_sim", "sim_robot", "sim_robot", {**files, **gate}))
+    nodes.append(NodeSpec("rlt_control", "chunk_executor", "chunk_executor", files, respawn=False))
+    nodes.append(NodeSpec("rlt_vla_node", "camera_ingest", "camera_ingest", files))
+    if options.mode != "collect":
+        nodes += [
+            NodeSpec("rlt_vla_node", "vla", "vla", {**files, **checkpoint}),
+            NodeSpec(
+                "rlt_rl_node",
+                "rl_policy",
+                "rl_policy",
+                {**files, "run_seed": options.seed, "vla_checkpoint": str(resolved.checkpoint)},
+            ),
+            NodeSpec(
+                "rlt_rl_node",
+                "rl_learner",
+                "rl_learner",
+                {
+                    **files,
+                    "run_seed": options.seed,
+                    "run_directory": run,
+                    "vla_checkpoint": str(resolved.checkpoint),
+                    "freeze": options.mode in ("eval", "deploy"),
+                },
+            ),
+        ]
+    nodes.append(
+        NodeSpec(
+            "rlt_teleop",
+            "episode_manager",
+            "episode_manager",
+            {**files, "run_directory": run, "record": options.record},
+        )
+    )
+    nodes.append(
+        NodeSpec(
+            "rlt_teleop", "joy_operator", "joy_operator", {"robot": files["robot"], "mapping": str(resolved.joy_file)}
+        )
+    )
+    if options.record:
+        nodes.append(NodeSpec("rlt_teleop", "recorder", "recorder", {**files, "run_directory": run}))
+    if scripted:
+        nodes.append(NodeSpec("rlt_sim", "scripted_operator", "scripted_operator", {"mapping": str(resolved.joy_file)}))
+    else:
+        nodes.append(_gamepad(options.device))
+    sim_time = options.use_sim_time or resolved.lockstep
+    here = [node for node in nodes if options.side in ("all", "gpu" if node.name in GPU_NODES else "robot")]
+    return [_finish(node, resolved.task, sim_time) for node in here]
+
+
+def _gamepad(device: str) -> NodeSpec:
+    """The joy package's node where it is installed and no device is named, else our own on evdev."""
+    if not device and "joy" in get_packages_with_prefixes():
+        return NodeSpec("joy", "joy_node", "gamepad", {"autorepeat_rate": 20.0})
+    return NodeSpec("rlt_teleop", "gamepad", "gamepad", {"device": device})
+
+
+def _finish(node: NodeSpec, task: TaskConfig, sim_time: bool) -> NodeSpec:
+    parameters = {**node.parameters, "use_sim_time": sim_time, **_flatten(task.nodes.get(node.name, {}))}
+    return NodeSpec(node.package, node.executable, node.name, parameters, node.respawn, node.arguments)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

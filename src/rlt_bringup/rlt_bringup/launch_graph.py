@@ -1,0 +1,106 @@
+"""The launch files' reader of the graph description. Imported by launch files only: needs launch and launch_ros."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_common.parameters import ParameterError
+
+
+def launch_description(task: str) -> LaunchDescription:
+    """The launch description of a task: every field of GraphOptions is a launch argument."""
+    arguments = []
+    for option in dataclasses.fields(GraphOptions):
+        if option.name == "task":
+            continue
+        default = f"runs/{task}" if option.name == "run" else _text(option.default)
+        arguments.append(
+            DeclareLaunchArgument(
+                option.name,
+                default_value=default,
+                description=option.metadata["description"],
+                choices=list(option.metadata["choices"]) if option.metadata["choices"] else None,
+            )
+        )
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions, kwargs={"task": task})])
+
+
+def options_from_launch(context: LaunchContext, task: str) -> GraphOptions:
+    """GraphOptions out of the launch arguments. Raises ParameterError."""
+    values: dict[str, object] = {"task": task}
+    for option in dataclasses.fields(GraphOptions):
+        if option.name == "task":
+            continue
+        text = LaunchConfiguration(option.name).perform(context)
+        values[option.name] = _parse(text, type(option.default), option.name)
+    return GraphOptions(**values)
+
+
+def _actions(context: LaunchContext, task: str) -> list:
+    options = options_from_launch(context, task)
+    resolved = resolve(options)
+    if options.mode not in GRAPH_MODES:
+        module = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt"}[options.mode]
+        command = [sys.executable, "-m", module, *_command_arguments(options.mode, resolved)]
+        process = ExecuteProcess(cmd=command, output="screen", sigterm_timeout="30")
+        done = OnProcessExit(target_action=process, on_exit=[EmitEvent(event=Shutdown(reason=f"{options.mode} ended"))])
+        return [process, RegisterEventHandler(done)]
+    return [
+        LogInfo(msg=f"run directory: {resolved.run}"),
+        *(_node(spec, options) for spec in describe(resolved)),
+    ]
+
+
+def _command_arguments(mode: str, resolved) -> list[str]:
+    if mode == "demo":
+        return ["--run", str(resolved.run), "--seed", str(resolved.options.seed)]
+    return [
+        *("--robot", str(resolved.robot_file), "--task", str(resolved.task_file)),
+        *("--demonstrations", str(resolved.run / "episodes"), "--output", str(resolved.checkpoint)),
+        *("--seed", str(resolved.options.seed)),
+    ]
+
+
+def _node(spec: NodeSpec, options: GraphOptions) -> Node:
+    return Node(
+        package=spec.package,
+        executable=spec.executable,
+        name=spec.name,
+        namespace=options.namespace,
+        parameters=[dict(spec.parameters)],
+        arguments=[*spec.arguments, "--ros-args", "--log-level", options.log_level],
+        output="screen",
+        respawn=spec.respawn,
+        respawn_delay=RESPAWN_DELAY_S,
+    )
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse(text: str, kind: type, name: str) -> object:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ParameterError(f"launch argument {name}:={text}: say true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ParameterError(f"launch argument {name}:={text}: expected {kind.__name__}") from error

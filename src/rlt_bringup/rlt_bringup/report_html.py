@@ -1,0 +1,319 @@
+"""The result of a run as one page, `report.html`, made from `report.json` alone; nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlt_bringup import report_figures
+from rlt_bringup.report import interval, number
+from rlt_common.atomic import write_atomic
+
+REPORT_HTML = "report.html"
+_QUANTILES = ((0, "fastest"), (10, "10 %"), (50, "median"), (90, "90 %"), (100, "slowest"))
+
+_CSS = """
+:root { color-scheme: light dark;
+  --paper: #fbfaf8; --card: #ffffff; --ink: #23272e; --soft: #636b76; --faint: #b9bec6; --line: #e4e2dd;
+  --demonstrations: #3f9a83; --base: #5a78a8; --rlt: #d9722e;
+  --face: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+@media (prefers-color-scheme: dark) { :root {
+  --paper: #15181d; --card: #1d2127; --ink: #e6e8eb; --soft: #9aa3af; --faint: #59616c; --line: #2e343c;
+  --demonstrations: #5fc0a6; --base: #8ba9dc; --rlt: #f0924f; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 var(--face); }
+main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
+h2 { font-size: 20px; margin: 48px 0 4px; }
+p { margin: 0 0 14px; max-width: 72ch; }
+.soft, figcaption, th, .tile span { color: var(--soft); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin: 26px 0 10px; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px 18px; }
+.tile b { display: block; font-size: 25px; line-height: 1.3; white-space: nowrap; font-weight: 650;
+  font-variant-numeric: tabular-nums; }
+.tile span { display: block; font-size: 13.5px; }
+.pair { display: grid; grid-template-columns: minmax(0, 7fr) minmax(0, 4fr); gap: 28px; align-items: start;
+  margin-top: 14px; }
+@media (max-width: 860px) { .pair { grid-template-columns: minmax(0, 1fr); } }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { font-size: 13.5px; margin-top: 10px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: 0 0 6px; }
+th { font-weight: 500; text-align: left; vertical-align: bottom; }
+th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
+td + td, th + th { text-align: right; }
+td + td, .scroll td { white-space: nowrap; }
+.columns td + td { white-space: normal; }
+.pair th { white-space: nowrap; }
+td:last-child, th:last-child { padding-right: 0; }
+tr.strong td { font-weight: 650; }
+.facts td + td { text-align: left; white-space: normal; overflow-wrap: anywhere;
+  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; }
+.key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 8px; }
+.note { border-left: 3px solid var(--rlt); padding: 2px 0 2px 14px; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 36px; margin-top: 14px; }
+"""
+
+
+class _Raw(str):
+    """Text that is markup already."""
+
+
+def write_html(report: Mapping[str, Any], folder: Path | str) -> Path:
+    """Write `report.html` into `folder` atomically and return its path."""
+    path = Path(folder) / REPORT_HTML
+    write_atomic(path, render(report).encode())
+    return path
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page. Equal reports give equal pages."""
+    title = f"RLT and its base VLA: {report['task']}"
+    body = "\n".join(
+        [
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="soft">The same {report["ratio"]["paired_episodes"]} held-out resets for every policy. '
+            f"Robot time counts control steps of the critical phase at {report['control_hz']:g} Hz, failures and "
+            "time-outs included; resets and waiting are not in it.</p>",
+            _tiles(report),
+            *(f'<p class="note">{escape(note)}</p>' for note in report["notes"]),
+            _results(report),
+            _section(
+                "Speed",
+                "Control steps of the critical phase of successful episodes (the paper's Fig. 9).",
+                report_figures.steps_histogram(report),
+                _faster_than_demonstrations(report),
+                _speed(report),
+            ),
+            _section(
+                "Success over time",
+                "How many of the evaluation episodes are done after a given time.",
+                report_figures.success_over_time(report),
+                "A curve that rises earlier is a faster policy; where it ends is its success rate.",
+                _done_after(report),
+            ),
+            _section(
+                "Learning curve",
+                "Every training episode, in order.",
+                report_figures.learning_curve(report),
+                f"Lines: mean or median over the last {report_figures.WINDOW} episodes; dots: single episodes. "
+                "Dashed: the base VLA in evaluation. Exploration noise is on while training.",
+                _learning(report),
+            ),
+            _details(report),
+        ]
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _tiles(report: Mapping[str, Any]) -> str:
+    base, rlt, ratio = report["base"], report["rlt"], report["ratio"]
+    bounds = interval(ratio["throughput_ci95"])
+    times = "none" if ratio["throughput"] is None else f"{ratio['throughput']:.2f}\u202f×"
+    tiles = [
+        (times, f"throughput of the base VLA {bounds}".strip()),
+        (f"{number(base['success_rate'], 2)} → {number(rlt['success_rate'], 2)}", "success rate"),
+        (f"{number(base['median_steps'], 0)} → {number(rlt['median_steps'], 0)}", "median steps to success"),
+        (f"{report['robot_minutes']:.1f} min", f"robot time of {report['training']['episodes']} training episodes"),
+        (f"{report['wall_minutes']:.1f} min", "wall time of everything"),
+    ]
+    return '<div class="tiles">' + "".join(_tile(*tile) for tile in tiles) + "</div>"
+
+
+def _tile(figure: str, words: str) -> str:
+    return f'<div class="tile"><b>{escape(figure)}</b><span>{escape(words)}</span></div>'
+
+
+def _results(report: Mapping[str, Any]) -> str:
+    base, rlt, ratio = report["base"], report["rlt"], report["ratio"]
+    rows: list[Sequence[str]] = []
+    for policy in (*report["base_candidates"], rlt):
+        name = _key("rlt" if policy == rlt else "base", policy["name"] + (" (better)" if policy == base else ""))
+        rows.append(
+            (
+                name if policy in (base, rlt) else policy["name"],
+                str(policy["episodes"]),
+                str(policy["successes"]),
+                f"{number(policy['success_rate'], 2)} {interval(policy['ci95'])}",
+                number(policy["throughput_per_10min"], 1),
+                number(policy["throughput_full_per_10min"], 1),
+                number(policy["median_steps"], 0),
+            )
+        )
+    rows.append(
+        (
+            "RLT over base",
+            str(ratio["paired_episodes"]),
+            "",
+            "",
+            f"× {number(ratio['throughput'], 2)} {interval(ratio['throughput_ci95'])}",
+            f"× {number(ratio['throughput_full'], 2)}",
+            f"× {number(ratio['median_steps'], 2)}",
+        )
+    )
+    head = (
+        "Policy",
+        "Episodes",
+        "Successes",
+        "Success rate, 95 % interval",
+        "Successes per 10 min",
+        "with free-space segment",
+        "Median steps",
+    )
+    table = _table("", head, rows, strong=len(rows) - 1)
+    words = (
+        "Success rate with Wilson's interval; the interval of the ratio is a bootstrap over resets, both policies' "
+        "episodes of one reset drawn together."
+    )
+    return f'<h2>Result</h2><p class="soft">{words}</p><div class="scroll">{table}</div>'
+
+
+def _speed(report: Mapping[str, Any]) -> str:
+    groups = _groups(report)
+    rows = [
+        (label, *(number(float(np.percentile(steps, q)) if steps else None, 0) for _, steps in groups))
+        for q, label in _QUANTILES
+    ]
+    rows.append(("successful episodes", *(str(len(steps)) for _, steps in groups)))
+    return _table("Steps", ("", *(name for name, _ in groups)), rows)
+
+
+def _faster_than_demonstrations(report: Mapping[str, Any]) -> str:
+    demonstrations, rlt = report["demonstrations"]["steps"], _won(report["rlt"])
+    if not demonstrations or not rlt:
+        return "Bars: share of each group's episodes. Vertical line: median."
+    share = sum(steps < min(demonstrations) for steps in rlt) / len(rlt)
+    return (
+        f"Bars: share of each group's episodes. Vertical line: median. {100 * share:.0f} % of RLT's successful "
+        "episodes are faster than every demonstration."
+    )
+
+
+def _done_after(report: Mapping[str, Any]) -> str:
+    base, rlt, hz = report["base"], report["rlt"], report["control_hz"]
+    longest = max([*base["steps"], *rlt["steps"]], default=0) / hz
+    rows = []
+    for seconds in np.linspace(0, longest, 6)[1:] if longest else ():
+        done = [
+            number(sum(s <= seconds * hz for s in _won(policy)) / policy["episodes"], 2)
+            if policy["episodes"]
+            else "none"
+            for policy in (base, rlt)
+        ]
+        rows.append((f"{seconds:.1f} s", *done))
+    return _table("Done after", ("", _key("base", "base VLA"), _key("rlt", "RLT")), rows)
+
+
+def _learning(report: Mapping[str, Any]) -> str:
+    training = report["training"]
+    curve = training["curve"]
+    groups = [("warm-up", range(training["warmup_episodes"]))]
+    rest = range(training["warmup_episodes"], training["episodes"])
+    if rest:
+        groups += [(f"first {len(rest[: report_figures.WINDOW])} of RL", rest[: report_figures.WINDOW])]
+        groups += [(f"last {len(rest[-report_figures.WINDOW :])} of RL", rest[-report_figures.WINDOW :])]
+    rows = []
+    for name, chosen in groups:
+        won = [curve["steps"][i] for i in chosen if curve["success"][i]]
+        rate = len(won) / len(chosen) if chosen else None
+        rows.append((name, str(len(chosen)), number(rate, 2), number(float(np.median(won)) if won else None, 0)))
+    facts = [
+        ("episodes", str(training["episodes"])),
+        ("critic updates", str(training["updates"])),
+        ("robot minutes", f"{training['robot_minutes']:.1f}"),
+        ("of these in the critical phase", f"{training['critical_robot_minutes']:.1f}"),
+    ]
+    episodes = _table("Episodes", ("", "Number", "Success", "Median steps"), rows)
+    return f"{episodes}<br>{_table('Training', ('', ''), facts)}"
+
+
+def _details(report: Mapping[str, Any]) -> str:
+    stages = [(name, f"{seconds / 60:.1f} min") for name, seconds in report["stage_seconds"].items()]
+    vla = [(name.replace("_", " "), _value(value)) for name, value in _flat(report["vla"]).items()]
+    origin = {
+        "command": report["command"],
+        "commit": report["commit"],
+        "configuration": report["config_hash"],
+        **{f"{name} sha256": value for name, value in report["hashes"].items()},
+        **{f"seed, {name}": value for name, value in report["seeds"].items()},
+    }
+    versions = {name: version or "not installed" for name, version in report["versions"].items()}
+    tables = [
+        _table("VLA and RL token", ("", ""), vla),
+        _table("Wall time", ("", ""), stages),
+        _facts("Where it comes from", origin),
+        _facts("Configuration", {name: _value(value) for name, value in _flat(report["configuration"]).items()}),
+        _facts("Versions", versions),
+    ]
+    return f'<h2>Details</h2><div class="columns">{"".join(f"<div>{table}</div>" for table in tables if table)}</div>'
+
+
+def _section(title: str, words: str, figure: str, caption: str, table: str) -> str:
+    if not figure:
+        return f'<h2>{title}</h2><p class="soft">No episode to show.</p>'
+    return (
+        f'<h2>{title}</h2><p class="soft">{escape(words)}</p><div class="pair">'
+        f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure><div>{table}</div></div>"
+    )
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], strong: int = -1) -> str:
+    if not rows:
+        return ""
+    lines = [f"<caption>{escape(caption)}</caption>"] if caption else []
+    if any(head):
+        lines.append(_row("th", head))
+    lines += [_row("td", row, "strong" if i == strong else "") for i, row in enumerate(rows)]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _facts(caption: str, facts: Mapping[str, Any]) -> str:
+    return _table(caption, ("", ""), [(k, str(v)) for k, v in facts.items()]).replace(
+        "<table", '<table class="facts"', 1
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "none" if value is None else str(value)
+
+
+def _row(tag: str, cells: Iterable[str], style: str = "") -> str:
+    inside = "".join(f"<{tag}>{cell if isinstance(cell, _Raw) else escape(cell)}</{tag}>" for cell in cells)
+    return f'<tr class="{style}">{inside}</tr>' if style else f"<tr>{inside}</tr>"
+
+
+def _key(colour: str, name: str) -> _Raw:
+    return _Raw(f'<span class="key" style="background: var(--{colour})"></span>{escape(name)}')
+
+
+def _groups(report: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    return [
+        (_key("demonstrations", "demos"), list(report["demonstrations"]["steps"])),
+        (_key("base", "base VLA"), _won(report["base"])),
+        (_key("rlt", "RLT"), _won(report["rlt"])),
+    ]
+
+
+def _won(policy: Mapping[str, Any]) -> list[int]:
+    return [steps for steps, success in zip(policy["steps"], policy["success"], strict=True) if success]

@@ -1,0 +1,223 @@
+"""Runs a graph of nodes where `ros2 launch` is not installed: a thin reader of the same description.
+
+`python -m rlt_bringup.runner --task screw --robot sim --mode train --run runs/screw` starts every node as a process,
+writes its output to <run>/log/<node>.log, starts what may be respawned again when it dies, and stops all on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_common.parameters import ParameterError
+
+STOP_TIMEOUT_S = 10.0
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+class RunnerError(RuntimeError):
+    """A node that cannot be started, or that ended when it must not."""
+
+
+@dataclass
+class _Process:
+    spec: NodeSpec
+    popen: subprocess.Popen
+    restarts: int = 0
+    restart_at_s: float | None = None
+
+
+class GraphRunner:
+    """Starts, watches and stops the processes of a graph. Use as a context manager.
+
+    Args:
+        nodes: what to run.
+        log_folder: where <node>.log goes.
+        namespace, log_level: for every node.
+    """
+
+    def __init__(
+        self, nodes: Sequence[NodeSpec], log_folder: Path, namespace: str = "", log_level: str = "info"
+    ) -> None:
+        self._nodes = list(nodes)
+        self._log_folder = log_folder
+        self._namespace = namespace
+        self._log_level = log_level
+        self._processes: dict[str, _Process] = {}
+        self._parameter_folder = tempfile.TemporaryDirectory(prefix="rlt_parameters_")
+
+    def __enter__(self) -> GraphRunner:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start every node. Raises RunnerError when an executable is missing."""
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        commands = {spec.name: self._command(spec) for spec in self._nodes}
+        for spec in self._nodes:
+            self._processes[spec.name] = _Process(spec, self._spawn(spec, commands[spec.name]))
+
+    def poll(self) -> None:
+        """Restart what died and may be respawned. Raises RunnerError with the log's end for anything else that died."""
+        now = time.monotonic()
+        for process in self._processes.values():
+            if process.restart_at_s is not None:
+                if now >= process.restart_at_s:
+                    process.restart_at_s = None
+                    process.restarts += 1
+                    process.popen = self._spawn(process.spec, self._command(process.spec))
+                continue
+            code = process.popen.poll()
+            if code is None:
+                continue
+            if not process.spec.respawn or code > 0:
+                raise RunnerError(f"{process.spec.name} ended with status {code}:\n{self.log_end(process.spec.name)}")
+            print(f"graph: {process.spec.name} died (status {code}); starting it again", flush=True)
+            process.restart_at_s = now + RESPAWN_DELAY_S
+
+    def pid(self, name: str) -> int:
+        """Process id of a node."""
+        return self._processes[name].popen.pid
+
+    def restarts(self, name: str) -> int:
+        """How often a node was started again."""
+        return self._processes[name].restarts
+
+    def start_again(self, name: str) -> None:
+        """Start a node that ended and is not respawned by itself."""
+        process = self._processes[name]
+        if process.popen.poll() is None:
+            raise RunnerError(f"{name} is still running")
+        process.restarts += 1
+        process.popen = self._spawn(process.spec, self._command(process.spec))
+
+    def log_end(self, name: str, lines: int = 15) -> str:
+        """The last lines of a node's log."""
+        path = self._log_folder / f"{name}.log"
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return f"{path}:\n" + "\n".join(text.splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """Ask every process to end (SIGINT), then insist."""
+        running = [p.popen for p in self._processes.values() if p.popen.poll() is None]
+        for popen in running:
+            popen.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for popen in running:
+            try:
+                popen.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                popen.kill()
+                popen.wait()
+        self._processes.clear()
+        self._parameter_folder.cleanup()
+
+    def _command(self, spec: NodeSpec) -> list[str]:
+        try:
+            executable = Path(get_package_prefix(spec.package)) / "lib" / spec.package / spec.executable
+        except PackageNotFoundError as error:
+            raise RunnerError(f"package {spec.package} is not built: run make setup") from error
+        if not executable.is_file():
+            raise RunnerError(f"no executable {executable}: run make setup")
+        file = Path(self._parameter_folder.name) / f"{spec.name}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}}), encoding="utf-8")
+        ros = ["-r", f"__node:={spec.name}", "--params-file", str(file), "--log-level", self._log_level]
+        if self._namespace:
+            ros += ["-r", f"__ns:=/{self._namespace.strip('/')}"]
+        return [str(executable), *spec.arguments, "--ros-args", *ros]
+
+    def _spawn(self, spec: NodeSpec, command: list[str]) -> subprocess.Popen:
+        with open(self._log_folder / f"{spec.name}.log", "ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+
+def _die_with_parent() -> None:
+    """In the child: end when the runner dies, however it dies, so that no node is left behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def add_options(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
+    """One command line option per field of GraphOptions."""
+    hints = typing.get_type_hints(GraphOptions)
+    for option in dataclasses.fields(GraphOptions):
+        if option.name in leave_out:
+            continue
+        kind = hints[option.name]
+        parser.add_argument(
+            "--" + option.name.replace("_", "-"),
+            type=_boolean if kind is bool else kind,
+            default=option.default,
+            choices=option.metadata["choices"],
+            help=option.metadata["description"] + f" (default: {option.default!r})",
+        )
+
+
+def options_from(arguments: argparse.Namespace) -> GraphOptions:
+    """GraphOptions out of parsed arguments."""
+    names = {option.name for option in dataclasses.fields(GraphOptions)}
+    return GraphOptions(**{k: v for k, v in vars(arguments).items() if k in names})
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `ros2 run rlt_bringup run_graph`."""
+    parser = argparse.ArgumentParser(prog="run_graph", description="run the RLT graph without ros2 launch")
+    add_options(parser)
+    parsed = parser.parse_args(arguments)
+    try:
+        options = options_from(parsed)
+        if options.mode not in GRAPH_MODES:
+            parser.error(f"--mode must be one of {', '.join(GRAPH_MODES)}; demo and adapt are commands of their own")
+        resolved = resolve(options)
+        resolved.run.mkdir(parents=True, exist_ok=True)
+        stop = _stop_on_signals()
+        with GraphRunner(describe(resolved), resolved.run / "log", options.namespace, options.log_level) as runner:
+            print(f"graph: running; logs in {resolved.run / 'log'}; Ctrl-C stops it", flush=True)
+            while not stop():
+                runner.poll()
+                time.sleep(0.2)
+    except (ParameterError, RunnerError) as error:
+        sys.exit(f"run_graph: {error}")
+
+
+def _stop_on_signals() -> typing.Callable[[], bool]:
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: stopped.append(received))
+    return lambda: bool(stopped)
+
+
+if __name__ == "__main__":
+    main()

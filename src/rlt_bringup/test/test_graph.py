@@ -1,0 +1,93 @@
+"""The graph description: which nodes run in which mode, with which parameters, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
+
+from rlt_bringup.graph import GRAPH_MODES, GraphOptions, config_file, describe, resolve
+from rlt_common.parameters import ParameterError
+
+CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
+
+
+def graph(tmp_path, **options):
+    return {node.name: node for node in describe(resolve(GraphOptions(run=str(tmp_path), **options)))}
+
+
+@pytest.mark.parametrize("mode", GRAPH_MODES)
+def test_every_node_of_every_mode_is_installed(tmp_path, mode):
+    for node in graph(tmp_path, mode=mode).values():
+        assert (Path(get_package_prefix(node.package)) / "lib" / node.package / node.executable).is_file()
+
+
+def test_training_in_simulation_has_the_whole_picture(tmp_path):
+    assert set(graph(tmp_path)) == {
+        "sim_robot",
+        "chunk_executor",
+        "camera_ingest",
+        "vla",
+        "rl_policy",
+        "rl_learner",
+        "episode_manager",
+        "joy_operator",
+        "recorder",
+        "scripted_operator",
+    }
+
+
+def test_only_what_commands_the_arms_stays_down_when_it_dies(tmp_path):
+    assert [name for name, node in graph(tmp_path).items() if not node.respawn] == ["chunk_executor"]
+
+
+def test_a_person_replaces_the_scripted_operator_and_nothing_waits_for_it(tmp_path):
+    nodes = graph(tmp_path, person=True)
+    assert "scripted_operator" not in nodes
+    assert nodes["sim_robot"].parameters["gate_steps"] == 0
+    assert nodes["joy_operator"].parameters["mapping"].endswith("xbox.yaml")
+
+
+def test_collecting_needs_no_learner_and_no_policy(tmp_path):
+    assert not {"vla", "rl_policy", "rl_learner"} & set(graph(tmp_path, mode="collect"))
+
+
+def test_deploying_learns_nothing(tmp_path):
+    assert graph(tmp_path, mode="deploy")["rl_learner"].parameters["freeze"] is True
+
+
+def test_lockstep_takes_the_simulated_clock_everywhere(tmp_path):
+    assert all(node.parameters["use_sim_time"] for node in graph(tmp_path).values())
+
+
+def test_the_task_file_overrides_parameters_of_single_nodes(tmp_path):
+    values = yaml.safe_load((CONFIG / "tasks" / "screw.yaml").read_text())
+    values["nodes"] = {"rl_learner": {"agent": {"beta": 0.5}, "checkpoint_every": 3}}
+    task = tmp_path / "own.yaml"
+    task.write_text(yaml.safe_dump(values))
+    parameters = graph(tmp_path, task=str(task))["rl_learner"].parameters
+    assert (parameters["agent.beta"], parameters["checkpoint_every"]) == (0.5, 3)
+    values["nodes"] = {"rl_lerner": {}}
+    task.write_text(yaml.safe_dump(values))
+    with pytest.raises(ParameterError, match="unknown node 'rl_lerner'"):
+        graph(tmp_path, task=str(task))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [("robots", "alhoa", "no 'alhoa'; there are:.*sim"), ("tasks", "nowhere.yaml", "no file")],
+)
+def test_a_wrong_name_says_what_there_is(kind, name, message):
+    with pytest.raises(ParameterError, match=message):
+        config_file(kind, name)
+
+
+def test_files_by_path_work_from_anywhere(tmp_path):
+    shutil.copytree(CONFIG / "robots", tmp_path / "robots")
+    assert resolve(GraphOptions(robot=str(tmp_path / "robots" / "sim.yaml"), run=str(tmp_path))).simulated
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ParameterError, match="mode is 'trian': choose one of"):
+        GraphOptions(mode="trian")

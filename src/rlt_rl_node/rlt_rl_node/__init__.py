@@ -1,0 +1,1 @@
+"""Transitions, replay, actor and critic, with the learner node and the policy node."""

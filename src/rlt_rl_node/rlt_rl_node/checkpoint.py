@@ -1,0 +1,189 @@
+"""Checkpoints of the learner: one folder, whole or not there, without anything that could run code.
+
+    <name>/learner.safetensors   weights, targets, optimisers, statistics of x, random generator
+    <name>/actor.safetensors     the actor alone, as the policy node takes it (evaluation and deployment need no more)
+    <name>/state.json            counters, update debt, configuration, hashes, and the replay's episodes by sha256
+
+The replay is rebuilt from the encoded episodes (`episode_store`), which never change once written; with the generator's
+state a resumed learner goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlt_common.atomic import fsync_folder, sha256_hex
+from rlt_rl_node import actor_codec, tensor_file
+from rlt_rl_node.actor_codec import PolicyWeights
+from rlt_rl_node.episode_store import EpisodeStore
+from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape, settings
+from rlt_rl_node.tensor_file import TensorFileError
+
+FORMAT = 1
+MAX_BYTES = 2 * 1024**3
+STATE, LEARNER, ACTOR = "state.json", "learner.safetensors", "actor.safetensors"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_AUTOMATIC = re.compile(r"e\d{6}-u\d{9}")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or does not fit; says which, why and what to do."""
+
+
+def save(folder: Path, learner: Learner, store: EpisodeStore, name: str = "") -> Path:
+    """Write `folder`/`name` and return its path; an empty name stands for the counts of episodes and updates.
+
+    Raises CheckpointError for a bad or taken name, or when the disk refuses.
+    """
+    automatic = not name
+    name = name or f"e{learner.budget.episodes:06d}-u{learner.agent.updates:09d}"
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"checkpoint name {name!r}: use letters, digits, '-' and '_' only")
+    target = folder / name
+    if target.exists():
+        if automatic:
+            return target
+        raise CheckpointError(f"checkpoint {target} is there already: choose another name")
+
+    files = {
+        LEARNER: tensor_file.dump(learner.arrays(), {}),
+        ACTOR: actor_codec.pack(learner.policy()),
+    }
+    state = {
+        "format": FORMAT,
+        "counters": learner.counters(),
+        "settings": settings(learner.config),
+        "layout": asdict(learner.layout),
+        "stride": learner.shape.stride,
+        "spread": np.asarray(learner.shape.spread, np.float32).tolist(),
+        "vla_hash": learner.shape.vla_hash,
+        "torch": torch.__version__,
+        "episodes": [[i, store.sha256(i)] for i in learner.replay.episodes],
+        "sha256": {file: sha256_hex(data) for file, data in files.items()},
+    }
+    files[STATE] = json.dumps(state, indent=1).encode()
+    try:
+        _write_folder(target, files)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {target}: {error.strerror}") from error
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint in `folder` that has seen most episodes and updates; None when there is none."""
+    if not folder.is_dir():
+        return None
+    found = []
+    for path in folder.iterdir():
+        if not path.name.startswith(".") and (path / STATE).is_file():
+            counters = read_state(path)["counters"]
+            found.append((counters["budget"]["episodes"], counters["updates"], path.name))
+    return folder / max(found)[2] if found else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints that were named automatically."""
+    for path in sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name))[:-keep]:
+        shutil.rmtree(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The plain part of a checkpoint. Raises CheckpointError."""
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {STATE}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path}: {STATE} is not JSON: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: {STATE} is not of format {FORMAT}")
+    return state
+
+
+def load_actor(path: Path) -> PolicyWeights:
+    """The actor of a checkpoint. Raises CheckpointError."""
+    state = read_state(path)
+    try:
+        return actor_codec.unpack(_read(path, ACTOR, state), state["sha256"][ACTOR])
+    except (KeyError, TensorFileError) as error:
+        raise CheckpointError(f"checkpoint {path}: {ACTOR}: {error}") from error
+
+
+def load(path: Path, shape: TaskShape, config: LearnerConfig, store: EpisodeStore) -> tuple[Learner, list[str]]:
+    """A learner that goes on where the checkpoint was written, and the settings that changed since, in words.
+
+    Raises CheckpointError when VLA, statistics, units or the networks' shape differ, or a file is torn.
+    """
+    state = read_state(path)
+    try:
+        _check_fit(path, state, shape, config)
+        arrays, _ = tensor_file.parse(_read(path, LEARNER, state), MAX_BYTES)
+        learner = Learner(shape, config)
+        for episode_id, digest in state["episodes"]:
+            learner.replay.add(store.load(int(episode_id), digest))
+        learner.restore(arrays, state["counters"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return learner, _changes(state["settings"], json.loads(json.dumps(settings(config))))
+
+
+def _check_fit(path: Path, state: dict[str, Any], shape: TaskShape, config: LearnerConfig) -> None:
+    spread = np.asarray(state["spread"], np.float32)
+    agent = state["settings"]["agent"]
+    for name, theirs, ours in (
+        ("VLA hash", state["vla_hash"], shape.vla_hash),
+        ("action spread", spread.tolist(), np.asarray(shape.spread, np.float32).tolist()),
+        ("stride", state["stride"], shape.stride),
+        ("layout", state["layout"], json.loads(json.dumps(asdict(shape.layout(config.agent))))),
+        ("number of critics", agent["critics"], config.agent.critics),
+        ("critic LayerNorm", agent["critic_layer_norm"], config.agent.critic_layer_norm),
+    ):
+        if theirs != ours:
+            raise CheckpointError(
+                f"checkpoint {path} does not fit: its {name} is {theirs}, this run's is {ours}. "
+                "Use the VLA checkpoint and task it was trained with, or start a new run directory."
+            )
+
+
+def _changes(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    words = []
+    for key, value in ours.items():
+        if isinstance(value, dict):
+            words += _changes(theirs.get(key, {}), value, f"{prefix}{key}.")
+        elif theirs.get(key) != value:
+            words.append(f"{prefix}{key}: {theirs.get(key)} -> {value}")
+    return words
+
+
+def _read(path: Path, file: str, state: dict[str, Any]) -> bytes:
+    try:
+        data = (path / file).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {file}: {error.strerror}") from error
+    if sha256_hex(data) != state["sha256"][file]:
+        raise CheckpointError(f"checkpoint {path}: {file} does not match its sha256: the folder is damaged")
+    return data
+
+
+def _write_folder(target: Path, files: dict[str, bytes]) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    for name, data in files.items():
+        with open(temporary / name, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    fsync_folder(temporary)
+    os.rename(temporary, target)
+    fsync_folder(target.parent)

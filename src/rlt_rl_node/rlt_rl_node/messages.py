@@ -1,0 +1,105 @@
+"""rlt_msgs to the plain records of this package. The live nodes and the journal reader share every line of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlt_common import topics
+from rlt_common.codecs import floats, matrix, stamp_ns, to_time, vector
+from rlt_common.episode_file import read_messages
+from rlt_msgs.msg import ActionChunk, ControlState, EpisodeState, ExecutedAction, VlaOutput
+from rlt_rl_node.episode_assembly import EpisodeAssembly
+from rlt_rl_node.policy import Chunk, Output
+from rlt_rl_node.records import Encoded, Label, Source, Step
+
+JOURNALLED = (topics.EXECUTED_ACTION, topics.VLA_OUTPUT, topics.EPISODE_STATE)
+_MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
+
+
+def collect_executed(assembly: EpisodeAssembly, message: ExecutedAction) -> None:
+    """Hand an executed action over. Raises CodecError when it does not hold what it says."""
+    step = Step(
+        step=message.step,
+        stamp_ns=stamp_ns(message.header.stamp),
+        source=Source(message.source),
+        action=vector(message.action, None, "executed action").copy(),
+    )
+    assembly.add_step(message.episode_id, message.phase == EpisodeState.PHASE_CRITICAL, step)
+
+
+def collect_output(assembly: EpisodeAssembly, message: VlaOutput) -> None:
+    """Hand an encoded observation over. Raises CodecError."""
+    assembly.add_output(message.episode_id, encoded(message))
+
+
+def collect_state(assembly: EpisodeAssembly, message: EpisodeState) -> None:
+    """Hand the episode manager's state over."""
+    train = message.purpose == EpisodeState.PURPOSE_TRAIN
+    assembly.set_state(message.episode_id, message.epoch, train, Label(message.label), message.handoff_step)
+
+
+def collect_control(assembly: EpisodeAssembly, message: ControlState) -> None:
+    """Hand the executor's state over."""
+    if message.phase not in _MOVING:
+        assembly.control_stopped(message.episode_id, message.epoch, message.step)
+
+
+def collect_journal(assembly: EpisodeAssembly, path: Path, episode_id: int) -> None:
+    """Hand a whole episode file over. Raises EpisodeFileError, CodecError or ValueError; says which file."""
+    last_step, epoch = -1, 0
+    for entry in read_messages(path, JOURNALLED):
+        if entry.message.episode_id != episode_id:
+            continue
+        if entry.topic == topics.EXECUTED_ACTION:
+            collect_executed(assembly, entry.message)
+            last_step = max(last_step, entry.message.step)
+        elif entry.topic == topics.VLA_OUTPUT:
+            collect_output(assembly, entry.message)
+        else:
+            collect_state(assembly, entry.message)
+            epoch = max(epoch, entry.message.epoch)
+    # The recorder closes a file only when the executor has stopped.
+    assembly.control_stopped(episode_id, epoch, last_step + 1)
+
+
+def encoded(message: VlaOutput) -> Encoded:
+    """A VlaOutput as plain arrays. Raises CodecError for a wrong length or a value that is not finite."""
+    return Encoded(
+        stamp_ns=stamp_ns(message.header.stamp),
+        rl_token=vector(message.rl_token, None, "vla_output rl_token").copy(),
+        rl_state=vector(message.rl_state, None, "vla_output rl_state").copy(),
+        reference=matrix(message.reference, message.horizon, message.action_dim, "vla_output reference").copy(),
+        is_boundary=message.is_boundary,
+    )
+
+
+def output(message: VlaOutput) -> Output:
+    """A boundary's VlaOutput for the policy. Raises CodecError."""
+    return Output(
+        request_id=message.request_id,
+        observation_id=message.observation_id,
+        vla_hash=message.vla_hash,
+        encoded=encoded(message),
+    )
+
+
+def chunk_message(chunk: Chunk) -> ActionChunk:
+    """The policy's answer as a message."""
+    rows, dim = chunk.actions.shape
+    message = ActionChunk(
+        episode_id=chunk.request.episode_id,
+        epoch=chunk.request.epoch,
+        chunk_id=chunk.request.request_id,
+        observation_id=chunk.observation_id,
+        boundary_step=chunk.request.boundary_step,
+        first_step=chunk.request.first_step,
+        source=ActionChunk.SOURCE_RL if chunk.policy_version else ActionChunk.SOURCE_VLA,
+        policy_version=chunk.policy_version,
+        rows=rows,
+        action_dim=dim,
+        actions=floats(chunk.actions),
+        reference=floats(chunk.reference),
+        reference_distance=chunk.reference_distance,
+    )
+    message.header.stamp = to_time(chunk.stamp_ns)
+    return message

@@ -1,0 +1,183 @@
+"""Replay buffer: control steps once, encoded observations once, transitions as index views on both.
+
+z_rl and references, which are network outputs, are kept in half precision; actions and references are in units of the
+demonstrations' spread, so that this loses nothing that matters. The order of episodes decides every index: a buffer
+rebuilt from the same episodes samples the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlt_rl_node.agent import Batch
+from rlt_rl_node.networks import Layout
+from rlt_rl_node.records import EpisodeData, RecordError, Source
+from rlt_rl_node.transitions import assemble
+
+
+class Replay:
+    """Up to `capacity` transitions of whole episodes; the oldest episodes leave first."""
+
+    def __init__(self, layout: Layout, stride: int, gamma: float, spread: Tensor, capacity: int = 500_000) -> None:
+        """`spread` (d,): the demonstrations' spread per action dimension, robot units."""
+        self.layout, self.stride, self.capacity = layout, stride, capacity
+        self.spread = spread
+        self.discounts = gamma ** torch.arange(layout.chunk_length + 1, dtype=torch.float32)
+        token_dim = layout.token_dim if layout.use_rl_token else 0
+        self._actions = _Column((layout.action_dim,), torch.float32)
+        self._human = _Column((), torch.bool)
+        self._rewards = _Column((), torch.float32)
+        self._tokens = _Column((token_dim,), torch.float16)
+        self._states = _Column((layout.state_dim,), torch.float32)
+        self._references = _Column((layout.chunk_length, layout.action_dim), torch.float16)
+        self._encoding = _Column((), torch.int64)
+        self._next_encoding = _Column((), torch.int64)
+        self._first_action = _Column((), torch.int64)
+        self._length = _Column((), torch.int64)
+        self._terminal = _Column((), torch.bool)
+        self._per_step = (self._actions, self._human, self._rewards)
+        self._per_encoding = (self._tokens, self._states, self._references)
+        self._per_transition = (
+            self._encoding,
+            self._next_encoding,
+            self._first_action,
+            self._length,
+            self._terminal,
+        )
+        self._sizes: dict[int, tuple[int, int, int]] = {}  # episode id -> steps, encodings, transitions
+
+    def __len__(self) -> int:
+        """Transitions held."""
+        return self._length.size
+
+    @property
+    def episodes(self) -> tuple[int, ...]:
+        """Ids of the episodes held, oldest first."""
+        return tuple(self._sizes)
+
+    @property
+    def steps(self) -> int:
+        """Control steps held."""
+        return self._actions.size
+
+    def add(self, episode: EpisodeData) -> int:
+        """Take in an episode and return its number of transitions (0: nothing is stored).
+
+        Raises RecordError when it does not fit the layout or is here already; ValueError for a discarded one.
+        """
+        self._check(episode)
+        table = assemble(episode, self.layout.chunk_length, self.stride)
+        if not len(table):
+            return 0
+        step_offset, encoding_offset = self._actions.size, self._tokens.size
+        rows = slice(episode.delay, episode.delay + self.layout.chunk_length)
+        self._actions.extend(torch.from_numpy(episode.actions) / self.spread)
+        self._human.extend(torch.from_numpy(episode.sources == Source.HUMAN))
+        self._rewards.extend(torch.from_numpy(table.rewards))
+        self._tokens.extend(torch.from_numpy(episode.rl_tokens)[:, : self._tokens.shape[0]])
+        self._states.extend(torch.from_numpy(episode.rl_states))
+        self._references.extend(torch.from_numpy(episode.references[:, rows]) / self.spread)
+        self._encoding.extend(torch.from_numpy(table.encoding) + encoding_offset)
+        self._next_encoding.extend(torch.from_numpy(table.next_encoding) + encoding_offset)
+        self._first_action.extend(torch.from_numpy(table.first_action) + step_offset)
+        self._length.extend(torch.from_numpy(table.length))
+        self._terminal.extend(torch.from_numpy(table.terminal))
+        self._sizes[episode.episode_id] = (len(episode.steps), len(episode.encoded_steps), len(table))
+        while len(self) > self.capacity and len(self._sizes) > 1:
+            self.remove(next(iter(self._sizes)))
+        return len(table)
+
+    def remove(self, episode_id: int) -> None:
+        """Take an episode out again. A corrected label is a removal followed by :meth:`add`. KeyError when unknown."""
+        counts = self._sizes[episode_id]
+        starts = [0, 0, 0]
+        for other, sizes in self._sizes.items():
+            if other == episode_id:
+                break
+            starts = [a + b for a, b in zip(starts, sizes, strict=True)]
+        groups = (self._per_step, self._per_encoding, self._per_transition)
+        for columns, start, count in zip(groups, starts, counts, strict=True):
+            for column in columns:
+                column.delete(start, count)
+        later = slice(starts[2], None)
+        self._first_action.values[later] -= counts[0]
+        self._encoding.values[later] -= counts[1]
+        self._next_encoding.values[later] -= counts[1]
+        del self._sizes[episode_id]
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """`batch_size` transitions, uniformly with replacement."""
+        return self.gather(torch.randint(len(self), (batch_size,), generator=generator))
+
+    def gather(self, indices: Tensor) -> Batch:
+        """The transitions at `indices` (B,)."""
+        length = self._length.values[indices]
+        offsets = torch.arange(self.layout.chunk_length)
+        valid = offsets < length[:, None]
+        rows = self._first_action.values[indices][:, None] + torch.minimum(offsets, length[:, None] - 1)
+        action = self._actions.values[rows]
+        here, there = self._encoding.values[indices], self._next_encoding.values[indices]
+        reference = torch.where(
+            (self._human.values[rows] & valid)[:, :, None], action, self._references.values[here].float()
+        )
+        rewards = (self._rewards.values[rows] * valid * self.discounts[:-1]).sum(1)
+        return Batch(
+            x=self._x(here),
+            action=action.flatten(1),
+            reference=reference.flatten(1),
+            valid=valid[:, :, None].expand_as(action).flatten(1).float(),
+            rewards=rewards,
+            bootstrap=self.discounts[length] * ~self._terminal.values[indices],
+            next_x=self._x(there),
+            next_reference=self._references.values[there].flatten(1).float(),
+        )
+
+    def states(self) -> Tensor:
+        """x of every encoded observation, (M, X), for its statistics."""
+        return self._x(slice(None))
+
+    def _x(self, index: Tensor | slice) -> Tensor:
+        return torch.cat([self._tokens.values[index].float(), self._states.values[index]], 1)
+
+    def _check(self, episode: EpisodeData) -> None:
+        where = f"episode {episode.episode_id}"
+        if episode.episode_id in self._sizes:
+            raise RecordError(f"{where} is in the replay already: remove it first")
+        for name, got, expected in (
+            ("action dimension", episode.actions.shape[1], self.layout.action_dim),
+            ("RL token width", episode.rl_tokens.shape[1], self.layout.token_dim),
+            ("RL state width", episode.rl_states.shape[1], self.layout.state_dim),
+        ):
+            if len(episode.encoded_steps) and got != expected:
+                raise RecordError(f"{where}: {name} is {got}, the agent's is {expected}")
+
+
+class _Column:
+    """A growing array with room to spare."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.shape = shape
+        self.size = 0
+        self._store = torch.empty((0, *shape), dtype=dtype)
+
+    @property
+    def values(self) -> Tensor:
+        """(size, ...) view."""
+        return self._store[: self.size]
+
+    def extend(self, values: Tensor) -> None:
+        end = self.size + len(values)
+        if end > len(self._store):
+            store = torch.empty((max(end, 2 * len(self._store), 1024), *self.shape), dtype=self._store.dtype)
+            store[: self.size] = self.values
+            self._store = store
+        self._store[self.size : end] = values
+        self.size = end
+
+    def delete(self, start: int, count: int) -> None:
+        """Close the gap in blocks of `count`, which never overlap."""
+        for at in range(start, self.size - count, count):
+            block = self._store[at + count : min(at + 2 * count, self.size)]
+            self._store[at : at + len(block)] = block
+        self.size -= count

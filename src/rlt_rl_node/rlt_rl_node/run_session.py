@@ -1,0 +1,126 @@
+"""A learner with its run directory: which episodes come next, checkpoints, metrics. No ROS.
+
+    <run>/episodes/<id>.mcap        the journal, written by the recorder
+    <run>/encoded/<id>.safetensors  what the learner took in
+    <run>/checkpoints/<name>/       see `checkpoint`
+    <run>/metrics.jsonl             one line per episode taken in; after a restart the last line of an episode counts
+
+A start goes on from the newest checkpoint, then takes in the episodes after it in order, each followed by its updates,
+so that it arrives where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from rlt_common.episode_file import EpisodeFileError, episode_metadata
+from rlt_rl_node import checkpoint
+from rlt_rl_node.episode_store import EpisodeStore, trimmed
+from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
+from rlt_rl_node.records import EpisodeData, RecordError
+from rlt_rl_node.tensor_file import TensorFileError
+
+
+class RunSession:
+    """Episodes in, in order; files kept.
+
+    Args:
+        run: the run directory.
+        shape, config: of the learner.
+        start_from: a checkpoint folder; None: the newest of the run, or nothing.
+        log: where words about what was found go.
+
+    Raises CheckpointError when the checkpoint does not fit.
+    """
+
+    def __init__(
+        self, run: Path, shape: TaskShape, config: LearnerConfig, start_from: Path | None, log: Callable[[str], None]
+    ) -> None:
+        self.run, self._log = run, log
+        self.store = EpisodeStore(run / "encoded")
+        self.checkpoints = run / "checkpoints"
+        self.last_loss: dict[str, float] = {}
+        found = start_from or checkpoint.latest(self.checkpoints)
+        if found is None:
+            self.learner = Learner(shape, config)
+        else:
+            self.learner, changes = checkpoint.load(found, shape, config, self.store)
+            log(f"goes on from {found}: {self.learner.agent.updates} updates, {len(self.learner.replay)} transitions")
+            for change in changes:
+                log(f"setting changed since the checkpoint: {change}")
+        self.backlog: deque[int] = deque(self._newer())
+
+    def journal(self, episode_id: int) -> Path | None:
+        """The finished episode file of an episode, if it is there."""
+        return next((path for path in self._journals() if self._journal_id(path) == episode_id), None)
+
+    def stored(self, episode_id: int) -> EpisodeData | None:
+        """The encoded episode of an earlier start, if it is there and whole."""
+        if not self.store.path(episode_id).is_file():
+            return None
+        try:
+            return self.store.load(episode_id)
+        except TensorFileError as error:
+            self._log(f"{error}: taken from the journal instead")
+            return None
+
+    def take_in(self, episode: EpisodeData) -> int:
+        """Store and add an episode; returns its transitions (0: none, or it did not fit, which is logged)."""
+        episode = trimmed(episode, self.learner.shape.chunk_length)
+        try:
+            self.store.save(episode)
+            return self.learner.add_episode(episode)
+        except (RecordError, ValueError) as error:
+            self._log(f"episode {episode.episode_id} is left out: {error}")
+            self.learner.pass_over(episode.episode_id)
+            return 0
+
+    def save(self, name: str = "", keep: int = 3) -> Path:
+        """Write a checkpoint and delete older automatic ones beyond `keep`. Raises CheckpointError."""
+        path = checkpoint.save(self.checkpoints, self.learner, self.store, name)
+        checkpoint.prune(self.checkpoints, keep)
+        return path
+
+    def write_metrics(self, episode: EpisodeData, transitions: int, updates_per_s: float) -> None:
+        """Append one line about an episode and the updates that followed it."""
+        learner = self.learner
+        self.last_loss = learner.metrics()
+        line = {
+            "time": round(time.time(), 3),
+            "episode": episode.episode_id,
+            "label": episode.label.name.lower(),
+            "critical_steps": len(episode.steps),
+            "transitions": transitions,
+            "stage": learner.stage,
+            "replay": len(learner.replay),
+            "updates": learner.agent.updates,
+            "owed": learner.owed,
+            "updates_per_s": round(updates_per_s, 1),
+            "actor_version": learner.version,
+            # NaN is no JSON: what was not measured is null.
+            **{name: value if value == value else None for name, value in self.last_loss.items()},
+        }
+        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _newer(self) -> list[int]:
+        last = self.learner.last_episode_id
+        ids = set(self.store.newer_than(last))
+        ids |= {i for path in self._journals() if (i := self._journal_id(path)) > last}
+        return sorted(ids)
+
+    def _journals(self) -> list[Path]:
+        return sorted((self.run / "episodes").glob("*.mcap"))
+
+    def _journal_id(self, path: Path) -> int:
+        if path.stem.isdecimal():
+            return int(path.stem)
+        try:
+            return int(episode_metadata(path)["episode_id"])
+        except (EpisodeFileError, KeyError, ValueError) as error:
+            self._log(f"{path} is left out: {error}")
+            return 0

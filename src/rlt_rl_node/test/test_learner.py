@@ -1,0 +1,339 @@
+"""Stages, counting, and that a saved and resumed learner is the uninterrupted one, bit for bit."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rl_episodes import learner_config, random_episode, task_shape
+
+from rlt_rl_node import checkpoint
+from rlt_rl_node.checkpoint import CheckpointError
+from rlt_rl_node.episode_store import EpisodeStore, trimmed
+from rlt_rl_node.learner import Learner
+from rlt_rl_node.records import EpisodeData, Label, RecordError
+from rlt_rl_node.run_session import RunSession
+from rlt_rl_node.tensor_file import TensorFileError
+
+
+def new_learner(**agent: object) -> Learner:
+    return Learner(task_shape(), learner_config(**agent))
+
+
+def pay_all(learner: Learner, slice_size: int = 1000) -> int:
+    done = 0
+    while learner.owed:
+        done += learner.run_updates(slice_size)
+    return done
+
+
+def episodes(count: int, first: int = 1) -> list[EpisodeData]:
+    labels = [Label.SUCCESS, Label.FAILURE, Label.TIMEOUT]
+    return [random_episode(i, 20 + 2 * i, labels[i % 3]) for i in range(first, first + count)]
+
+
+def same(a: Learner, b: Learner) -> bool:
+    mine, theirs = a.arrays(), b.arrays()
+    return mine.keys() == theirs.keys() and all(np.array_equal(mine[k], theirs[k]) for k in mine)
+
+
+def session(run: Path, words: list[str] | None = None, start_from: Path | None = None, **agent: object) -> RunSession:
+    log = words.append if words is not None else [].append
+    return RunSession(run, task_shape(), learner_config(**agent), start_from, log)
+
+
+def test_stages_and_the_budget():
+    learner = new_learner()
+    first, second, third = episodes(3)
+    learner.add_episode(first)
+    assert (learner.stage, learner.owed, learner.ready) == ("warmup", 0, False)
+    learner.add_episode(second)
+    assert (learner.stage, learner.owed, learner.ready) == ("initial", 6, False)
+    assert pay_all(learner) == 6
+    assert (learner.stage, learner.ready) == ("online", True)
+    transitions = learner.add_episode(third)
+    assert pay_all(learner) == transitions // 2
+    assert learner.agent.updates == 6 + transitions // 2
+
+
+def test_the_statistics_of_x_come_from_the_warm_up_and_stay():
+    learner = new_learner()
+    warm_up = episodes(2)
+    for episode in warm_up:
+        learner.add_episode(episode)
+    states = np.concatenate([e.rl_states for e in warm_up])
+    np.testing.assert_allclose(learner.agent.standardise.mean[3:], states.mean(0), atol=1e-5)
+    mean = learner.agent.standardise.mean.clone()
+    learner.add_episode(random_episode(9))
+    assert (learner.agent.standardise.mean == mean).all()
+
+
+def test_the_initial_phase_brings_the_actor_to_the_reference():
+    learner = new_learner(reference_dropout=0.0, actor_lr=3e-3)
+    learner.budget.config = learner_config().budget.__class__(
+        warmup_episodes=2, min_transitions=1, initial_updates=800, max_updates_per_episode=0
+    )
+    for episode in episodes(2):
+        learner.add_episode(episode)
+    learner.run_updates(20)
+    before = learner.metrics()["reference_distance"]
+    pay_all(learner)
+    assert learner.metrics()["reference_distance"] < 0.7 * before
+
+
+def test_slices_do_not_matter():
+    whole, sliced = new_learner(), new_learner()
+    for episode in episodes(4):
+        whole.add_episode(episode)
+        pay_all(whole)
+        sliced.add_episode(episode)
+        pay_all(sliced, slice_size=1)
+    assert same(whole, sliced)
+
+
+def test_metrics_are_means_since_the_last_call():
+    learner = new_learner()
+    assert all(math.isnan(value) for value in learner.metrics().values())
+    for episode in episodes(2):
+        learner.add_episode(episode)
+    pay_all(learner)
+    metrics = learner.metrics()
+    assert set(metrics) == {"critic_loss", "q_mean", "actor_loss", "reference_distance"}
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert math.isnan(learner.metrics()["critic_loss"])
+
+
+def test_a_released_actor_does_not_change_with_later_updates():
+    learner = new_learner()
+    for episode in episodes(2):
+        learner.add_episode(episode)
+    actor = learner.release()
+    before = actor.mean(np.ones(3), np.ones(2), np.ones((4, 2)))
+    pay_all(learner)
+    np.testing.assert_array_equal(actor.mean(np.ones(3), np.ones(2), np.ones((4, 2))), before)
+    assert learner.release().version == 2
+
+
+@pytest.mark.parametrize("agent", [{}, {"target_actor": True, "actor_noise": True, "critics": 3}])
+@pytest.mark.parametrize("interrupted_after", [0, 1, 2, 3, 5])
+def test_saved_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, interrupted_after, agent):
+    data = episodes(6)
+    uninterrupted = new_learner(**agent)
+    for episode in data:
+        uninterrupted.add_episode(episode)
+        pay_all(uninterrupted)
+
+    first = session(tmp_path, **agent)
+    for episode in data[:interrupted_after]:
+        first.take_in(episode)
+        pay_all(first.learner)
+    path = first.save()
+
+    second = session(tmp_path, start_from=path, **agent)
+    for episode in data[interrupted_after:]:
+        second.take_in(episode)
+        pay_all(second.learner)
+    assert same(second.learner, uninterrupted)
+    assert second.learner.counters() == uninterrupted.counters()
+
+
+def test_a_checkpoint_in_the_middle_of_a_debt_resumes_bit_for_bit(tmp_path):
+    first = session(tmp_path)
+    for episode in episodes(3):
+        first.take_in(episode)
+        first.learner.run_updates(3)
+    assert first.learner.owed
+    second = session(tmp_path, start_from=first.save())
+    for learner in (first.learner, second.learner):
+        pay_all(learner)
+    assert same(first.learner, second.learner)
+
+
+def test_episodes_after_the_checkpoint_are_taken_in_again(tmp_path):
+    first = session(tmp_path)
+    for i, episode in enumerate(episodes(5)):
+        first.take_in(episode)
+        pay_all(first.learner)
+        if i == 2:
+            first.save()
+
+    second = session(tmp_path)  # as after a kill: the newest checkpoint knows three episodes
+    assert list(second.backlog) == [4, 5]
+    while second.backlog:
+        second.take_in(second.stored(second.backlog.popleft()))
+        pay_all(second.learner)
+    assert same(first.learner, second.learner)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_episodes(tmp_path):
+    first = session(tmp_path)
+    for episode in episodes(3):
+        first.take_in(episode)
+        pay_all(first.learner)
+    second = session(tmp_path)
+    for episode_id in second.backlog:
+        second.take_in(second.stored(episode_id))
+        pay_all(second.learner)
+    assert same(first.learner, second.learner)
+
+
+def test_an_episode_that_does_not_fit_is_left_out_with_a_word(tmp_path):
+    words = []
+    run = session(tmp_path, words)
+    assert run.take_in(random_episode(4, label=Label.DISCARD)) == 0
+    assert "episode 4 is left out" in words[0]
+    assert run.learner.last_episode_id == 4
+    assert len(run.learner.replay) == 0
+
+
+def test_metrics_are_one_json_line_per_episode(tmp_path):
+    run = session(tmp_path)
+    for episode in episodes(2):
+        transitions = run.take_in(episode)
+        pay_all(run.learner)
+        run.write_metrics(episode, transitions, 100.0)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    assert '"critic_loss": null' in lines[0]
+    assert '"updates": 6' in lines[1]
+
+
+def saved(run: Path) -> Path:
+    first = session(run)
+    for episode in episodes(2):
+        first.take_in(episode)
+        pay_all(first.learner)
+    first.learner.release()
+    return first.save("named")
+
+
+@pytest.mark.parametrize(
+    ("shape", "agent", "words"),
+    [
+        ({"vla_hash": "f" * 16}, {}, "VLA hash"),
+        ({"spread": np.full(2, 2.0, np.float32)}, {}, "action spread"),
+        ({"chunk_length": 6}, {}, "layout"),
+        ({}, {"hidden": (32,)}, "layout"),
+        ({}, {"use_reference": False}, "layout"),
+        ({}, {"critics": 4}, "number of critics"),
+        ({}, {"critic_layer_norm": False}, "LayerNorm"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_a_clear_error(tmp_path, shape, agent, words):
+    path = saved(tmp_path)
+    with pytest.raises(CheckpointError, match=words):
+        RunSession(tmp_path, task_shape(**shape), learner_config(**agent), path, print)
+
+
+def test_other_settings_may_change_and_are_named(tmp_path):
+    path = saved(tmp_path)
+    words = []
+    session(tmp_path, words, path, beta=0.1)
+    assert any("agent.beta: 0.004 -> 0.1" in word for word in words)
+
+
+@pytest.mark.parametrize("file", [checkpoint.LEARNER, checkpoint.ACTOR, checkpoint.STATE])
+def test_a_damaged_or_missing_file_is_a_clear_error(tmp_path, file):
+    path = saved(tmp_path)
+    read = checkpoint.load_actor if file == checkpoint.ACTOR else lambda p: session(tmp_path, start_from=p)
+    data = (path / file).read_bytes()
+    (path / file).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        read(path)
+    (path / file).unlink()
+    with pytest.raises(CheckpointError, match="No such file"):
+        read(path)
+
+
+def test_a_changed_episode_is_a_clear_error(tmp_path):
+    path = saved(tmp_path)
+    EpisodeStore(tmp_path / "encoded").save(random_episode(1, 30, Label.FAILURE))
+    with pytest.raises(CheckpointError, match="changed since"):
+        session(tmp_path, start_from=path)
+
+
+def test_the_actor_of_a_checkpoint_stands_alone(tmp_path):
+    path = saved(tmp_path)
+    actor = checkpoint.load_actor(path)
+    assert actor.version == 1
+    assert actor.mean(np.zeros(3), np.zeros(2), np.zeros((4, 2))).shape == (4, 2)
+
+
+def test_names_are_checked_and_never_overwritten(tmp_path):
+    path = saved(tmp_path)
+    run = session(tmp_path, start_from=path)
+    for name in ("../out", "a b", ".hidden", "x" * 101):
+        with pytest.raises(CheckpointError, match="use letters"):
+            run.save(name)
+    with pytest.raises(CheckpointError, match="choose another name"):
+        run.save("named")
+    assert run.save() == run.save()
+
+
+def test_automatic_checkpoints_are_pruned_and_the_newest_is_found(tmp_path):
+    run = session(tmp_path)
+    run.save("mine")
+    paths = []
+    for episode in episodes(4):
+        run.take_in(episode)
+        pay_all(run.learner)
+        paths.append(run.save(keep=2))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == sorted(
+        ["mine", paths[-2].name, paths[-1].name]
+    )
+    assert checkpoint.latest(tmp_path / "checkpoints") == paths[-1]
+
+
+def test_half_written_checkpoints_are_not_seen(tmp_path):
+    path = saved(tmp_path)
+    (tmp_path / "checkpoints" / ".e000099-u000000099.1.part").mkdir()
+    (tmp_path / "checkpoints" / "e000099-u000000099").mkdir()
+    assert checkpoint.latest(tmp_path / "checkpoints") == path
+
+
+def test_the_store_keeps_an_episode_exactly(tmp_path):
+    store = EpisodeStore(tmp_path)
+    data = trimmed(random_episode(7), chunk_length=4)
+    assert data.references.shape[1] == 4
+    store.save(data)
+    copy = EpisodeStore(tmp_path).load(7)
+    for name, value in vars(data).items():
+        np.testing.assert_array_equal(getattr(copy, name), value)
+    assert store.newer_than(6) == [7]
+    assert store.newer_than(7) == []
+
+
+def test_a_torn_or_foreign_episode_file_is_refused(tmp_path):
+    store = EpisodeStore(tmp_path)
+    store.save(random_episode(7))
+    store.path(8).write_bytes(store.path(7).read_bytes())
+    with pytest.raises(TensorFileError, match="holds episode 7"):
+        store.load(8)
+    store.path(8).write_bytes(store.path(7).read_bytes()[:-5])
+    with pytest.raises(TensorFileError, match="not an encoded episode"):
+        store.load(8)
+    with pytest.raises(TensorFileError, match="No such file"):
+        store.load(9)
+
+
+def test_restoring_foreign_arrays_is_an_error():
+    learner = new_learner()
+    arrays = learner.arrays()
+    with pytest.raises(ValueError, match="no place"):
+        new_learner().restore({**arrays, "stranger": np.zeros(1)}, learner.counters())
+    with pytest.raises(ValueError, match="missing"):
+        new_learner().restore({k: v for k, v in arrays.items() if k != "x.mean"}, learner.counters())
+    with pytest.raises(ValueError, match="shape"):
+        new_learner().restore({**arrays, "x.mean": np.zeros(9, np.float32)}, learner.counters())
+
+
+def test_an_episode_of_other_shapes_changes_nothing():
+    learner = new_learner()
+    wrong = random_episode(1)
+    wrong = EpisodeData(**{**vars(wrong), "rl_states": np.zeros((len(wrong.encoded_steps), 9), np.float32)})
+    with pytest.raises(RecordError, match="RL state width"):
+        learner.add_episode(wrong)
+    assert learner.budget.episodes == 0

@@ -1,0 +1,290 @@
+"""The learner node over real DDS: episodes in, actors out, killed and resumed to the same bits."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+import torch
+from rclpy.serialization import serialize_message
+from rl_graph import DIM, HASH, Graph, episode_data, episode_messages, task_shape, vla_output, write_files
+
+from rlt_common import topics
+from rlt_common.episode_file import EpisodeWriter
+from rlt_msgs.msg import EpisodeState, TrainingStatus
+from rlt_msgs.srv import SaveCheckpoint
+from rlt_rl_node import messages
+from rlt_rl_node.actor_codec import pack, unpack
+from rlt_rl_node.agent import AgentConfig
+from rlt_rl_node.budget import BudgetConfig
+from rlt_rl_node.episode_assembly import EpisodeAssembly
+from rlt_rl_node.episode_store import trimmed
+from rlt_rl_node.learner import Learner, LearnerConfig
+from rlt_rl_node.records import EpisodeData, Label
+
+SEED = 6
+SETTINGS = {
+    "run_seed": SEED,
+    "checkpoint_every": 2,
+    "assembly_timeout_s": 1.0,
+    "agent.hidden": [16, 16],
+    "agent.batch_size": 8,
+    "budget.warmup_episodes": 2,
+    "budget.min_transitions": 10,
+    "budget.initial_updates": 20,
+    "budget.updates_per_transition": 1.0,
+}
+EPISODES = {
+    i: episode_data(i, 20 + 2 * i, label)
+    for i, label in enumerate([Label.SUCCESS, Label.FAILURE, Label.TIMEOUT, Label.SUCCESS, Label.SUCCESS], start=1)
+}
+
+
+@pytest.fixture(autouse=True)
+def _ros() -> Iterator[None]:
+    torch.set_num_threads(1)
+    rclpy.init()
+    yield
+    rclpy.shutdown()
+
+
+def parameters(folder: Path, **changes: object) -> dict[str, object]:
+    return {**write_files(folder), "run_directory": str(folder / "run"), **SETTINGS, **changes}
+
+
+def start(graph: Graph, **changes: object):
+    graph.status = TrainingStatus()
+    process = graph.run("rl_learner", parameters(graph.folder, **changes))
+    wanted = (topics.EXECUTED_ACTION, topics.VLA_OUTPUT, topics.EPISODE_STATE, topics.CONTROL_STATE)
+    graph.spin_until(lambda: all(graph.connected(topic) for topic in wanted), "the learner node")
+    return process
+
+
+def taken_in(graph: Graph, episode_id: int) -> None:
+    graph.spin_until(
+        lambda: graph.status.last_episode_id >= episode_id and not graph.status.busy, f"episode {episode_id}"
+    )
+
+
+def expected_actor(last: int) -> bytes:
+    """The actor of a learner in this process that takes in the same episodes, each followed by its updates."""
+    config = LearnerConfig(
+        SEED,
+        agent=AgentConfig(hidden=(16, 16), batch_size=8),
+        budget=BudgetConfig(warmup_episodes=2, min_transitions=10, initial_updates=20, updates_per_transition=1.0),
+    )
+    learner = Learner(task_shape(), config)
+    for episode_id in range(1, last + 1):
+        learner.add_episode(trimmed(EPISODES[episode_id], 4))
+        while learner.owed:
+            learner.run_updates(100)
+        if learner.ready:
+            learner.release()
+    return pack(learner.policy())
+
+
+def write_journal(folder: Path, data: EpisodeData, drop=lambda message: False) -> Path:
+    """An episode file as the recorder leaves it."""
+    path = folder / "run" / "episodes" / f"{data.episode_id:06d}.mcap"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = EpisodeWriter(path)
+    for i, (topic, message) in enumerate(episode_messages(data)):
+        if not drop(message):
+            writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), i)
+    writer.finish({"episode_id": str(data.episode_id)})
+    return path
+
+
+def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tmp_path):
+    with Graph(tmp_path) as graph:
+        process = start(graph)
+        graph.play(EPISODES[1])
+        taken_in(graph, 1)
+        assert (graph.status.stage, graph.status.ready, graph.status.updates) == ("warmup", False, 0)
+        graph.play(EPISODES[2])
+        taken_in(graph, 2)
+        assert (graph.status.stage, graph.status.ready, graph.status.updates) == ("online", True, 20)
+        assert graph.status.actor_version == 1
+        graph.play(EPISODES[3])
+        taken_in(graph, 3)
+        assert graph.status.actor_version == 2
+        graph.spin_until(lambda: graph.actors and graph.actors[-1].version == 2, "actor 2")
+        before = graph.actors[-1]
+        assert bytes(before.data) == expected_actor(3)
+        assert unpack(bytes(before.data), before.sha256).vla_hash == HASH
+
+        # Killed after the checkpoint of episode 2; episode 3 comes from what was stored, episode 4 from the journal.
+        graph.stop(process, signal.SIGKILL)
+        write_journal(tmp_path, EPISODES[4])
+        graph.actors.clear()
+        process = start(graph)
+        taken_in(graph, 4)
+        graph.spin_until(lambda: graph.actors and graph.actors[-1].version == 3, "actor 3")
+        assert bytes(graph.actors[-1].data) == expected_actor(4)
+        graph.play(EPISODES[5])
+        taken_in(graph, 5)
+        graph.spin_until(lambda: graph.actors[-1].version == 4, "actor 4")
+        assert bytes(graph.actors[-1].data) == expected_actor(5)
+
+        lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["episode"] for line in lines] == [1, 2, 3, 3, 4, 5]
+        assert lines[2]["critic_loss"] == lines[3]["critic_loss"]
+
+        graph.stop(process, signal.SIGKILL)
+        graph.actors.clear()
+        start(graph, freeze=True)
+        graph.spin_until(lambda: graph.actors and graph.status.ready, "the frozen actor")
+        assert bytes(graph.actors[-1].data) == expected_actor(4)
+        graph.play(episode_data(9), purpose=EpisodeState.PURPOSE_EVALUATE)
+        taken_in(graph, 9)
+        assert (graph.status.actor_version, graph.status.stage) == (3, "online")
+
+
+def test_what_is_not_trained_on_passes_by_at_once(tmp_path):
+    with Graph(tmp_path) as graph:
+        start(graph)
+        graph.play(EPISODES[1], purpose=EpisodeState.PURPOSE_EVALUATE)
+        taken_in(graph, 1)
+        graph.play(episode_data(2, label=Label.DISCARD))
+        taken_in(graph, 2)
+        assert graph.status.transitions == 0
+        graph.play(EPISODES[3])
+        taken_in(graph, 3)
+        assert graph.status.transitions > 0
+        assert graph.status.robot_steps == len(EPISODES[3].steps)
+
+
+def test_a_learner_that_missed_the_beginning_finds_it_in_the_journal(tmp_path):
+    data = EPISODES[1]
+    with Graph(tmp_path) as graph:
+        start(graph)
+        write_journal(tmp_path, data)
+        for topic, message in episode_messages(data)[-8:]:
+            graph.publish(topic, message)
+        graph.end_control(data)
+        taken_in(graph, 1)
+        assert graph.status.robot_steps == len(data.steps)
+        assert "its journal" not in (tmp_path / "rl_learner.log").read_text()
+
+
+def test_what_stays_away_everywhere_is_named_and_the_rest_is_used(tmp_path):
+    data = EPISODES[1]
+    with Graph(tmp_path) as graph:
+        start(graph)
+        for topic, message in episode_messages(data):
+            if topic != topics.VLA_OUTPUT or message.header.stamp != vla_output(data, 4).header.stamp:
+                graph.publish(topic, message)
+        graph.end_control(data)
+        graph.spin_until(lambda: "waits for encoded observations of 1 steps" in graph.status.message, "the reason")
+        taken_in(graph, 1)
+        assert graph.status.transitions == len(data.encoded_steps) - 1
+        assert "taken in without encoded observations of 1 steps" in (tmp_path / "rl_learner.log").read_text()
+
+
+def test_bad_messages_are_refused_and_reported(tmp_path):
+    with Graph(tmp_path) as graph:
+        start(graph)
+        foreign = vla_output(EPISODES[1], 0)
+        foreign.vla_hash = "f" * 16
+        graph.publish(topics.VLA_OUTPUT, foreign)
+        graph.spin_until(lambda: "of VLA ffff" in graph.status.message, "word of the foreign VLA")
+        broken = vla_output(EPISODES[1], 0)
+        broken.rl_token[0] = float("nan")
+        graph.publish(topics.VLA_OUTPUT, broken)
+        graph.spin_until(lambda: "not finite" in graph.status.message, "word of the NaN")
+        short = vla_output(EPISODES[1], 0)
+        short.horizon = 3
+        graph.publish(topics.VLA_OUTPUT, short)
+        graph.spin_until(lambda: f"expected {3 * DIM}" in graph.status.message, "word of the length")
+        assert graph.health["rl_learner"][0] == 1
+        graph.play(EPISODES[1])
+        taken_in(graph, 1)
+
+
+def test_a_checkpoint_on_request(tmp_path):
+    with Graph(tmp_path) as graph:
+        start(graph)
+        client = graph.node.create_client(SaveCheckpoint, topics.SERVICE_SAVE_CHECKPOINT)
+        graph.spin_until(client.service_is_ready, "the service")
+
+        def save(name: str) -> SaveCheckpoint.Response:
+            future = client.call_async(SaveCheckpoint.Request(name=name))
+            graph.spin_until(future.done, "the answer")
+            return future.result()
+
+        first, again, bad = save("mine"), save("mine"), save("../mine")
+        assert first.saved
+        assert (Path(first.path) / "state.json").is_file()
+        assert not again.saved
+        assert "choose another name" in again.message
+        assert not bad.saved
+        assert "use letters" in bad.message
+
+
+def test_on_a_robot_updates_run_between_episodes_and_actors_come_meanwhile(tmp_path):
+    with Graph(tmp_path) as graph:
+        write_files(tmp_path, tick="timer")
+        changes = {"budget.initial_updates": 400, "publish_every": 20, "slice_s": 0.01}
+        process = graph.run(
+            "rl_learner",
+            {**parameters(tmp_path), **write_files(tmp_path, tick="timer"), **changes},
+        )
+        graph.spin_until(lambda: graph.connected(topics.EXECUTED_ACTION), "the learner node")
+        for episode_id in (1, 2, 3):
+            graph.play(EPISODES[episode_id])
+            graph.spin_until(lambda i=episode_id: graph.status.last_episode_id == i, f"episode {episode_id}")
+        graph.spin_until(lambda: graph.status.ready and not graph.status.update_debt, "the debt to be paid")
+        assert graph.status.updates == 400 + graph.status.transitions - sum(
+            len(EPISODES[i].encoded_steps) - (EPISODES[i].label is Label.TIMEOUT) for i in (1, 2)
+        )
+        assert [actor.version for actor in graph.actors] == sorted(actor.version for actor in graph.actors)
+        graph.stop(process)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"agent.betta": 1.0}, "knows no parameter 'agent.betta'"),
+        ({"agent.gamma": 1.5}, "agent.gamma"),
+        ({"checkpoint": "/nowhere"}, "checkpoint /nowhere"),
+        ({"freeze": True, "checkpoint": "/nowhere"}, "checkpoint /nowhere"),
+    ],
+)
+def test_bad_parameters_end_the_node_with_the_reason(tmp_path, change, words):
+    with Graph(tmp_path) as graph:
+        process = graph.run("rl_learner", parameters(tmp_path, **change))
+        assert process.wait(timeout=60) not in (0, None)
+        assert words in (tmp_path / "rl_learner.log").read_text()
+
+
+def test_frozen_without_any_checkpoint_only_the_vla_drives(tmp_path):
+    with Graph(tmp_path) as graph:
+        start(graph, freeze=True)
+        graph.spin_until(lambda: "only the VLA can drive" in graph.status.message, "the reason")
+        assert not graph.status.ready
+        graph.play(EPISODES[1], purpose=EpisodeState.PURPOSE_EVALUATE)
+        taken_in(graph, 1)
+
+
+def test_the_journal_gives_the_same_episode_as_the_live_topics(tmp_path):
+    data = EPISODES[3]
+    live, journalled = (EpisodeAssembly(20_000_000, 2, 0) for _ in range(2))
+    collect = {
+        topics.EXECUTED_ACTION: messages.collect_executed,
+        topics.VLA_OUTPUT: messages.collect_output,
+        topics.EPISODE_STATE: messages.collect_state,
+    }
+    for topic, message in episode_messages(data):
+        collect[topic](live, message)
+    messages.collect_journal(journalled, write_journal(tmp_path, data), data.episode_id)
+    assert journalled.missing(data.episode_id) == ""
+    first, second = live.take(data.episode_id), journalled.take(data.episode_id)
+    for name, value in vars(data).items():
+        np.testing.assert_array_equal(getattr(first, name), value, err_msg=name)
+        np.testing.assert_array_equal(getattr(second, name), value, err_msg=name)

@@ -1,0 +1,1 @@
+"""Simulated two-arm cell that offers the topics of the real drivers."""

@@ -1,0 +1,69 @@
+"""When the simulation goes on, and what the scripted operator presses."""
+
+import pytest
+
+from rlt_sim.lockstep import Awaiting, LockstepGate, episode_stamp_ns
+from rlt_sim.operator import OperatorConfig, Press, decide
+
+
+def test_nothing_moves_before_the_executor_moves_this_episode():
+    gate = LockstepGate(gate_steps=4)
+    gate.reset(7)
+    assert not gate.on_control(6, moving=True)
+    assert not gate.on_control(7, moving=False)
+    assert not gate.on_command()
+    assert gate.on_control(7, moving=True)
+
+
+def test_the_operator_answers_every_fourth_step_and_commands_carry_the_rest():
+    gate = LockstepGate(gate_steps=4)
+    gate.reset(1)
+    gate.on_control(1, moving=True)
+    waits = []
+    for step in range(9):
+        waits.append(gate.awaiting)
+        stamp = episode_stamp_ns(1, step, 20_000_000)
+        if gate.awaiting is Awaiting.OPERATOR:
+            assert not gate.on_command()
+            assert not gate.on_operator(stamp - 1, stamp)
+            assert gate.on_operator(stamp, stamp)
+        assert gate.on_command()
+        gate.advance()
+    asked = [step for step, wait in enumerate(waits) if wait is Awaiting.OPERATOR]
+    assert asked == [0, 4, 8]
+
+
+def test_the_end_of_the_episode_stops_it():
+    gate = LockstepGate(gate_steps=0)
+    gate.reset(1)
+    gate.on_control(1, moving=True)
+    gate.on_control(1, moving=False)
+    assert not gate.on_command()
+
+
+def test_a_hand_off_does_not_publish_the_step_twice():
+    gate = LockstepGate(gate_steps=4)
+    gate.reset(1)
+    assert gate.on_control(1, moving=True)
+    assert not gate.on_control(1, moving=True)
+
+
+def test_stamps_of_different_episodes_never_meet():
+    assert episode_stamp_ns(1, 49_999, 20_000_000) < episode_stamp_ns(2, 0, 20_000_000)
+
+
+@pytest.mark.parametrize(
+    ("step", "critical", "ready", "success", "press"),
+    [
+        (0, False, False, False, None),
+        (40, False, True, False, Press.HANDOFF),
+        (120, False, False, False, Press.HANDOFF),
+        (60, True, True, False, None),
+        (60, True, True, True, Press.SUCCESS),
+        (540, True, True, False, Press.FAILURE),
+        (540, True, True, True, Press.SUCCESS),
+    ],
+)
+def test_the_operator_presses_what_a_person_would(step, critical, ready, success, press):
+    config = OperatorConfig(patience_steps=500, base_patience_steps=120)
+    assert decide(config, step, critical, 40, ready, success) is press

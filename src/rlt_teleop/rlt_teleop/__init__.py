@@ -1,0 +1,1 @@
+"""Operator side: joystick, gamepad, episode manager and recorder."""

@@ -1,0 +1,278 @@
+"""The phases of an episode. Pure: no ROS clock, no waiting; every command either moves the state on or is refused.
+
+IDLE -> RESETTING -> BASE -> CRITICAL -> LABELLED -> IDLE. `start_in: critical` skips BASE (the first curriculum stage,
+Sec. V). A human overlays BASE and CRITICAL. The emergency stop leads to ESTOP from anywhere and ends a running episode
+as a discard; only :meth:`EpisodeMachine.reset_estop` leaves it, to IDLE, and a new start is needed to move again.
+
+The epoch rises whenever chunks in flight become stale: start, hand-off, intervention start and stop, end. An ended
+episode keeps its id and label in the state until the next one starts, so a late reader still learns how it ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from rlt_msgs.msg import EpisodeState
+
+
+class Phase(IntEnum):
+    """EpisodeState.PHASE_*."""
+
+    IDLE = EpisodeState.PHASE_IDLE
+    RESETTING = EpisodeState.PHASE_RESETTING
+    BASE = EpisodeState.PHASE_BASE
+    CRITICAL = EpisodeState.PHASE_CRITICAL
+    LABELLED = EpisodeState.PHASE_LABELLED
+    ESTOP = EpisodeState.PHASE_ESTOP
+
+
+class Purpose(IntEnum):
+    """EpisodeState.PURPOSE_*."""
+
+    COLLECT = EpisodeState.PURPOSE_COLLECT
+    TRAIN = EpisodeState.PURPOSE_TRAIN
+    EVALUATE = EpisodeState.PURPOSE_EVALUATE
+    DEPLOY = EpisodeState.PURPOSE_DEPLOY
+
+
+class Driver(IntEnum):
+    """EpisodeState.DRIVER_*."""
+
+    VLA = EpisodeState.DRIVER_VLA
+    RL = EpisodeState.DRIVER_RL
+    HUMAN = EpisodeState.DRIVER_HUMAN
+
+
+class Label(IntEnum):
+    """EpisodeState.LABEL_*."""
+
+    NONE = EpisodeState.LABEL_NONE
+    SUCCESS = EpisodeState.LABEL_SUCCESS
+    FAILURE = EpisodeState.LABEL_FAILURE
+    TIMEOUT = EpisodeState.LABEL_TIMEOUT
+    DISCARD = EpisodeState.LABEL_DISCARD
+
+
+MOVING = frozenset({Phase.BASE, Phase.CRITICAL})
+RUNNING = frozenset({Phase.RESETTING, Phase.BASE, Phase.CRITICAL})
+OPERATOR_LABELS = frozenset({Label.SUCCESS, Label.FAILURE, Label.DISCARD})
+
+
+class CommandRefused(RuntimeError):
+    """A command that does not fit the phase; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """What an episode is to be. Steps are control steps; `driver` is the one of the critical phase."""
+
+    purpose: Purpose
+    driver: Driver
+    explore: bool
+    start_in: str
+    seed: int
+    execute_steps: int
+    max_base_steps: int
+    max_critical_steps: int
+    actor_version: int = 0
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The state that everybody is told: the fields of rlt_msgs/EpisodeState."""
+
+    task: str
+    episode_id: int = 0
+    epoch: int = 0
+    phase: Phase = Phase.IDLE
+    purpose: Purpose = Purpose.COLLECT
+    driver: Driver = Driver.VLA
+    human_in_control: bool = False
+    explore: bool = False
+    start_in: str = "full"
+    seed: int = 0
+    execute_steps: int = 0
+    max_base_steps: int = 0
+    max_critical_steps: int = 0
+    handoff_step: int = 0
+    actor_version: int = 0
+    label: Label = Label.NONE
+    episodes: int = 0
+    successes: int = 0
+    reason: str = "no episode yet"
+
+    @classmethod
+    def from_msg(cls, message: EpisodeState) -> Episode:
+        """The state in a message. Raises ValueError for a phase, purpose, driver or label that does not exist."""
+        values = {name: getattr(message, name) for name in cls.__dataclass_fields__}
+        kinds = {"phase": Phase, "purpose": Purpose, "label": Label}
+        values.update({name: kind(values[name]) for name, kind in kinds.items()})
+        values["driver"] = Driver(values["driver"] or Driver.VLA)
+        return cls(**values)
+
+    def to_msg(self) -> EpisodeState:
+        """As a message, without a stamp."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return EpisodeState(**{k: int(v) if isinstance(v, IntEnum) else v for k, v in values.items()})
+
+
+class EpisodeMachine:
+    """Holds the state and applies commands to it. Every refused command raises CommandRefused and changes nothing.
+
+    Args:
+        task: task name.
+        last_episode_id: newest id in use; the next episode gets the one after it.
+        episodes, successes: ended so far in this run.
+    """
+
+    def __init__(self, task: str, last_episode_id: int = 0, episodes: int = 0, successes: int = 0) -> None:
+        self._next_id = last_episode_id + 1
+        self._driver = Driver.VLA
+        # The next id, not the last: an executor that still plays the last episode takes nothing older for news.
+        shown = self._next_id if last_episode_id else 0
+        self.episode = Episode(task=task, episode_id=shown, episodes=episodes, successes=successes)
+
+    def check_start(self) -> None:
+        """Raise CommandRefused unless an episode may start."""
+        self._require("start an episode", Phase.IDLE)
+
+    def start(self, spec: EpisodeSpec) -> None:
+        """Begin an episode: the scene is to be reset."""
+        self.check_start()
+        episode = self.episode
+        self._driver = spec.driver
+        self.episode = Episode(
+            task=episode.task,
+            episode_id=self._next_id,
+            epoch=episode.epoch + 1,
+            phase=Phase.RESETTING,
+            purpose=spec.purpose,
+            driver=Driver.HUMAN if spec.driver == Driver.HUMAN else Driver.VLA,
+            explore=spec.explore,
+            start_in=spec.start_in,
+            seed=spec.seed,
+            execute_steps=spec.execute_steps,
+            max_base_steps=spec.max_base_steps,
+            max_critical_steps=spec.max_critical_steps,
+            actor_version=spec.actor_version,
+            episodes=episode.episodes,
+            successes=episode.successes,
+            reason="waiting for the scene to be reset",
+        )
+        self._next_id += 1
+
+    def scene_ready(self) -> None:
+        """The scene is reset: the arms may move."""
+        self._require("begin to move", Phase.RESETTING)
+        critical = self.episode.start_in == "critical"
+        self.episode = replace(
+            self.episode,
+            phase=Phase.CRITICAL if critical else Phase.BASE,
+            driver=self._driver if critical else self.episode.driver,
+            human_in_control=self._driver == Driver.HUMAN,
+            reason="the scene is reset",
+        )
+
+    def hand_off(self, step: int) -> None:
+        """The critical phase begins at control step `step`."""
+        self._require("hand off", Phase.BASE)
+        self._move_on(phase=Phase.CRITICAL, driver=self._driver, handoff_step=step, reason="hand-off")
+
+    def correct_handoff(self, step: int) -> bool:
+        """Set the step at which the executor really entered CRITICAL. True when that changed the state."""
+        self._require("set the hand-off step", Phase.CRITICAL)
+        changed = step != self.episode.handoff_step
+        self.episode = replace(self.episode, handoff_step=step)
+        return changed
+
+    def intervene(self) -> None:
+        """A human takes over."""
+        self._require("take over", *MOVING)
+        if self.episode.human_in_control:
+            raise CommandRefused("a human is in control already")
+        self._move_on(human_in_control=True, reason="a human took over")
+
+    def release(self) -> None:
+        """The human gives back to VLA or RL."""
+        self._require("give control back", *MOVING)
+        if not self.episode.human_in_control:
+            raise CommandRefused("no human is in control")
+        if self._driver == Driver.HUMAN:
+            raise CommandRefused("a human drives this whole episode; end it with a label")
+        self._move_on(human_in_control=False, reason="the human gave back")
+
+    def label(self, label: Label, reason: str) -> None:
+        """End the running episode as the operator says: success, failure or discard."""
+        if label not in OPERATOR_LABELS:
+            raise CommandRefused(f"label {int(label)} cannot be given: choose success, failure or discard")
+        if self.episode.phase == Phase.LABELLED:
+            raise CommandRefused(
+                f"episode {self.episode.episode_id} has its label already ({self.episode.label.name}); "
+                "relabel it by its id once it is IDLE"
+            )
+        self._require(f"label {label.name}", *(RUNNING if label == Label.DISCARD else MOVING))
+        self._end(label, reason)
+
+    def time_out(self) -> None:
+        """The executor reached the phase's step limit."""
+        self._require("time out", *MOVING)
+        self._end(Label.TIMEOUT, f"time-out of {self.episode.phase.name}")
+
+    def confirm(self, reason: str) -> None:
+        """Whatever had to be waited for after the label is done (or given up, as `reason` says)."""
+        self._require("close the episode", Phase.LABELLED)
+        self.episode = replace(self.episode, phase=Phase.IDLE, reason=reason)
+
+    def estop(self, reason: str) -> None:
+        """Emergency stop. A running episode ends as a discard. A second stop changes nothing."""
+        if self.episode.phase == Phase.ESTOP:
+            return
+        if self.episode.phase in RUNNING:
+            self._end(Label.DISCARD, reason)
+        self._move_on(phase=Phase.ESTOP, reason=reason)
+
+    def reset_estop(self) -> None:
+        """Leave ESTOP: to IDLE, never back into the episode."""
+        self._require("reset the emergency stop", Phase.ESTOP)
+        self.episode = replace(self.episode, phase=Phase.IDLE, reason="the emergency stop was reset: start an episode")
+
+    def overtake(self, episode_id: int, epoch: int) -> bool:
+        """Go past an episode that the executor knows of and this machine does not, while nothing runs.
+
+        Returns True when the state changed. Otherwise the executor would take this machine's word for old news.
+        """
+        episode = self.episode
+        if episode.phase != Phase.IDLE or (episode_id, epoch) <= (episode.episode_id, episode.epoch):
+            return False
+        self._next_id = max(self._next_id, episode_id + 1)
+        self.episode = replace(
+            episode, episode_id=self._next_id, epoch=max(epoch, episode.epoch), label=Label.NONE, reason="restarted"
+        )
+        return True
+
+    def _end(self, label: Label, reason: str) -> None:
+        episode = self.episode
+        self._move_on(
+            phase=Phase.LABELLED,
+            label=label,
+            human_in_control=False,
+            episodes=episode.episodes + 1,
+            successes=episode.successes + (label == Label.SUCCESS),
+            reason=reason,
+        )
+
+    def _move_on(self, **changes: object) -> None:
+        self.episode = replace(self.episode, epoch=self.episode.epoch + 1, **changes)
+
+    def _require(self, what: str, *phases: Phase) -> None:
+        phase = self.episode.phase
+        if phase in phases:
+            return
+        hint = {
+            Phase.IDLE: "start an episode first",
+            Phase.RESETTING: "wait for the reset, or discard",
+            Phase.LABELLED: "wait until the episode is confirmed",
+            Phase.ESTOP: "reset the emergency stop first",
+        }.get(phase, f"episode {self.episode.episode_id} is running: label or discard it first")
+        raise CommandRefused(f"cannot {what} in {phase.name}: {hint}")

@@ -1,0 +1,327 @@
+"""Writes each episode into its own file as the messages arrive, and says when it is durable. Pure: no node, no clock.
+
+A file begins when an episode is seen to start and ends when its label has come and the executor has confirmed that it
+stands, with as many steps as were written. Missing steps are waited for, bounded by a time-out, and then named. What an
+interrupted recording leaves behind keeps its temporary name and is reported, never passed off as an episode.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlt_common import topics
+from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, EpisodeWriter, episode_metadata
+from rlt_teleop.cdr import leading_fields
+from rlt_teleop.episode_machine import MOVING, RUNNING, Driver, Episode, Label, Phase, Purpose
+
+RLT_MSGS = "rlt_msgs/msg/"
+TYPES = {
+    topics.OBSERVATION: RLT_MSGS + "Observation",
+    topics.VLA_OUTPUT: RLT_MSGS + "VlaOutput",
+    topics.ACTION_CHUNK: RLT_MSGS + "ActionChunk",
+    topics.EXECUTED_ACTION: RLT_MSGS + "ExecutedAction",
+    topics.EPISODE_STATE: RLT_MSGS + "EpisodeState",
+    topics.OPERATOR_EVENT: RLT_MSGS + "OperatorEvent",
+    topics.TRAINING_STATUS: RLT_MSGS + "TrainingStatus",
+}
+"""The recorded topics and their types."""
+
+_LEADING = {topics.EXECUTED_ACTION: "QII", topics.VLA_OUTPUT: "QQI", topics.ACTION_CHUNK: "QI"}
+_EPISODE_FIELD = {topics.EXECUTED_ACTION: 0, topics.VLA_OUTPUT: 1, topics.ACTION_CHUNK: 0}
+_EARLY_OBSERVATIONS = 16
+
+
+@dataclass(frozen=True)
+class Report:
+    """The recorder's word about one episode: the fields of rlt_msgs/RecorderStatus. `warning` is for the log."""
+
+    episode_id: int
+    durable: bool = False
+    label: Label = Label.NONE
+    path: str = ""
+    messages: int = 0
+    bytes: int = 0
+    error: str = ""
+    warning: str = ""
+
+
+@dataclass
+class _Recording:
+    """The episode being written."""
+
+    writer: EpisodeWriter
+    episode: Episode
+    steps: set[int] = field(default_factory=set)
+    first_stamp_ns: int | None = None
+    last_stamp_ns: int = 0
+    end_observed: bool = False
+    log_time_ns: int = 0
+    vla_hash: str = ""
+    give_up_s: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self.episode.label != Label.NONE
+
+
+class EpisodeRecorder:
+    """Takes what is on the topics, in order of arrival, and writes episode files.
+
+    Args:
+        folder: where the files go.
+        facts: metadata that every file gets (robot, hashes).
+        settle_s: how long to wait, after the label, for steps that are still on their way.
+        report: called with every news about an episode.
+        vla_hash_of: reads `vla_hash` out of a serialised VlaOutput.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        facts: Mapping[str, str],
+        settle_s: float,
+        report: Callable[[Report], None],
+        vla_hash_of: Callable[[bytes], str],
+    ) -> None:
+        self._folder = Path(folder)
+        self._facts = dict(facts)
+        self._settle_s = settle_s
+        self._report = report
+        self._vla_hash_of = vla_hash_of
+        self._current: _Recording | None = None
+        self._seen: Episode | None = None
+        self._early: deque[tuple[int, bytes]] = deque(maxlen=_EARLY_OBSERVATIONS)
+        self._control = (0, 0, 0)
+
+    @property
+    def recording(self) -> int:
+        """Id of the episode being written; 0: none."""
+        return self._current.episode.episode_id if self._current else 0
+
+    @property
+    def messages(self) -> int:
+        """Messages written of the current episode."""
+        return self._current.writer.messages if self._current else 0
+
+    def leftovers(self) -> list[Path]:
+        """Unfinished files that interrupted recordings left in the folder."""
+        open_file = self._current.writer.partial if self._current else None
+        found = sorted(self._folder.glob(f"*{PARTIAL_SUFFIX}*")) if self._folder.is_dir() else []
+        return [path for path in found if path != open_file]
+
+    def on_state(self, episode: Episode, cdr: bytes, now_s: float) -> None:
+        """Take an EpisodeState, as fields and serialised. `now_s` is monotonic time."""
+        seen, self._seen = self._seen, episode
+        if seen is None and episode.label != Label.NONE and episode.phase == Phase.LABELLED:
+            self._recall(episode)
+            return
+        current = self._current
+        if current is not None and episode.episode_id != current.episode.episode_id:
+            if current.ended:
+                self._finish(f"the next episode began before the executor confirmed {len(current.steps)} steps")
+            else:
+                self._break_off("the episode manager went on without a label")
+            current = None
+        known = seen is not None and seen.phase in RUNNING and seen.episode_id == episode.episode_id
+        if current is None and episode.phase in RUNNING and not known:
+            current = self._open(episode, late=seen is None and episode.phase in MOVING)
+        if current is None:
+            return
+        if episode.label != Label.NONE and not current.ended:
+            current.give_up_s = now_s + self._settle_s
+        elif current.ended:
+            # What follows the label, e.g. IDLE, is not part of the episode.
+            return
+        current.episode = episode
+        self._write(topics.EPISODE_STATE, cdr)
+        self.poll(now_s)
+
+    def on_message(self, topic: str, cdr: bytes, now_s: float) -> None:
+        """Take a serialised message of any recorded topic but episode_state. Raises CdrError for foreign bytes."""
+        if topic == topics.OBSERVATION:
+            self._on_observation(cdr, now_s)
+            return
+        current = self._current
+        if current is None:
+            return
+        if topic in _LEADING:
+            stamp_ns, fields = leading_fields(cdr, _LEADING[topic])
+            if fields[_EPISODE_FIELD[topic]] != current.episode.episode_id:
+                return
+            if topic == topics.EXECUTED_ACTION:
+                self._on_step(fields[2], stamp_ns)
+            elif topic == topics.VLA_OUTPUT and not current.vla_hash:
+                current.vla_hash = self._vla_hash_of(cdr)
+        if self._current is not None:
+            self._write(topic, cdr)
+            self.poll(now_s)
+
+    def on_control(self, episode_id: int, epoch: int, step: int, now_s: float) -> None:
+        """Take the executor's word: the epoch it has reached, and its next control step in that episode."""
+        self._control = (episode_id, epoch, step)
+        self.poll(now_s)
+
+    def poll(self, now_s: float) -> None:
+        """Finish the episode when everything is in, or when the time-out is over."""
+        current = self._current
+        if current is None or not current.ended:
+            return
+        episode_id, epoch, step = self._control
+        confirmed = episode_id == current.episode.episode_id and epoch >= current.episode.epoch
+        complete = confirmed and len(current.steps) == step
+        # A time-out bootstraps from the observation that follows the last step, so that one is waited for as well.
+        last_seen = current.end_observed or current.episode.label != Label.TIMEOUT
+        if complete and last_seen:
+            self._finish("")
+        elif now_s > current.give_up_s:
+            if complete:
+                self._finish("no observation came after the last step")
+            elif confirmed:
+                self._finish(f"{len(current.steps)} of {step} executed steps came")
+            else:
+                self._finish(f"the executor did not confirm the end; {len(current.steps)} executed steps came")
+
+    def close(self) -> None:
+        """Shut down: an episode with a label is finished, one without stays behind as a leftover."""
+        if self._current is None:
+            return
+        if self._current.ended:
+            self._finish("the recorder was stopped before the executor confirmed the end")
+        else:
+            self._break_off("the recorder was stopped")
+
+    def _open(self, episode: Episode, late: bool) -> _Recording | None:
+        path = self._folder / f"{episode.episode_id:06d}.mcap"
+        problem = ""
+        if late:
+            problem = "the recorder was started in the middle of the episode: discard it"
+        elif path.exists():
+            problem = f"{path} exists already: use another run directory, or restart the episode manager"
+        else:
+            try:
+                self._set_aside(path)
+                writer = EpisodeWriter(path)
+            except (OSError, EpisodeFileError) as error:
+                problem = str(error)
+        if problem:
+            self._report(Report(episode.episode_id, error=problem))
+            return None
+        self._current = _Recording(writer, episode)
+        self._report(Report(episode.episode_id, path=str(writer.partial)))
+        return self._current
+
+    def _recall(self, episode: Episode) -> None:
+        """After a restart, somebody may still wait for a word about the episode that ended before it."""
+        path = self._folder / f"{episode.episode_id:06d}.mcap"
+        try:
+            label = episode_metadata(path).get("label")
+        except EpisodeFileError as error:
+            self._report(Report(episode.episode_id, error=f"the recorder was interrupted: {error}"))
+            return
+        durable = label == episode.label.name.lower()
+        error = "" if durable else f"{path} says {label}, the episode manager {episode.label.name.lower()}"
+        self._report(
+            Report(episode.episode_id, durable, episode.label, str(path), bytes=path.stat().st_size, error=error)
+        )
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep what an interrupted recording of the same episode left."""
+        partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        if not partial.exists():
+            return
+        number = 1
+        while (target := partial.with_name(f"{partial.name}.{number}")).exists():
+            number += 1
+        partial.rename(target)
+
+    def _on_observation(self, cdr: bytes, now_s: float) -> None:
+        stamp_ns, _ = leading_fields(cdr, "")
+        current = self._current
+        if current is None or (current.first_stamp_ns is None and not current.ended):
+            self._early.append((stamp_ns, cdr))
+        elif not current.ended:
+            self._write(topics.OBSERVATION, cdr)
+        elif not current.end_observed:
+            # One more than the steps: the state that the last action led to.
+            current.end_observed = bool(current.steps) and stamp_ns > current.last_stamp_ns
+            self._write(topics.OBSERVATION, cdr)
+            self.poll(now_s)
+
+    def _on_step(self, step: int, stamp_ns: int) -> None:
+        current = self._current
+        current.steps.add(step)
+        current.last_stamp_ns = max(current.last_stamp_ns, stamp_ns)
+        if current.first_stamp_ns is None:
+            # The first chunk's observation may have come before the state that began the motion.
+            current.first_stamp_ns = stamp_ns
+            for early_ns, cdr in self._early:
+                if early_ns >= stamp_ns and self._current is not None:
+                    self._write(topics.OBSERVATION, cdr)
+            self._early.clear()
+
+    def _write(self, topic: str, cdr: bytes) -> None:
+        """Append in order of arrival; log time is the newest stamp so far, so that it never runs backwards."""
+        current = self._current
+        current.log_time_ns = max(current.log_time_ns, leading_fields(cdr, "")[0])
+        try:
+            current.writer.write(topic, TYPES[topic], cdr, current.log_time_ns)
+        except EpisodeFileError as error:
+            self._break_off(str(error))
+
+    def _break_off(self, error: str) -> None:
+        current, self._current = self._current, None
+        current.writer.keep_partial()
+        self._report(
+            Report(
+                current.episode.episode_id,
+                label=current.episode.label,
+                path=str(current.writer.partial),
+                messages=current.writer.messages,
+                error=error,
+            )
+        )
+
+    def _finish(self, warning: str) -> None:
+        current = self._current
+        episode = current.episode
+        try:
+            size = current.writer.finish(self._metadata(current, warning))
+        except EpisodeFileError as error:
+            self._break_off(str(error))
+            return
+        self._current = None
+        self._report(
+            Report(
+                episode.episode_id,
+                durable=True,
+                label=episode.label,
+                path=str(current.writer.path),
+                messages=current.writer.messages,
+                bytes=size,
+                warning=warning,
+            )
+        )
+
+    def _metadata(self, current: _Recording, warning: str) -> dict[str, str]:
+        episode = current.episode
+        facts = {
+            "task": episode.task,
+            "episode_id": episode.episode_id,
+            "seed": episode.seed,
+            "purpose": Purpose(episode.purpose).name.lower(),
+            "driver": Driver(episode.driver).name.lower(),
+            "label": Label(episode.label).name.lower(),
+            "reason": episode.reason,
+            "start_in": episode.start_in,
+            "explore": str(episode.explore).lower(),
+            "execute_steps": episode.execute_steps,
+            "handoff_step": episode.handoff_step,
+            "actor_version": episode.actor_version,
+            "steps": len(current.steps),
+            "vla_hash": current.vla_hash,
+            "warning": warning,
+        }
+        return {**self._facts, **{key: str(value) for key, value in facts.items()}}

@@ -1,0 +1,156 @@
+"""What each button and axis of a gamepad means: one YAML file per pad, read into a frozen, validated dataclass.
+
+Button and axis numbers are those of `sensor_msgs/Joy`; -1 disables an entry. Unknown keys, a button or an axis with two
+meanings and numbers out of range are errors that name the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlt_common.parameters import ParameterError, from_mapping, param, validate
+
+DISABLED = -1
+HIGHEST_INDEX = 255
+MAX_FILE_BYTES = 64 * 1024
+
+
+def _button(description: str) -> Any:
+    return param(DISABLED, description + "; -1: none", minimum=DISABLED, maximum=HIGHEST_INDEX)
+
+
+@dataclass(frozen=True)
+class Buttons:
+    """Button numbers."""
+
+    enable: int = _button("hold to take over, let go to give back")
+    handoff: int = _button("hand-off: the critical phase begins")
+    success: int = _button("end the episode as a success")
+    failure: int = _button("end the episode as a failure")
+    discard: int = _button("end the episode and keep it out of training")
+    estop: int = _button("emergency stop")
+    next_episode: int = _button("the scene is reset: begin")
+    gripper_open: int = _button("hold to open the selected arm's gripper")
+    gripper_close: int = _button("hold to close the selected arm's gripper")
+    select: Mapping[str, int] = field(default_factory=dict)
+    """Arm name to the button that selects it for motion."""
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if not isinstance(self.select, Mapping):
+            raise ParameterError(f"buttons: select: expected arm names with button numbers, got {self.select!r}")
+        object.__setattr__(self, "select", dict(self.select))
+        for arm, index in self.select.items():
+            if not isinstance(arm, str) or type(index) is not int or not DISABLED <= index <= HIGHEST_INDEX:
+                raise ParameterError(
+                    f"buttons: select: {arm}: expected a button from {DISABLED} to {HIGHEST_INDEX}, got {index!r}"
+                )
+        used: dict[int, str] = {}
+        for name, index in self.items():
+            if index != DISABLED and index in used:
+                raise ParameterError(f"buttons: {name} and {used[index]} are both button {index}")
+            used[index] = name
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """(name, button number) of every entry, disabled ones included."""
+        for entry in fields(self):
+            if entry.name != "select":
+                yield entry.name, getattr(self, entry.name)
+        for arm, index in self.select.items():
+            yield f"select {arm}", index
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the pad. `sign` turns its direction into that of the world frame."""
+
+    index: int = param(DISABLED, "axis number; -1: none", minimum=DISABLED, maximum=HIGHEST_INDEX)
+    sign: int = param(1, "1 or -1")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.sign not in (-1, 1):
+            raise ParameterError(f"axis {self.index}: sign is {self.sign}, choose 1 or -1")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axis moves the selected tool along and about the axes of the world frame."""
+
+    x: Axis = field(default_factory=Axis)
+    y: Axis = field(default_factory=Axis)
+    z: Axis = field(default_factory=Axis)
+    rx: Axis = field(default_factory=Axis)
+    ry: Axis = field(default_factory=Axis)
+    rz: Axis = field(default_factory=Axis)
+
+    def __post_init__(self) -> None:
+        used: dict[int, str] = {}
+        for name, axis in self.items():
+            if axis.index != DISABLED and axis.index in used:
+                raise ParameterError(f"axes: {name} and {used[axis.index]} are both axis {axis.index}")
+            used[axis.index] = name
+
+    def items(self) -> Iterator[tuple[str, Axis]]:
+        """(name, axis) in the order of an arm's action: x, y, z, rx, ry, rz."""
+        for entry in fields(self):
+            yield entry.name, getattr(self, entry.name)
+
+
+@dataclass(frozen=True)
+class JoyMapping:
+    """A gamepad's mapping."""
+
+    device: str = param(description="name of the pad, as commands and events carry it")
+    buttons: Buttons = field(default_factory=Buttons)
+    axes: Axes = field(default_factory=Axes)
+    dead_zone: float = param(
+        0.1, "share of an axis' travel around its rest that counts as rest", minimum=0, maximum=0.9
+    )
+    linear_speed: float = param(0.05, "m/s at full deflection", minimum=0.001, maximum=0.25)
+    angular_speed: float = param(0.4, "rad/s at full deflection", minimum=0.01, maximum=2.5)
+    gripper_speed: float = param(0.05, "m/s while a gripper button is held", minimum=0.001, maximum=0.25)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def button(self, name: str) -> int:
+        """Number of the button of that name, e.g. "handoff". Raises ParameterError when it is unknown or disabled."""
+        numbers = dict(self.buttons.items())
+        if numbers.get(name, DISABLED) == DISABLED:
+            raise ParameterError(f"joystick mapping of {self.device}: no button for {name!r}")
+        return numbers[name]
+
+    @property
+    def buttons_needed(self) -> int:
+        """How many buttons a Joy message must have at least."""
+        return 1 + max(index for _, index in self.buttons.items())
+
+    @property
+    def axes_needed(self) -> int:
+        """How many axes a Joy message must have at least."""
+        return 1 + max(axis.index for _, axis in self.axes.items())
+
+
+def load_mapping(path: Path | str) -> JoyMapping:
+    """Read a joystick mapping. Raises ParameterError naming the file and the key."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from error
+    try:
+        return from_mapping(JoyMapping, data, str(path))
+    except ParameterError as error:
+        if str(path) in str(error):
+            raise
+        raise ParameterError(f"{path}: {error}") from error

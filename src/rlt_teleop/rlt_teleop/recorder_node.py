@@ -1,0 +1,194 @@
+"""Episode recorder: one durable MCAP file per episode. A process of its own; it never deserialises what it stores.
+
+Subscribes  observation, vla_output, action_chunk, executed_action, episode_state, operator_event, training_status
+            (serialised, stored without the robot's namespace), control_state (rlt_msgs/ControlState)
+Publishes   recorder_status (rlt_msgs/RecorderStatus, latched), /diagnostics
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from rlt_common import topics
+from rlt_common.config import config_hash, load_robot, load_task
+from rlt_common.health import ERROR, OK, WARN, Health
+from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_msgs.msg import (
+    ActionChunk,
+    ControlState,
+    EpisodeState,
+    ExecutedAction,
+    Observation,
+    OperatorEvent,
+    RecorderStatus,
+    TrainingStatus,
+    VlaOutput,
+)
+from rlt_teleop.cdr import CdrError
+from rlt_teleop.episode_machine import Episode
+from rlt_teleop.episode_recorder import EpisodeRecorder, Report
+from rlt_teleop.run_directory import EPISODES
+
+POLL_S = 0.05
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Parameters of the recorder."""
+
+    robot: str = param(description="path of the robot file")
+    task: str = param(description="path of the task file")
+    run_directory: str = param(description="folder of the run; files go to <run>/episodes/<id>.mcap")
+    settle_s: float = param(
+        1.0, "s to wait, after a label, for executed steps that are still on their way", minimum=0.1, maximum=60.0
+    )
+    low_space_gib: float = param(1.0, "GiB free on the disk below which diagnostics warn", minimum=0.0, maximum=1e6)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+class RecorderNode(Node):
+    """See the module docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        self.parameters = declare(self, NodeParameters)
+        reject_unknown(self)
+        robot, task = load_robot(self.parameters.robot), load_task(self.parameters.task)
+        self._folder = Path(self.parameters.run_directory) / EPISODES
+        self._frame = robot.frame
+        self._last = Report(0)
+        self._foreign = ""
+        self._health = Health(self)
+        self._status = self.create_publisher(RecorderStatus, topics.RECORDER_STATUS, topics.QOS_LATCHED)
+        self.recorder = EpisodeRecorder(
+            self._folder,
+            {"robot": robot.name, "config_hash": config_hash(robot, task)},
+            self.parameters.settle_s,
+            self._report,
+            lambda cdr: deserialize_message(cdr, VlaOutput).vla_hash,
+        )
+        for path in self.recorder.leftovers():
+            self.get_logger().warning(f"{path}: left by an interrupted recording; it is kept and is no episode")
+        self.create_subscription(
+            EpisodeState, topics.EPISODE_STATE, self._on_state, topics.QOS_LATCHED_READER, raw=True
+        )
+        for kind, topic, qos in (
+            (Observation, topics.OBSERVATION, topics.QOS_STREAM),
+            (VlaOutput, topics.VLA_OUTPUT, topics.QOS_STREAM),
+            (ActionChunk, topics.ACTION_CHUNK, topics.QOS_STREAM),
+            (ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM),
+            (OperatorEvent, topics.OPERATOR_EVENT, topics.QOS_EVENT),
+            (TrainingStatus, topics.TRAINING_STATUS, topics.QOS_LATCHED),
+        ):
+            self.create_subscription(kind, topic, partial(self._on_message, topic), qos, raw=True)
+        self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(POLL_S, lambda: self.recorder.poll(time.monotonic()), clock=steady)
+        self.create_timer(1.0, self._show_health, clock=steady)
+
+    def _on_state(self, cdr: bytes) -> None:
+        try:
+            episode = Episode.from_msg(deserialize_message(cdr, EpisodeState))
+        except ValueError as error:
+            self._foreign = f"episode_state: {error}"
+            return
+        self.recorder.on_state(episode, cdr, time.monotonic())
+
+    def _on_message(self, topic: str, cdr: bytes) -> None:
+        try:
+            self.recorder.on_message(topic, cdr, time.monotonic())
+        except CdrError as error:
+            self._foreign = f"{topic}: {error}"
+
+    def _on_control(self, message: ControlState) -> None:
+        self.recorder.on_control(message.episode_id, message.epoch, message.step, time.monotonic())
+
+    def _report(self, report: Report) -> None:
+        self._last = report
+        message = RecorderStatus(
+            episode_id=report.episode_id,
+            durable=report.durable,
+            label=report.label,
+            path=report.path,
+            messages=report.messages,
+            bytes=report.bytes,
+            error=report.error,
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.frame_id = self._frame
+        # While shutting down, what is left to say goes to the log alone.
+        if self.context.ok():
+            self._status.publish(message)
+        if report.error:
+            self.get_logger().error(f"episode {report.episode_id}: {report.error}")
+        elif report.warning:
+            self.get_logger().warning(f"episode {report.episode_id} is durable, but: {report.warning}")
+        elif report.durable:
+            self.get_logger().info(f"episode {report.episode_id} is durable: {report.path} ({report.bytes} bytes)")
+        self._show_health()
+
+    def _show_health(self) -> None:
+        if not self.context.ok():
+            return
+        last, leftovers = self._last, self.recorder.leftovers()
+        free_gib = _free_bytes(self._folder) / GIB
+        if last.error:
+            level, text = ERROR, f"episode {last.episode_id}: {last.error}"
+        elif self._foreign:
+            level, text = ERROR, f"refused a message: {self._foreign}"
+        elif free_gib < self.parameters.low_space_gib:
+            level, text = WARN, f"{free_gib:.2f} GiB left on the disk of {self._folder}"
+        elif leftovers:
+            level, text = WARN, f"{len(leftovers)} unfinished files of interrupted recordings, e.g. {leftovers[-1]}"
+        elif self.recorder.recording:
+            level, text = OK, f"recording episode {self.recorder.recording}"
+        else:
+            level, text = OK, "waiting for an episode"
+        self._health.set(
+            level,
+            text,
+            messages=self.recorder.messages,
+            last_durable=last.path if last.durable else "",
+            warning=last.warning,
+            free_gib=f"{free_gib:.1f}",
+        )
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes of the file system that the folder is, or will be, on."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def main() -> None:
+    """Entry point of `ros2 run rlt_teleop recorder`."""
+    rclpy.init()
+    try:
+        node = RecorderNode()
+    except ParameterError as error:
+        sys.exit(f"recorder: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.recorder.close()
+        node.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,27 @@
+from setuptools import find_packages, setup
+
+package_name = "rlt_teleop"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="RLT maintainers",
+    maintainer_email="maintainers@rlt-ros.example",
+    description="Operator side: joystick, gamepad, episode manager and recorder.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "joy_operator = rlt_teleop.joy_operator_node:main",
+            "episode_manager = rlt_teleop.episode_manager_node:main",
+            "recorder = rlt_teleop.recorder_node:main",
+            "gamepad = rlt_teleop.gamepad_node:main",
+        ],
+    },
+)

@@ -1,0 +1,376 @@
+"""Episode manager and recorder over real DDS, with stand-ins for executor, cell and learner."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from action_msgs.msg import GoalStatus
+from rosbags.highlevel import AnyReader
+from teleop_doubles import TASK, FakeCell, FakeExecutor, FakeLearner, Operator, call, in_phase, robot_file
+
+from rlt_common import topics
+from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_msgs.action import RunEpisodes
+from rlt_msgs.msg import EpisodeState, OperatorEvent
+from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetEstop, StartEpisode
+from rlt_teleop.episode_manager_node import EpisodeManagerNode
+from rlt_teleop.recorder_node import RecorderNode
+
+TRAIN, EVALUATE = EpisodeState.PURPOSE_TRAIN, EpisodeState.PURPOSE_EVALUATE
+VLA, RL = EpisodeState.DRIVER_VLA, EpisodeState.DRIVER_RL
+IDLE, RESETTING = EpisodeState.PHASE_IDLE, EpisodeState.PHASE_RESETTING
+BASE, CRITICAL = EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL
+LABELLED, ESTOP = EpisodeState.PHASE_LABELLED, EpisodeState.PHASE_ESTOP
+
+
+class Cell:
+    """The whole operator side in one graph."""
+
+    def __init__(self, make_graph, folder, recorder=True, learner=None, recorder_timeout_s=10.0, **robot) -> None:
+        self.run = folder / "run"
+        files = {
+            "robot": str(robot_file(folder, **robot)),
+            "task": str(TASK),
+            "run_directory": str(self.run),
+        }
+        own = {"record": recorder is not False, "recorder_timeout_s": recorder_timeout_s}
+        self.graph = make_graph({"recorder": files, "episode_manager": {**files, **own}})
+        self.executor = self.graph.add(FakeExecutor())
+        self.cell = self.graph.add(FakeCell())
+        self.learner = self.graph.add(FakeLearner(**learner)) if learner is not None else None
+        self.operator = self.graph.add(Operator())
+        self.recorder = self.graph.add(RecorderNode()) if recorder is True else None
+        self.manager = self.graph.add(EpisodeManagerNode())
+        self.graph.until(
+            lambda: (
+                self.operator.events.get_subscription_count() >= 1 + (recorder is True)
+                and self.executor.executed.get_subscription_count() >= 1 + (recorder is True)
+                and self.executor.control.get_subscription_count() >= 1 + (recorder is True)
+                and self.executor.observed.get_subscription_count() >= (recorder is True)
+                and self.manager._executor_alive()
+                and (learner is None or self.manager._training is not None)
+            ),
+            "every endpoint is matched",
+        )
+
+    def start(self, **fields):
+        answer = call(self.graph, self.operator, StartEpisode, **{"purpose": EVALUATE, "driver": VLA, **fields})
+        assert answer.accepted, answer.message
+        return answer.episode_id
+
+    def until_phase(self, phase: int) -> None:
+        self.graph.until(in_phase(self.operator, phase), f"phase {phase}")
+
+    def until_steps(self, steps: int) -> None:
+        self.graph.until(lambda: self.manager._count.next_step == steps, f"{steps} steps")
+
+    def press(self, event: int) -> None:
+        self.operator.press(event)
+
+    def label(self, label: int, episode_id: int = 0):
+        return call(self.graph, self.operator, LabelEpisode, episode_id=episode_id, label=label)
+
+    def send_goal(self, **fields):
+        client = self.operator.run_client
+        self.graph.until(client.server_is_ready, "run_episodes is there")
+        self.feedback = []
+        goal = RunEpisodes.Goal(**{"purpose": EVALUATE, "driver": VLA, "start_in": "critical", **fields})
+        future = client.send_goal_async(goal, feedback_callback=lambda m: self.feedback.append(m.feedback))
+        self.graph.until(future.done, "the goal is answered")
+        return future.result()
+
+
+@pytest.fixture
+def make_cell(make_graph, tmp_path):
+    return lambda **options: Cell(make_graph, tmp_path, **options)
+
+
+def test_an_episode_from_start_to_durable(make_cell):
+    cell = make_cell()
+    episode_id = cell.start(seed=23)
+    cell.until_phase(BASE)
+    assert (cell.cell.requests[0].seed, cell.cell.requests[0].episode_id) == (23, 1)
+    cell.until_steps(6)
+    cell.press(OperatorEvent.EVENT_HANDOFF)
+    cell.until_steps(12)
+    assert cell.operator.state.handoff_step == 6
+    answer = cell.label(EpisodeState.LABEL_SUCCESS)
+    assert answer.accepted
+    assert answer.durable, answer.message
+    assert answer.episode_id == episode_id == 1
+    cell.until_phase(IDLE)
+    assert cell.operator.phases(1) == [RESETTING, BASE, CRITICAL, LABELLED, IDLE]
+    epochs = [state.epoch for state in cell.operator.states]
+    assert epochs == sorted(epochs)
+    assert (cell.operator.state.episodes, cell.operator.state.successes) == (1, 1)
+
+    path = cell.run / "episodes" / "000001.mcap"
+    entries = list(read_messages(path))
+    assert [e.message.step for e in entries if e.topic == topics.EXECUTED_ACTION] == list(range(12))
+    observed = [e.message.observation_id for e in entries if e.topic == topics.OBSERVATION]
+    assert len(set(observed)) == 6
+    assert any(e.message.event == OperatorEvent.EVENT_HANDOFF for e in entries if e.topic == topics.OPERATOR_EVENT)
+    facts = episode_metadata(path)
+    assert (facts["label"], facts["seed"], facts["handoff_step"], facts["warning"]) == ("success", "23", "6", "")
+    with AnyReader([path]) as reader:
+        assert {c.topic for c in reader.connections} >= {"executed_action", "observation", "episode_state"}
+        connections = [c for c in reader.connections if c.topic == "executed_action"]
+        steps = [reader.deserialize(raw, c.msgtype).step for c, _, raw in reader.messages(connections)]
+    assert steps == list(range(12))
+
+
+def test_commands_that_do_not_fit_are_refused_with_a_reason(make_cell):
+    cell = make_cell(recorder=False)
+    assert "start an episode first" in call(cell.graph, cell.operator, Handoff).message
+    answer = cell.label(EpisodeState.LABEL_SUCCESS)
+    assert not answer.accepted
+    assert "IDLE" in answer.message
+    assert "no driver 0" in call(cell.graph, cell.operator, StartEpisode).message
+    refusal = call(cell.graph, cell.operator, StartEpisode, purpose=EVALUATE, driver=VLA, execute_steps=3)
+    assert "multiple of the stride" in refusal.message
+    cell.start()
+    cell.until_phase(BASE)
+    again = call(cell.graph, cell.operator, StartEpisode, purpose=EVALUATE, driver=VLA)
+    assert not again.accepted
+    assert "label or discard it first" in again.message
+    other = call(cell.graph, cell.operator, Handoff, episode_id=9)
+    assert "episode 9 is not running" in other.message
+    assert not cell.label(EpisodeState.LABEL_TIMEOUT).accepted
+
+
+def test_an_intervention_raises_the_epoch_twice(make_cell):
+    cell = make_cell(recorder=False)
+    cell.start(start_in="critical")
+    cell.until_phase(CRITICAL)
+    epoch = cell.operator.state.epoch
+    cell.press(OperatorEvent.EVENT_INTERVENE_START)
+    cell.graph.until(lambda: cell.operator.state.human_in_control, "the human has control")
+    cell.press(OperatorEvent.EVENT_INTERVENE_STOP)
+    cell.graph.until(lambda: not cell.operator.state.human_in_control, "the human gave back")
+    assert cell.operator.state.epoch == epoch + 2
+
+
+def test_the_executor_s_time_out_ends_the_episode(make_cell):
+    cell = make_cell()
+    cell.start()
+    cell.until_steps(6)
+    cell.executor.reach_limit()
+    cell.until_phase(IDLE)
+    assert cell.operator.state.label == EpisodeState.LABEL_TIMEOUT
+    assert episode_metadata(cell.run / "episodes" / "000001.mcap")["label"] == "timeout"
+
+
+def test_the_operator_resets_where_no_service_does(make_cell):
+    cell = make_cell(reset="operator")
+    cell.start()
+    cell.graph.until(lambda: cell.manager._opened_episode == 1, "the recorder has opened the file")
+    assert cell.operator.state.phase == RESETTING
+    cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
+    cell.until_phase(BASE)
+    assert cell.cell.requests == []
+
+
+def test_a_reset_that_fails_discards(make_cell):
+    cell = make_cell(recorder=False)
+    cell.cell.problem = "the screw is stuck"
+    cell.start()
+    cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "the episode is discarded")
+    assert "the screw is stuck" in next(s for s in cell.operator.states if s.phase == LABELLED).reason
+    assert not {BASE, CRITICAL} & set(cell.operator.phases(1))
+
+
+def test_emergency_stop_by_the_operator_is_latched_in_the_executor_and_needs_reset_and_start(make_cell):
+    cell = make_cell()
+    cell.start()
+    cell.until_steps(6)
+    cell.press(OperatorEvent.EVENT_ESTOP)
+    cell.graph.until(lambda: cell.executor.estop, "the executor has latched the stop")
+    cell.until_phase(ESTOP)
+    assert cell.operator.state.label == EpisodeState.LABEL_DISCARD
+    refused = call(cell.graph, cell.operator, StartEpisode, purpose=EVALUATE, driver=VLA)
+    assert "reset the emergency stop first" in refused.message
+    assert call(cell.graph, cell.operator, ResetEstop).reset
+    cell.until_phase(IDLE)
+    cell.graph.until(lambda: any(s.durable for s in cell.operator.statuses), "the discarded episode is on disk")
+    assert cell.start() == 2
+    cell.until_phase(BASE)
+
+
+def test_emergency_stop_by_the_service_ends_the_run(make_cell):
+    cell = make_cell()
+    handle = cell.send_goal(count=3)
+    cell.until_steps(6)
+    call(cell.graph, cell.operator, Estop, reason="test")
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert result.result().status == GoalStatus.STATUS_ABORTED
+    assert "emergency stop" in result.result().result.message
+    assert list(result.result().result.labels) == [EpisodeState.LABEL_DISCARD]
+    assert max(state.episode_id for state in cell.operator.states) == 1
+
+
+def test_an_executor_that_restarts_in_the_middle_discards_the_episode(make_cell):
+    cell = make_cell(recorder=False)
+    cell.start()
+    cell.until_steps(6)
+    cell.graph.until(lambda: cell.manager._control.ticks == 6, "the manager knows the ticks")
+    cell.executor.ticks = 0
+    cell.executor.show()
+    cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "the episode is discarded")
+
+
+def test_a_run_of_episodes(make_cell):
+    cell = make_cell()
+    handle = cell.send_goal(count=3, first_seed=100)
+    labels = [EpisodeState.LABEL_SUCCESS, EpisodeState.LABEL_FAILURE, EpisodeState.LABEL_SUCCESS]
+    for number, event in enumerate(
+        (OperatorEvent.EVENT_SUCCESS, OperatorEvent.EVENT_FAILURE, OperatorEvent.EVENT_SUCCESS), start=1
+    ):
+        cell.graph.until(
+            lambda number=number: (
+                cell.operator.state.episode_id == number
+                and cell.operator.state.phase == CRITICAL
+                and cell.manager._count.next_step == 6
+            ),
+            f"episode {number} moves",
+        )
+        cell.press(event)
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert result.result().status == GoalStatus.STATUS_SUCCEEDED
+    answer = result.result().result
+    assert list(answer.episode_ids) == [1, 2, 3]
+    assert list(answer.labels) == labels
+    assert list(answer.critical_steps) == [6, 6, 6]
+    assert list(answer.drivers) == [VLA] * 3
+    assert [request.seed for request in cell.cell.requests] == [100, 101, 102]
+    cell.graph.until(lambda: len(cell.feedback) == 3, "feedback of every episode")
+    assert [(f.done, f.successes) for f in cell.feedback] == [(1, 1), (2, 1), (3, 2)]
+
+
+def test_cancelling_a_run_discards_the_running_episode(make_cell):
+    cell = make_cell()
+    handle = cell.send_goal(count=3)
+    cell.until_steps(6)
+    assert "run_episodes is running" in call(cell.graph, cell.operator, StartEpisode, driver=VLA).message
+    cell.graph.until(handle.cancel_goal_async().done, "the cancel is answered")
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert result.result().status == GoalStatus.STATUS_CANCELED
+    assert list(result.result().result.labels) == [EpisodeState.LABEL_DISCARD]
+    assert episode_metadata(cell.run / "episodes" / "000001.mcap")["label"] == "discard"
+    assert cell.operator.state.phase == IDLE
+
+
+def test_lockstep_training_waits_for_the_learner_and_names_the_actor(make_cell):
+    cell = make_cell(learner={"ready": False, "actor_version": 1})
+    handle = cell.send_goal(count=2, purpose=TRAIN, driver=RL)
+    cell.until_steps(6)
+    assert cell.operator.state.driver == VLA, "the actor is not ready"
+    assert cell.operator.state.actor_version == 1
+    assert cell.label(EpisodeState.LABEL_SUCCESS).durable
+    cell.learner.say(ready=True, busy=True, last_episode_id=1, actor_version=1)
+    cell.graph.until(lambda: cell.manager._training.busy, "the learner is busy")
+    assert cell.operator.state.phase == LABELLED
+    cell.learner.say(ready=True, busy=False, last_episode_id=1, actor_version=7)
+    cell.graph.until(lambda: cell.operator.state.episode_id == 2 and cell.operator.state.phase == CRITICAL, "go on")
+    assert cell.operator.state.actor_version == 7
+    assert cell.operator.state.driver == RL
+    cell.until_steps(6)
+    cell.label(EpisodeState.LABEL_DISCARD)
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "a discarded episode is not waited for")
+    assert list(result.result().result.drivers) == [VLA, RL]
+
+
+def test_real_time_training_does_not_wait(make_cell):
+    cell = make_cell(learner={"ready": True, "busy": True, "actor_version": 5}, tick="timer", recorder=False)
+    cell.start(purpose=TRAIN, driver=RL, start_in="critical")
+    cell.until_phase(CRITICAL)
+    assert cell.operator.state.driver == RL
+    assert cell.operator.state.actor_version == 0
+    cell.label(EpisodeState.LABEL_SUCCESS)
+    cell.until_phase(IDLE)
+    assert cell.start(purpose=TRAIN, driver=RL) == 2
+
+
+def test_evaluating_rl_without_an_actor_is_refused(make_cell):
+    cell = make_cell(learner={"ready": False, "message": "no checkpoint"}, recorder=False)
+    handle = cell.send_goal(count=2, driver=RL)
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert result.result().status == GoalStatus.STATUS_ABORTED
+    assert "no checkpoint" in result.result().result.message
+
+
+def test_without_a_recorder_nothing_moves(make_cell):
+    cell = make_cell(recorder=None, recorder_timeout_s=0.3)
+    cell.start()
+    cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "the episode is discarded")
+    assert "no recorder opened a file" in next(s for s in cell.operator.states if s.phase == LABELLED).reason
+    assert not {BASE, CRITICAL} & set(cell.operator.phases(1))
+
+
+def test_a_relabel_of_an_earlier_episode(make_cell):
+    cell = make_cell()
+    cell.start()
+    cell.until_steps(6)
+    assert cell.label(EpisodeState.LABEL_SUCCESS).durable
+    cell.until_phase(IDLE)
+    answer = cell.label(EpisodeState.LABEL_FAILURE, episode_id=1)
+    assert (answer.accepted, answer.durable) == (True, True)
+    assert (cell.run / "labels.jsonl").read_text() == '{"episode_id": 1, "label": "failure"}\n'
+    assert "no such episode" in cell.label(EpisodeState.LABEL_FAILURE, episode_id=5).message
+
+
+def test_a_restarted_manager_stands_still_and_goes_on_with_new_ids(make_cell):
+    cell = make_cell()
+    cell.start()
+    cell.until_steps(6)
+    epoch = cell.operator.state.epoch
+    cell.graph.remove(cell.manager)
+    cell.manager = cell.graph.add(EpisodeManagerNode())
+    cell.graph.until(lambda: cell.operator.state.phase == IDLE, "the restarted manager is idle")
+    assert (cell.operator.state.episode_id, cell.operator.state.epoch) > (1, epoch)
+    cell.graph.until(lambda: cell.operator.statuses[-1].error, "the recorder says what became of the episode")
+    assert "without a label" in cell.operator.statuses[-1].error
+    cell.graph.until(lambda: cell.executor.state.phase == IDLE, "the executor has heard of it")
+    cell.graph.until(cell.manager._executor_alive, "the manager hears the executor")
+    assert cell.start() == 2
+    cell.until_steps(6)
+    assert cell.label(EpisodeState.LABEL_SUCCESS).durable
+
+
+def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(make_cell, tmp_path):
+    cell = make_cell(recorder=None, recorder_timeout_s=20.0)
+    parameters = {"robot": tmp_path / "robot.yaml", "task": TASK, "run_directory": cell.run}
+    arguments = ["--ros-args", "-r", f"__ns:={cell.graph.namespace}"]
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name}:={value}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from rlt_teleop.recorder_node import main; main()", *arguments], env=os.environ
+    )
+    try:
+        cell.graph.until(
+            lambda: (
+                cell.executor.executed.get_subscription_count() >= 2
+                and cell.executor.control.get_subscription_count() >= 2
+                and cell.operator.count_publishers(topics.RECORDER_STATUS) >= 1
+            ),
+            "the recorder is there",
+        )
+        cell.start()
+        cell.until_steps(6)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    object.__setattr__(cell.manager.parameters, "recorder_timeout_s", 0.5)
+    answer = cell.label(EpisodeState.LABEL_SUCCESS)
+    assert answer.accepted
+    assert not answer.durable
+    assert "did not confirm" in answer.message
+    assert [path.name for path in (cell.run / "episodes").iterdir()] == ["000001.mcap.part"]
+    cell.until_phase(IDLE)
+    assert "did not confirm" in cell.operator.state.reason

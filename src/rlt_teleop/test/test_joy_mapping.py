@@ -1,0 +1,71 @@
+"""Joystick mapping files."""
+
+from pathlib import Path
+
+import pytest
+
+from rlt_common.parameters import ParameterError
+from rlt_teleop.joy_mapping import load_mapping
+
+FOLDER = Path(__file__).parents[2] / "rlt_bringup" / "config" / "joy"
+
+
+def write(tmp_path, text: str) -> Path:
+    path = tmp_path / "pad.yaml"
+    path.write_text("device: pad\n" + text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["xbox", "playstation", "scripted"])
+def test_the_shipped_files_have_every_decision(name):
+    mapping = load_mapping(FOLDER / f"{name}.yaml")
+    assert mapping.device == name
+    decisions = ("enable", "handoff", "success", "failure", "discard", "estop", "next_episode")
+    assert len({mapping.button(decision) for decision in decisions}) == len(decisions)
+
+
+@pytest.mark.parametrize("name", ["xbox", "playstation"])
+def test_the_pads_move_every_direction_of_both_arms(name):
+    mapping = load_mapping(FOLDER / f"{name}.yaml")
+    assert all(axis.index >= 0 for _, axis in mapping.axes.items())
+    assert set(mapping.buttons.select) == {"left", "right"}
+    assert mapping.button("gripper_open") != mapping.button("gripper_close")
+
+
+def test_minus_one_and_left_out_are_disabled(tmp_path):
+    mapping = load_mapping(write(tmp_path, "buttons: {success: 2, failure: -1}\n"))
+    assert mapping.button("success") == 2
+    for name in ("failure", "discard", "no such thing"):
+        with pytest.raises(ParameterError, match="no button"):
+            mapping.button(name)
+    assert (mapping.buttons_needed, mapping.axes_needed) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("buttons: {succes: 2}\n", "unknown key 'succes'"),
+        ("colour: red\n", "unknown key 'colour'"),
+        ("buttons: {success: 2, estop: 2}\n", "estop and success are both button 2"),
+        ("buttons: {success: 2, select: {left: 2}}\n", "select left and success are both button 2"),
+        ("axes: {x: {index: 1}, rz: {index: 1}}\n", "rz and x are both axis 1"),
+        ("axes: {x: {index: 1, sign: 0}}\n", "choose 1 or -1"),
+        ("buttons: {success: two}\n", "expected int"),
+        ("buttons: {success: -2}\n", "least allowed is -1"),
+        ("buttons: {select: {left: yes}}\n", "expected a button"),
+        ("buttons: {select: [1]}\n", "expected arm names"),
+        ("dead_zone: 1.5\n", "most allowed"),
+        ("linear_speed: .nan\n", "finite"),
+        ("axes: [1\n", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_errors_that_name_the_file(tmp_path, text, why):
+    path = write(tmp_path, text)
+    with pytest.raises(ParameterError, match=why) as caught:
+        load_mapping(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ParameterError, match=r"none\.yaml: No such file"):
+        load_mapping(tmp_path / "none.yaml")

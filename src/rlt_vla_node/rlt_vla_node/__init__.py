@@ -1,0 +1,1 @@
+"""Camera ingest, VLA backends, RL token and their adaptation on demonstrations."""

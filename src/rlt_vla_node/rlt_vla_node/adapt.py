@@ -1,0 +1,353 @@
+"""Command `adapt`: adapt the built-in VLA on demonstrations, train the RL token, freeze both (Sec. IV-A).
+
+    adapt --robot sim.yaml --task screw.yaml --demonstrations DIR --output DIR \\
+          [--pretraining FILE] [--seed N] [--threads N] [--resume]
+
+Writes the checkpoint that the VLA node loads (model.safetensors, config.json, metrics.json), metrics.jsonl while it
+runs, and training.safetensors, from which `--resume` goes on exactly after a crash. Steps are counted and not timed,
+so the same inputs, seed and threads give the same checkpoint. Every parameter of AdaptConfig is an option, and may
+stand in the task file under `nodes: adapt:`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlt_common.atomic import write_atomic
+from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
+from rlt_common.parameters import ParameterError, from_mapping
+from rlt_vla_node.adapt_config import AdaptConfig
+from rlt_vla_node.builtin import BuiltinConfig, BuiltinVla, build_vla
+from rlt_vla_node.checkpoint import CONFIG_FILE, CheckpointError, read_config, save_checkpoint
+from rlt_vla_node.dataset import (
+    DatasetError,
+    Demonstrations,
+    PoseImages,
+    action_spread,
+    block_statistics,
+    load_demonstrations,
+    load_pose_images,
+)
+from rlt_vla_node.evaluation import encode_frames, evaluate
+from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
+from rlt_vla_node.tensors import tensors_hash
+from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, fit_auxiliary
+
+STATE_FILE = "training.safetensors"
+METRICS_LOG = "metrics.jsonl"
+DYNAMIC_BLOCKS = ("joint_velocity", "joint_effort")
+
+Report = Callable[[str], None]
+
+
+class Adaptation:
+    """One adaptation: data, models, trainer, and what is written to the output folder."""
+
+    def __init__(
+        self,
+        config: AdaptConfig,
+        robot: RobotConfig,
+        task: TaskConfig,
+        demonstrations: Demonstrations,
+        poses: PoseImages | None,
+        output: Path,
+        seed: int,
+        report: Report,
+    ) -> None:
+        self.config, self.robot, self.task, self.seed = config, robot, task, seed
+        self.output, self.report = output, report
+        self.demonstrations = demonstrations
+        self.state = demonstrations.state(task.vla_state)
+        self.held_out = _held_out(demonstrations, config.validation_share)
+        target, poses = _aligned(demonstrations.target, poses)
+        self.target = torch.from_numpy(target)
+        trained = int((~self.held_out).sum())
+        self.data = TrainingData(
+            images=torch.from_numpy(demonstrations.images[:trained]),
+            state=torch.from_numpy(self.state[:trained]),
+            actions=torch.from_numpy(demonstrations.actions[:trained]),
+            target=self.target[:trained],
+            pose_images=torch.from_numpy(poses.images if poses else demonstrations.images[:0]),
+            pose_state=torch.from_numpy(self._pose_state(poses) if poses else self.state[:0]),
+            pose_target=torch.from_numpy(poses.target if poses else target[:0]),
+        )
+        self.vla = self._new_vla()
+        embedding = RlTokenConfig(
+            embed_dim=self.vla.config.width, max_tokens=self.vla.config.tokens, token_dim=config.token_dim
+        )
+        self.token = build_rl_token(embedding, seed + 1)
+        self.auxiliary = self._new_auxiliary()
+        self.trainer = Trainer(config, self.data, self.vla, self.token, self.auxiliary, seed + 2)
+        self.identity = self._identity()
+
+    def resume(self) -> None:
+        """Go on from the last state in the output folder, if there is one. Raises ResumeError."""
+        path = self.output / STATE_FILE
+        if not path.exists():
+            self._cut_metrics()
+            self.report(f"no training state in {self.output}: starting from the beginning")
+            return
+        try:
+            self.trainer.restore(path.read_bytes(), self.identity)
+        except ResumeError as error:
+            raise ResumeError(f"{path}: {error}") from error
+        self._cut_metrics()
+        self.report(f"resuming at step {self.trainer.step} of {STAGES[self.trainer.stage]}")
+
+    def finished(self) -> bool:
+        """Whether the output folder holds the finished checkpoint of exactly this adaptation."""
+        if not (self.output / CONFIG_FILE).exists():
+            return False
+        return read_config(self.output).get("identity") == self.identity
+
+    def run(self) -> str:
+        """Train to the end and write the checkpoint. Returns its hash."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        trainer, config = self.trainer, self.config
+        started, counted = time.monotonic(), 0
+        with open(self.output / METRICS_LOG, "a", encoding="utf-8") as log:
+            while not trainer.done:
+                stage = trainer.stage
+                trainer.advance()
+                counted += 1
+                changed = trainer.stage != stage
+                if changed or trainer.step % config.checkpoint_steps == 0:
+                    log.flush()
+                    write_atomic(self.output / STATE_FILE, trainer.state(self.identity))
+                if changed or trainer.done or trainer.step % config.report_steps == 0:
+                    rate = counted / max(time.monotonic() - started, 1e-9)
+                    log.write(json.dumps(self._progress(rate)) + "\n")
+                    self._show(rate)
+                    started, counted = time.monotonic(), 0
+        return self._finish()
+
+    def _finish(self) -> str:
+        self.vla.eval()
+        self.token.eval()
+        features = self.trainer.features(torch.from_numpy(self.demonstrations.images))
+        frames = {}
+        for name, rows in (("train", ~self.held_out), ("validation", self.held_out)):
+            frames[name] = encode_frames(
+                self.vla,
+                self.token,
+                features[rows],
+                torch.from_numpy(self.state[rows]),
+                torch.from_numpy(self.demonstrations.actions[rows]),
+                self.target[rows],
+            )
+        held_out = frames["validation"] if len(frames["validation"].state) else frames["train"]
+        figures = evaluate(self.vla, self.token, self.auxiliary, frames["train"], held_out, self.seed)
+        figures["held_out"] = bool(self.held_out.any())
+        blocks = {name: block_statistics(name, values) for name, values in self.demonstrations.blocks.items()}
+        facts = {
+            "identity": self.identity,
+            "task": self.task.name,
+            "robot": self.robot.name,
+            "config_hash": config_hash(self.robot, self.task),
+            "seed": self.seed,
+            "adapt": dataclasses.asdict(self.config),
+            "episodes": len(self.demonstrations.files),
+            "frames": len(self.state),
+            "pose_images": len(self.data.pose_images),
+            "statistics": {
+                "action_spread": self.vla.action_spread.tolist(),
+                "blocks": {n: {"mean": m.tolist(), "std": s.tolist()} for n, (m, s) in blocks.items()},
+                "rl_token": _mean_and_std(frames["train"].rl_token),
+            },
+        }
+        block_sizes = [(name, self.robot.block_sizes[name]) for name in self.task.vla_state]
+        digest = save_checkpoint(self.output, self.vla, self.token, block_sizes, facts, figures)
+        (self.output / STATE_FILE).unlink(missing_ok=True)
+        shown = {name: value for name, value in figures.items() if isinstance(value, float)}
+        self.report(f"checkpoint {digest} in {self.output}: " + _listed(shown))
+        return digest
+
+    def _pose_state(self, poses: PoseImages) -> np.ndarray:
+        """Proprioception of the pre-training images, (N, S). Poses set without dynamics have no velocity and effort:
+        these are drawn from the demonstrations, or they would tell the two kinds of images apart."""
+        rng = np.random.default_rng(self.seed)
+        state = poses.state.copy()
+        rows = rng.choice(np.flatnonzero(~self.held_out), len(state))
+        first = 0
+        for name in self.task.vla_state:
+            columns = slice(first, first + self.robot.block_sizes[name])
+            if name in DYNAMIC_BLOCKS:
+                state[:, columns] = self.state[rows, columns]
+            first = columns.stop
+        return state
+
+    def _new_vla(self) -> BuiltinVla:
+        camera = self.robot.cameras[0]
+        vla = build_vla(
+            BuiltinConfig(
+                cameras=tuple(c.name for c in self.robot.cameras),
+                image_height=camera.height,
+                image_width=camera.width,
+                state_dim=self.state.shape[1],
+                action_dim=self.robot.action_dim,
+                control_hz=self.robot.control_hz,
+                horizon=self.task.horizon,
+            ),
+            self.seed,
+        )
+        statistics = [block_statistics(name, self.demonstrations.blocks[name]) for name in self.task.vla_state]
+        vla.state_mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in statistics])))
+        vla.state_std.copy_(torch.from_numpy(np.concatenate([std for _, std in statistics])))
+        vla.action_spread.copy_(torch.from_numpy(action_spread(self.demonstrations.executed, self.robot.step_limit)))
+        return vla
+
+    def _new_auxiliary(self) -> AuxiliaryHead | None:
+        target = torch.cat([self.data.target, self.data.pose_target]).numpy()
+        if not target.shape[1] or not np.isfinite(target).all(axis=1).any():
+            self.report("no auxiliary targets in the demonstrations: stage 0 is left out")
+            return None
+        return fit_auxiliary(self.vla.config.width, target, self.seed + 3)
+
+    def _identity(self) -> str:
+        data = self.data
+        tensors = {name: getattr(data, name) for name in ("state", "actions", "pose_state")}
+        facts = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        return tensors_hash(tensors, facts, str(self.seed), config_hash(self.robot, self.task))
+
+    def _progress(self, rate: float) -> dict[str, Any]:
+        trainer = self.trainer
+        return {"stage": trainer.stage, "step": trainer.step, "steps_per_s": round(rate, 3), **trainer.losses}
+
+    def _show(self, rate: float) -> None:
+        trainer = self.trainer
+        if not trainer.step:
+            return
+        total = trainer.stage_steps(trainer.stage)
+        left = (total - trainer.step) / rate
+        self.report(
+            f"stage {trainer.stage + 1}/2 {STAGES[trainer.stage]}, step {trainer.step}/{total}, "
+            f"{_listed(trainer.losses)}, {rate:.1f} steps/s, about {left:.0f} s left in this stage"
+        )
+
+    def _cut_metrics(self) -> None:
+        """Drop the metrics of steps that will be done again."""
+        path = self.output / METRICS_LOG
+        if not path.exists():
+            return
+        reached = (self.trainer.stage, self.trainer.step)
+        if reached == self.trainer.first:
+            path.unlink()
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if (entry["stage"], entry["step"]) <= reached:
+                kept.append(line + "\n")
+        write_atomic(path, "".join(kept).encode())
+
+
+def _held_out(demonstrations: Demonstrations, share: float) -> np.ndarray:
+    """(N,) bool: the frames of the last episodes, at least one of them when there are two or more and share > 0."""
+    episodes = len(demonstrations.files)
+    count = min(math.ceil(share * episodes), episodes - 1)
+    return demonstrations.episode >= episodes - count
+
+
+def _aligned(target: np.ndarray, poses: PoseImages | None) -> tuple[np.ndarray, PoseImages | None]:
+    """Targets of demonstrations and pre-training images with one width K; NaN where demonstrations have none."""
+    if poses is None or target.shape[1] == poses.target.shape[1]:
+        return target, poses
+    if target.shape[1]:
+        raise DatasetError(
+            f"demonstrations have auxiliary targets of {target.shape[1]} values, the pre-training images of "
+            f"{poses.target.shape[1]}: collect both from the same task"
+        )
+    return np.full((len(target), poses.target.shape[1]), np.nan, np.float32), poses
+
+
+def _mean_and_std(values: Tensor) -> dict[str, list[float]]:
+    return {"mean": values.mean(dim=0).tolist(), "std": values.std(dim=0, correction=0).tolist()}
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+
+
+def build_config(task: TaskConfig, options: Mapping[str, Any]) -> AdaptConfig:
+    """The task file's `nodes: adapt:` with the given options on top. Raises ParameterError."""
+    own = task.nodes.get("adapt", {})
+    given = {name: value for name, value in options.items() if value is not None}
+    return from_mapping(AdaptConfig, {**own, **given}, f"task {task.name}: nodes: adapt")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; every parameter of AdaptConfig is an option without a default of its own."""
+    parser = argparse.ArgumentParser(prog="adapt", description="adapt the built-in VLA and train the RL token")
+    parser.add_argument("--robot", required=True, help="robot file")
+    parser.add_argument("--task", required=True, help="task file")
+    parser.add_argument("--demonstrations", required=True, help="folder of episode files")
+    parser.add_argument("--output", required=True, help="folder for the checkpoint")
+    parser.add_argument("--pretraining", help="safetensors file of pre-training images")
+    parser.add_argument("--seed", type=int, default=0, help="of every random draw")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; another number gives other last digits")
+    parser.add_argument("--resume", action="store_true", help="go on after a crash; does nothing when finished")
+    group = parser.add_argument_group("parameters")
+    for field in dataclasses.fields(AdaptConfig):
+        kind = {"int": int, "float": float}[field.type]
+        name = "--" + field.name.replace("_", "-")
+        help_text = f"{field.metadata['description']} (default {field.default})"
+        group.add_argument(name, dest=f"parameter_{field.name}", type=kind, metavar="N", help=help_text)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `ros2 run rlt_vla_node adapt`."""
+    options = parse_arguments(arguments)
+    if options.threads < 1 or options.seed < 0:
+        sys.exit("adapt: --threads must be at least 1 and --seed not negative")
+    torch.set_num_threads(options.threads)
+    given = {k.removeprefix("parameter_"): v for k, v in vars(options).items() if k.startswith("parameter_")}
+    try:
+        robot, task = load_robot(options.robot), load_task(options.task)
+        config = build_config(task, given)
+        demonstrations = load_demonstrations(
+            options.demonstrations, robot, task, config.frame_stride, _reading_progress
+        )
+        poses = load_pose_images(options.pretraining, robot, task) if options.pretraining else None
+        output = Path(options.output)
+        adaptation = Adaptation(config, robot, task, demonstrations, poses, output, options.seed, _say)
+        if options.resume and adaptation.finished():
+            _say(f"{output} already holds this adaptation: nothing to do")
+            return
+        if options.resume:
+            adaptation.resume()
+        else:
+            (output / METRICS_LOG).unlink(missing_ok=True)
+        adaptation.run()
+    except (ParameterError, DatasetError, ResumeError, CheckpointError, FloatingPointError) as error:
+        sys.exit(f"adapt: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")
+
+
+def _say(text: str) -> None:
+    print(f"adapt: {text}", flush=True)
+
+
+def _reading_progress(done: int, total: int) -> None:
+    if done == total or done % 20 == 0:
+        _say(f"reading demonstrations {done}/{total}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Camera ingest: joint states and camera images in, one synchronised observation out.
+
+Subscribes  joint_states (sensor_msgs/JointState), each camera's topic (sensor_msgs/Image or CompressedImage, taken
+            serialised: only the frames that are used are decoded)
+Publishes   observation (rlt_msgs/Observation) every `stride` control steps, /diagnostics
+
+An observation carries the stamp of its robot state. In lockstep (`camera_tolerance_s: 0`) image and state stamps must
+be equal. A stalled or frozen camera is an ERROR in /diagnostics and stops the observations.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from rlt_common import topics
+from rlt_common.codecs import CodecError, ObservationData, decode_image, decode_raw, observation_to_msg, stamp_ns
+from rlt_common.config import load_robot, load_task
+from rlt_common.health import ERROR, OK, WARN, Health
+from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_msgs.msg import Observation
+from rlt_vla_node.images import fit_image
+from rlt_vla_node.observation_qos import QOS_OBSERVATION
+from rlt_vla_node.proprioception import JointStateError, Proprioception
+from rlt_vla_node.synchroniser import CompleteSet, ImageRecord, SyncConfig, Synchroniser, cdr_stamp_ns
+
+WATCH_S = 0.2
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Parameters of the camera ingest."""
+
+    robot: str = param(description="path of the robot file")
+    task: str = param(description="path of the task file")
+    frozen_images: int = param(
+        0,
+        "so many equal images in a row count as a frozen camera; 0: not watched (a noiseless simulated camera repeats "
+        "its image while nothing moves, a real sensor never does)",
+        minimum=0,
+        maximum=10_000,
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+class CameraIngestNode(Node):
+    """See the module docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("camera_ingest")
+        self.parameters = declare(self, NodeParameters)
+        reject_unknown(self)
+        self.robot = load_robot(self.parameters.robot)
+        self.task = load_task(self.parameters.task)
+        self._proprioception = Proprioception(self.robot)
+        self._synchroniser: Synchroniser[JointState] = Synchroniser(
+            [camera.name for camera in self.robot.cameras],
+            SyncConfig(
+                tolerance_ns=round(self.robot.camera_tolerance_s * 1e9),
+                period_ns=round(self.task.stride * self.robot.period_s * 1e9),
+                stall_s=self.robot.camera_timeout_s,
+                frozen_images=self.parameters.frozen_images,
+            ),
+        )
+        self._refused = 0
+        self._refusal = ""
+        self._last_state_s: float | None = None
+        self._health = Health(self)
+        self._publisher = self.create_publisher(Observation, topics.OBSERVATION, QOS_OBSERVATION)
+        self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
+        camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.robot.tick == "joint_states" else topics.QOS_SENSOR
+        for camera in self.robot.cameras:
+            kind = CompressedImage if camera.compressed else Image
+            callback = partial(self._on_image, camera.name)
+            self.create_subscription(kind, camera.topic, callback, camera_qos, raw=True)
+        self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_joint_states(self, message: JointState) -> None:
+        self._last_state_s = time.monotonic()
+        self._synchroniser.on_state(stamp_ns(message.header.stamp), message, self._last_state_s)
+        self._publish_complete()
+
+    def _on_image(self, camera: str, data: bytes) -> None:
+        self._synchroniser.on_image(camera, cdr_stamp_ns(data), data, time.monotonic())
+        self._publish_complete()
+
+    def _publish_complete(self) -> None:
+        for complete in self._synchroniser.take():
+            try:
+                message = self._observation(complete)
+            except (CodecError, JointStateError) as error:
+                self._refused += 1
+                self._refusal = str(error)
+                self.get_logger().error(f"observation refused: {error}", throttle_duration_sec=1.0)
+                self._watch()
+                continue
+            self._refusal = ""
+            self._publisher.publish(message)
+
+    def _observation(self, complete: CompleteSet[JointState]) -> Observation:
+        joints = complete.state
+        blocks = self._proprioception.blocks(joints.name, joints.position, joints.velocity, joints.effort)
+        cameras = self.robot.cameras
+        images = [
+            fit_image(_decode(record, camera.compressed), camera.height, camera.width)
+            for record, camera in zip(complete.images, cameras, strict=True)
+        ]
+        data = ObservationData(
+            observation_id=complete.stamp_ns,
+            stamp_ns=complete.stamp_ns,
+            camera_names=tuple(camera.name for camera in cameras),
+            images=np.stack(images),
+            blocks=blocks,
+        )
+        skew_s = [(record.stamp_ns - complete.stamp_ns) * 1e-9 for record in complete.images]
+        return observation_to_msg(data, [camera.encoding for camera in cameras], skew_s, self.robot.frame)
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        counters = self._synchroniser.counters
+        problems = self._synchroniser.problems(now)
+        if problems:
+            level, text = ERROR, "; ".join(problems)
+        elif self._refusal:
+            level, text = ERROR, f"observation refused: {self._refusal}"
+        elif self._last_state_s is None or now - self._last_state_s > max(1.0, self.robot.state_timeout_s):
+            level, text = WARN, "no joint states"
+        else:
+            level, text = OK, "observing"
+        self._health.set(
+            level,
+            text,
+            observations=counters.sets,
+            refused=self._refused,
+            unmatched_states=counters.unmatched_states,
+            repeated_images=counters.repeated_images,
+            clock_resets=counters.clock_resets,
+            **{f"images_{name}": count for name, count in counters.per_camera.items()},
+        )
+
+
+def _decode(record: ImageRecord, compressed: bool) -> np.ndarray:
+    if compressed:
+        return decode_image(deserialize_message(record.data, CompressedImage))
+    return decode_raw(deserialize_message(record.data, Image))
+
+
+def main() -> None:
+    """Entry point of `ros2 run rlt_vla_node camera_ingest`."""
+    rclpy.init()
+    try:
+        node = CameraIngestNode()
+    except (ParameterError, ValueError) as error:
+        sys.exit(f"camera_ingest: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

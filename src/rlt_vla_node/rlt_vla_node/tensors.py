@@ -1,0 +1,23 @@
+"""Hash of named tensors, independent of the file they are stored in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+HASH_DIGITS = 16
+
+
+def tensors_hash(tensors: Mapping[str, Tensor], *facts: str) -> str:
+    """First 16 hex digits of the sha256 over `facts` and, in name order, each name, type, shape and content."""
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(fact.encode() + b"\n")
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:HASH_DIGITS]

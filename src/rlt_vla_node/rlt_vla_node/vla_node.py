@@ -1,0 +1,287 @@
+"""The VLA node: observations and chunk requests in, RL token and reference chunk out.
+
+Subscribes  observation (rlt_msgs/Observation), chunk_request (rlt_msgs/ChunkRequest),
+            episode_state (rlt_msgs/EpisodeState, latched), executed_action (rlt_msgs/ExecutedAction) and
+            control_state (rlt_msgs/ControlState, latched): which observations belong to the critical phase
+Publishes   vla_output (rlt_msgs/VlaOutput), /diagnostics
+
+A request is answered at once when its observation is there, else when it comes. Strided observations are encoded in
+batches between callbacks, one batch at a time and only when no message waits, so a request never waits for more than
+one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import rclpy
+import torch
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from rlt_common import topics
+from rlt_common.codecs import CodecError, ObservationData, floats, observation_from_msg, stamp_ns, to_time, vector
+from rlt_common.config import load_robot, load_task
+from rlt_common.health import ERROR, OK, WARN, Health
+from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
+from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
+from rlt_vla_node.inference import FLOW_STEPS, LayoutError, noise_seed, run_batch, run_observation
+from rlt_vla_node.observation_qos import QOS_OBSERVATION
+from rlt_vla_node.scheduler import Boundary, Request, Scheduler, Step, Strided
+
+MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
+ANSWERS_KEPT = 64
+IDLE_WAIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Parameters of the VLA node."""
+
+    robot: str = param(description="path of the robot file")
+    task: str = param(description="path of the task file")
+    checkpoint: str = param(description="folder that `adapt` wrote")
+    run_seed: int = param(0, "seed of the flow noise, with episode and observation", minimum=0)
+    flow_steps: int = param(FLOW_STEPS, "steps from noise to chunk", minimum=1, maximum=1000)
+    group_size: int = param(16, "strided observations in one batch", minimum=1, maximum=1024)
+    max_pending: int = param(2000, "strided observations that may wait", minimum=1, maximum=1_000_000)
+    threads: int = param(1, "threads of torch; another number gives other last digits", minimum=1, maximum=256)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+class VlaNode(Node):
+    """See the module docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("vla")
+        self.parameters = declare(self, NodeParameters)
+        reject_unknown(self)
+        self.robot = load_robot(self.parameters.robot)
+        self.task = load_task(self.parameters.task)
+        self.model = load_checkpoint(self.parameters.checkpoint)
+        self.model.check(self.robot, self.task)
+        torch.set_num_threads(self.parameters.threads)
+        self.get_logger().info(f"VLA checkpoint {self.parameters.checkpoint}, hash {self.model.hash}")
+        self.activity = 0
+        self._scheduler: Scheduler[Observation] = Scheduler(
+            self.parameters.group_size,
+            self.task.stride,
+            round(self.robot.period_s * 1e9),
+            max_pending=self.parameters.max_pending,
+        )
+        self._answers: OrderedDict[int, VlaOutput] = OrderedDict()
+        self._boundaries = self._strided = self._refused = self._repeated = 0
+        self._refusal = ""
+        self._boundary_s = 0.0
+        self._health = Health(self)
+        self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_STREAM)
+        self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, QOS_OBSERVATION)
+        self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
+        self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
+        self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_executed, topics.QOS_STREAM)
+        self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED_READER)
+        self._show()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a group of strided observations is due."""
+        return self._scheduler.group_ready
+
+    # ---- inputs
+
+    def _on_observation(self, message: Observation) -> None:
+        self.activity += 1
+        try:
+            vector(message.proprioception, None, "observation proprioception")
+        except CodecError as error:
+            self._refuse(str(error))
+            return
+        self._scheduler.on_observation(stamp_ns(message.header.stamp), message)
+        self._answer()
+
+    def _on_request(self, message: ChunkRequest) -> None:
+        self.activity += 1
+        if message.request_id in self._answers:
+            self._repeated += 1
+            self._publisher.publish(self._answers[message.request_id])
+            return
+        not_before = stamp_ns(message.not_before)
+        request = Request(message.request_id, message.episode_id, message.epoch, not_before)
+        self._scheduler.on_request(request)
+        self._answer()
+
+    def _on_episode(self, message: EpisodeState) -> None:
+        self.activity += 1
+        self._scheduler.on_episode(
+            message.episode_id,
+            message.epoch,
+            train=message.purpose == EpisodeState.PURPOSE_TRAIN,
+            discarded=message.label == EpisodeState.LABEL_DISCARD,
+        )
+
+    def _on_executed(self, message: ExecutedAction) -> None:
+        self.activity += 1
+        self._scheduler.on_step(
+            Step(
+                stamp_ns(message.header.stamp),
+                message.episode_id,
+                message.epoch,
+                message.step,
+                message.phase == EpisodeState.PHASE_CRITICAL,
+            )
+        )
+
+    def _on_control(self, message: ControlState) -> None:
+        self.activity += 1
+        moving = message.phase in MOVING and not message.estop
+        self._scheduler.on_control(message.episode_id, moving=moving, next_step=message.step)
+
+    # ---- work
+
+    def _answer(self) -> None:
+        """Answer the request in hand, if its observation is there; one that cannot be used is passed over."""
+        while (work := self._scheduler.next_boundary()) is not None:
+            try:
+                output = self._run_boundary(work)
+            except (CodecError, LayoutError) as error:
+                self._refuse(str(error))
+                self._scheduler.drop(work.stamp_ns)
+                self._scheduler.on_request(work.request)
+                continue
+            self._publisher.publish(output)
+            self._answers[work.request.request_id] = output
+            while len(self._answers) > ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+            self._boundaries += 1
+            self._refusal = ""
+            self._show()
+
+    def work_once(self) -> None:
+        """Encode one group of strided observations, if one is due."""
+        group = self._scheduler.next_group()
+        usable: list[tuple[Strided[Observation], ObservationData]] = []
+        for item in group:
+            try:
+                observation = observation_from_msg(item.observation)
+                self.model.batch([observation])
+                usable.append((item, observation))
+            except (CodecError, LayoutError) as error:
+                self._refuse(str(error))
+        if usable:
+            self._run_strided(usable)
+            self._show()
+
+    def _run_boundary(self, work: Boundary[Observation]) -> VlaOutput:
+        started = time.perf_counter()
+        observation = observation_from_msg(work.observation)
+        seed = noise_seed(self.parameters.run_seed, work.request.episode_id, observation.observation_id)
+        rl_token, reference = run_observation(
+            self.model.backend,
+            self.model.token,
+            self.model.batch([observation]),
+            seed,
+            steps=self.parameters.flow_steps,
+        )
+        output = self._output(observation, rl_token, reference, seed)
+        output.episode_id, output.epoch = work.request.episode_id, work.request.epoch
+        output.request_id, output.is_boundary = work.request.request_id, True
+        self._boundary_s = output.inference_s = time.perf_counter() - started
+        return output
+
+    def _run_strided(self, usable: list[tuple[Strided[Observation], ObservationData]]) -> None:
+        started = time.perf_counter()
+        observations = [observation for _, observation in usable]
+        seeds = [noise_seed(self.parameters.run_seed, item.episode_id, o.observation_id) for item, o in usable]
+        rl_tokens, references = run_batch(
+            self.model.backend,
+            self.model.token,
+            self.model.batch(observations),
+            seeds,
+            steps=self.parameters.flow_steps,
+            size=self.parameters.group_size,
+        )
+        each_s = (time.perf_counter() - started) / len(usable)
+        for i, (item, observation) in enumerate(usable):
+            output = self._output(observation, rl_tokens[i], references[i], seeds[i])
+            output.episode_id, output.epoch = item.episode_id, item.epoch
+            output.inference_s = each_s
+            self._publisher.publish(output)
+        self._strided += len(usable)
+
+    def _output(
+        self, observation: ObservationData, rl_token: np.ndarray, reference: np.ndarray, seed: int
+    ) -> VlaOutput:
+        output = VlaOutput(
+            observation_id=observation.observation_id,
+            rl_token=floats(rl_token),
+            rl_state=floats(observation.state(self.task.rl_state)),
+            horizon=reference.shape[0],
+            action_dim=reference.shape[1],
+            reference=floats(reference),
+            noise_seed=seed,
+            vla_hash=self.model.hash,
+        )
+        output.header.stamp = to_time(observation.stamp_ns)
+        output.header.frame_id = self.robot.frame
+        return output
+
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        self._refusal = reason
+        self.get_logger().error(f"observation refused: {reason}", throttle_duration_sec=1.0)
+        self._show()
+
+    def _show(self) -> None:
+        counters = self._scheduler.counters
+        level, text = OK, "ready"
+        if self._refusal:
+            level, text = ERROR, f"observation refused: {self._refusal}"
+        elif counters.dropped_observations:
+            level, text = WARN, "strided observations were dropped: inference is slower than the robot"
+        self._health.set(
+            level,
+            text,
+            vla_hash=self.model.hash,
+            boundary_outputs=self._boundaries,
+            strided_outputs=self._strided,
+            pending=self._scheduler.pending,
+            repeated_requests=self._repeated,
+            dropped_requests=counters.dropped_requests,
+            dropped_observations=counters.dropped_observations,
+            refused_observations=self._refused,
+            boundary_ms=f"{self._boundary_s * 1e3:.1f}",
+        )
+
+
+def spin_some(node: VlaNode, executor: SingleThreadedExecutor) -> None:
+    """Take one message; when none waits, encode a group of strided observations."""
+    seen = node.activity
+    executor.spin_once(timeout_sec=0.0 if node.busy else IDLE_WAIT_S)
+    if node.activity == seen and node.busy:
+        node.work_once()
+
+
+def main() -> None:
+    """Entry point of `ros2 run rlt_vla_node vla`."""
+    rclpy.init()
+    try:
+        node = VlaNode()
+    except (ParameterError, CheckpointError, LayoutError) as error:
+        sys.exit(f"vla: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while rclpy.ok():
+            spin_some(node, executor)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

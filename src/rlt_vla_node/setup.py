@@ -1,0 +1,26 @@
+from setuptools import find_packages, setup
+
+package_name = "rlt_vla_node"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="RLT maintainers",
+    maintainer_email="maintainers@rlt-ros.example",
+    description="Camera ingest, VLA backends, RL token and their adaptation on demonstrations.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "camera_ingest = rlt_vla_node.camera_ingest_node:main",
+            "vla = rlt_vla_node.vla_node:main",
+            "adapt = rlt_vla_node.adapt:main",
+        ],
+    },
+)

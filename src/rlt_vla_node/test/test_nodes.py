@@ -1,0 +1,321 @@
+"""The nodes over real DDS, in this process and in the test session's own domain."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image, JointState
+
+from rlt_common import topics
+from rlt_common.codecs import observation_from_msg, observation_to_msg, to_time
+from rlt_common.parameters import ParameterError
+from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
+from rlt_vla_node import camera_ingest_node, vla_node
+from rlt_vla_node.camera_ingest_node import CameraIngestNode
+from rlt_vla_node.checkpoint import load_checkpoint, save_checkpoint
+from rlt_vla_node.inference import noise_seed, run_observation
+from rlt_vla_node.observation_qos import QOS_OBSERVATION
+from rlt_vla_node.vla_node import VlaNode, spin_some
+
+LIMIT_S = 20.0
+PERIOD_NS = 20_000_000
+LAYOUT = (("ee_pose", 12), ("joint_effort", 14))
+
+
+class Probe(Node):
+    """Publishes and collects what the node under test takes and gives."""
+
+    def __init__(self, outputs, inputs):
+        super().__init__("probe")
+        self.seen = {topic: [] for topic, _, _ in outputs}
+        for topic, kind, qos in outputs:
+            self.create_subscription(kind, topic, self.seen[topic].append, qos)
+        self.out = {topic: self.create_publisher(kind, topic, qos) for topic, kind, qos in inputs}
+
+    def matched(self):
+        published = all(p.get_subscription_count() for p in self.out.values())
+        return published and all(self.count_publishers(topic) for topic in self.seen)
+
+    def level(self, name):
+        levels = [s for m in self.seen[topics.DIAGNOSTICS] for s in m.status if s.name == name]
+        return (levels[-1].level, levels[-1].message) if levels else (None, "")
+
+
+class Rig:
+    """A node under test, a probe, and one executor."""
+
+    def __init__(self, node, probe):
+        self.node, self.probe = node, probe
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(node)
+        self.executor.add_node(probe)
+
+    def until(self, condition, what):
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
+            self.turn()
+
+    def turn(self):
+        if isinstance(self.node, VlaNode):
+            spin_some(self.node, self.executor)
+        else:
+            self.executor.spin_once(timeout_sec=0.1)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.probe.destroy_node()
+
+
+@pytest.fixture
+def start(cell):
+    """Starts rclpy with parameters for the node under test; ends it after the test."""
+
+    def begin(**parameters):
+        values = {"robot": cell.robot_path, "task": cell.task_path, **parameters}
+        arguments = [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
+        rclpy.init(args=["--ros-args", *arguments])
+
+    yield begin
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, vla, rl_token):
+    save_checkpoint(tmp_path / "checkpoint", vla, rl_token, LAYOUT, {}, {})
+    return tmp_path / "checkpoint"
+
+
+VLA_OUTPUTS = (
+    (topics.VLA_OUTPUT, VlaOutput, topics.QOS_STREAM),
+    (topics.DIAGNOSTICS, DiagnosticArray, topics.QOS_CONTROL),
+)
+VLA_INPUTS = (
+    (topics.OBSERVATION, Observation, QOS_OBSERVATION),
+    (topics.CHUNK_REQUEST, ChunkRequest, topics.QOS_CONTROL),
+    (topics.EPISODE_STATE, EpisodeState, topics.QOS_LATCHED),
+    (topics.EXECUTED_ACTION, ExecutedAction, topics.QOS_STREAM),
+    (topics.CONTROL_STATE, ControlState, topics.QOS_LATCHED),
+)
+
+
+@pytest.fixture
+def vla_rig(start, checkpoint):
+    start(checkpoint=checkpoint, run_seed=5)
+    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS))
+    rig.until(rig.probe.matched, "discovery")
+    yield rig
+    rig.close()
+
+
+def message_of(data):
+    return observation_to_msg(data, ["png", "png"], [0.0, 0.0])
+
+
+def request_of(number, stamp_ns, episode=3, epoch=2):
+    not_before = to_time(stamp_ns)
+    return ChunkRequest(request_id=number, episode_id=episode, epoch=epoch, not_before=not_before, rows=10)
+
+
+def test_a_request_is_answered_and_answered_again_with_the_same_bytes(vla_rig, checkpoint, observation, cell):
+    probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
+    seen = observation(0, 40 * PERIOD_NS)
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(9, 40 * PERIOD_NS))
+    probe.out[topics.OBSERVATION].publish(message_of(observation(1, 38 * PERIOD_NS)))
+    probe.out[topics.OBSERVATION].publish(message_of(seen))
+    vla_rig.until(lambda: outputs, "the answer")
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(9, 40 * PERIOD_NS))
+    vla_rig.until(lambda: len(outputs) == 2, "the second answer")
+    assert serialize_message(outputs[0]) == serialize_message(outputs[1])
+    output = outputs[0]
+    assert (output.request_id, output.episode_id, output.epoch, output.is_boundary) == (9, 3, 2, True)
+    assert output.observation_id == 40 * PERIOD_NS
+    model = load_checkpoint(checkpoint)
+    seed = noise_seed(5, 3, seen.observation_id)
+    rl_token, reference = run_observation(model.backend, model.token, model.batch([seen]), seed)
+    assert output.noise_seed == seed
+    assert output.vla_hash == model.hash
+    assert output.rl_token.tobytes() == rl_token.tobytes()
+    assert output.reference.tobytes() == reference.tobytes()
+    assert (output.horizon, output.action_dim) == (10, 14)
+    np.testing.assert_array_equal(output.rl_state, seen.state(cell.task.rl_state))
+
+
+def test_a_restarted_node_finds_the_observation_and_gives_the_same_answer(vla_rig, observation):
+    probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
+    probe.out[topics.OBSERVATION].publish(message_of(observation(0, 0)))
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
+    vla_rig.until(lambda: outputs, "the answer")
+    vla_rig.executor.remove_node(vla_rig.node)
+    vla_rig.node.destroy_node()
+    vla_rig.node = VlaNode()
+    vla_rig.executor.add_node(vla_rig.node)
+    vla_rig.until(probe.matched, "discovery of the new node")
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
+    vla_rig.until(lambda: len(outputs) == 2, "the answer of the new node")
+    assert outputs[1].reference == outputs[0].reference
+    assert outputs[1].rl_token == outputs[0].rl_token
+
+
+def test_proprioception_that_is_not_finite_is_refused_and_reported(vla_rig, observation):
+    probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
+    bad = observation(0, 0)
+    bad.blocks["ee_pose"][3] = np.nan
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
+    probe.out[topics.OBSERVATION].publish(message_of(bad))
+    vla_rig.until(lambda: probe.level("vla")[0] == DiagnosticStatus.ERROR, "the error in /diagnostics")
+    assert "not finite" in probe.level("vla")[1]
+    assert not outputs
+    probe.out[topics.OBSERVATION].publish(message_of(observation(1, 2 * PERIOD_NS)))
+    vla_rig.until(lambda: outputs, "the answer from the next observation")
+    assert outputs[0].observation_id == 2 * PERIOD_NS
+    vla_rig.until(lambda: probe.level("vla")[0] == DiagnosticStatus.OK, "recovery")
+
+
+def test_an_observation_with_an_image_that_is_none_is_passed_over(vla_rig, observation):
+    probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
+    broken = message_of(observation(0, 0))
+    broken.images[0].data = b"this is no image"
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
+    probe.out[topics.OBSERVATION].publish(broken)
+    probe.out[topics.OBSERVATION].publish(message_of(observation(1, 2 * PERIOD_NS)))
+    vla_rig.until(lambda: outputs, "the answer from the next observation")
+    assert outputs[0].observation_id == 2 * PERIOD_NS
+
+
+def test_strided_observations_of_a_training_episode_follow(vla_rig, observation):
+    probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
+    state = EpisodeState(episode_id=3, epoch=2, phase=EpisodeState.PHASE_CRITICAL, purpose=EpisodeState.PURPOSE_TRAIN)
+    probe.out[topics.EPISODE_STATE].publish(state)
+    probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
+    for step in range(0, 10, 2):
+        probe.out[topics.OBSERVATION].publish(message_of(observation(step, step * PERIOD_NS)))
+    vla_rig.until(lambda: outputs, "the boundary output")
+    for step in range(10):
+        executed = ExecutedAction(episode_id=3, epoch=2, step=step, phase=EpisodeState.PHASE_CRITICAL)
+        executed.header.stamp = to_time(step * PERIOD_NS)
+        probe.out[topics.EXECUTED_ACTION].publish(executed)
+    ended = ControlState(episode_id=3, epoch=3, phase=EpisodeState.PHASE_LABELLED, step=10)
+    probe.out[topics.CONTROL_STATE].publish(ended)
+    vla_rig.until(lambda: len(outputs) == 5, "the strided outputs")
+    assert [o.observation_id // PERIOD_NS for o in outputs] == [0, 2, 4, 6, 8]
+    assert [o.is_boundary for o in outputs] == [True] + [False] * 4
+    assert {(o.episode_id, o.epoch, o.request_id) for o in outputs[1:]} == {(3, 2, 0)}
+    assert len({o.noise_seed for o in outputs}) == 5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"checkpoint": "/nowhere"}, "vla: /nowhere/config.json: no VLA checkpoint here"),
+        ({"checkpoint": "/nowhere", "flow_stepz": 3}, "knows no parameter 'flow_stepz'"),
+        ({}, "'checkpoint' of vla is required"),
+        ({"checkpoint": "/nowhere", "flow_steps": 0}, "flow_steps"),
+    ],
+)
+def test_the_vla_node_refuses_to_start_and_says_why(cell, monkeypatch, parameters, message):
+    values = {"robot": cell.robot_path, "task": cell.task_path, **parameters}
+    arguments = [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
+    monkeypatch.setattr(sys, "argv", ["vla", "--ros-args", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        vla_node.main()
+    rclpy.try_shutdown()
+    assert message in str(ended.value.code)
+
+
+INGEST_OUTPUTS = (
+    (topics.OBSERVATION, Observation, QOS_OBSERVATION),
+    (topics.DIAGNOSTICS, DiagnosticArray, topics.QOS_CONTROL),
+)
+INGEST_INPUTS = (
+    (topics.JOINT_STATES, JointState, topics.QOS_CONTROL),
+    ("base/image_raw", Image, topics.QOS_CAMERA_LOCKSTEP),
+    ("wrist/image_raw", Image, topics.QOS_CAMERA_LOCKSTEP),
+)
+
+
+@pytest.fixture
+def ingest_rig(start):
+    start()
+    rig = Rig(CameraIngestNode(), Probe(INGEST_OUTPUTS, INGEST_INPUTS))
+    rig.until(rig.probe.matched, "discovery")
+    yield rig
+    rig.close()
+
+
+def joint_state(robot, stamp_ns, position=0.1):
+    count = len(robot.joint_names)
+    message = JointState(
+        name=list(reversed(robot.joint_names)),
+        position=[position * i for i in reversed(range(count))],
+        velocity=[0.0] * count,
+        effort=[1.0] * count,
+    )
+    message.header.stamp = to_time(stamp_ns)
+    return message
+
+
+def image(rgb, stamp_ns):
+    message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=3 * rgb.shape[1], data=rgb.tobytes())
+    message.header.stamp = to_time(stamp_ns)
+    return message
+
+
+def test_images_and_joint_states_of_one_stamp_make_an_observation(ingest_rig, observation, cell):
+    probe, seen = ingest_rig.probe, ingest_rig.probe.seen[topics.OBSERVATION]
+    pixels = observation(0, 0).images
+    for step in range(3):
+        probe.out[topics.JOINT_STATES].publish(joint_state(cell.robot, step * PERIOD_NS))
+        if step % 2 == 0:
+            probe.out["base/image_raw"].publish(image(pixels[0], step * PERIOD_NS))
+            probe.out["wrist/image_raw"].publish(image(pixels[1], step * PERIOD_NS))
+    ingest_rig.until(lambda: len(seen) == 2, "two observations")
+    assert [message.observation_id for message in seen] == [0, 2 * PERIOD_NS]
+    data = observation_from_msg(seen[0])
+    np.testing.assert_array_equal(data.images, pixels)
+    np.testing.assert_allclose(data.blocks["joint_position"], 0.1 * np.arange(14), rtol=1e-6)
+    np.testing.assert_array_equal(data.blocks["joint_effort"], np.ones(14))
+    assert data.blocks["ee_pose"].shape == (12,)
+    assert list(seen[0].image_skew_s) == [0.0, 0.0]
+
+
+def test_a_camera_that_stalls_is_reported_and_stops_the_observations(ingest_rig, observation, cell):
+    probe, seen = ingest_rig.probe, ingest_rig.probe.seen[topics.OBSERVATION]
+    pixels = observation(0, 0).images
+    for step in (0, 2):
+        probe.out[topics.JOINT_STATES].publish(joint_state(cell.robot, step * PERIOD_NS))
+        probe.out["base/image_raw"].publish(image(pixels[0], step * PERIOD_NS))
+        if step == 0:
+            probe.out["wrist/image_raw"].publish(image(pixels[1], step * PERIOD_NS))
+    ingest_rig.until(lambda: probe.level("camera_ingest")[0] == DiagnosticStatus.ERROR, "the error")
+    assert "camera wrist has stalled" in probe.level("camera_ingest")[1]
+    assert [message.observation_id for message in seen] == [0]
+    probe.out["wrist/image_raw"].publish(image(pixels[1], 2 * PERIOD_NS))
+    ingest_rig.until(lambda: len(seen) == 2, "the observation once the camera is back")
+    ingest_rig.until(lambda: probe.level("camera_ingest")[0] == DiagnosticStatus.OK, "recovery")
+
+
+def test_joint_states_that_are_not_finite_are_refused_and_reported(ingest_rig, observation, cell):
+    probe, seen = ingest_rig.probe, ingest_rig.probe.seen[topics.OBSERVATION]
+    pixels = observation(0, 0).images
+    for step, position in ((0, float("nan")), (2, 0.1)):
+        probe.out[topics.JOINT_STATES].publish(joint_state(cell.robot, step * PERIOD_NS, position))
+        probe.out["base/image_raw"].publish(image(pixels[0], step * PERIOD_NS))
+        probe.out["wrist/image_raw"].publish(image(pixels[1], step * PERIOD_NS))
+    ingest_rig.until(lambda: seen, "the good observation")
+    assert [message.observation_id for message in seen] == [2 * PERIOD_NS]
+    levels = [s.level for m in probe.seen[topics.DIAGNOSTICS] for s in m.status if s.name == "camera_ingest"]
+    assert DiagnosticStatus.ERROR in levels
+
+
+def test_the_ingest_refuses_an_unknown_parameter(start):
+    start(frozen_imagez=2)
+    with pytest.raises(ParameterError, match="frozen_imagez"):
+        camera_ingest_node.CameraIngestNode()

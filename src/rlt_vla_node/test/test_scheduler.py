@@ -1,0 +1,229 @@
+"""The order of the VLA node's work, without time and without ROS."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlt_vla_node.scheduler import Request, Scheduler, Step
+
+PERIOD = 20
+
+
+def scheduler(**options):
+    return Scheduler(**{"group_size": 4, "stride": 2, "period_ns": PERIOD, **options})
+
+
+def request(number, not_before, episode=1, epoch=1):
+    return Request(number, episode, epoch, not_before)
+
+
+def step(index, episode=1, epoch=2, critical=True):
+    return Step(index * PERIOD, episode, epoch, index, critical)
+
+
+def observe(s, index):
+    s.on_observation(index * PERIOD, f"o{index}")
+
+
+def train(s, episode=1, epoch=2, discarded=False):
+    s.on_episode(episode, epoch, train=True, discarded=discarded)
+
+
+def groups(s):
+    found = []
+    while s.group_ready:
+        found.append([item.observation for item in s.next_group()])
+    return found
+
+
+def test_a_request_is_answered_from_the_first_observation_at_or_after_its_stamp():
+    s = scheduler()
+    for index in (0, 2, 4):
+        observe(s, index)
+    s.on_request(request(1, not_before=2 * PERIOD))
+    work = s.next_boundary()
+    assert (work.observation, work.request.request_id) == ("o2", 1)
+    assert s.next_boundary() is None
+
+
+def test_a_request_waits_for_its_observation():
+    s = scheduler()
+    observe(s, 0)
+    s.on_request(request(1, not_before=2 * PERIOD))
+    assert s.next_boundary() is None
+    assert s.request.request_id == 1
+    observe(s, 2)
+    assert s.next_boundary().observation == "o2"
+
+
+def test_a_repeated_request_takes_the_place_of_the_first_and_is_not_counted():
+    s = scheduler()
+    s.on_request(request(1, 0))
+    s.on_request(request(1, 0))
+    assert s.counters.dropped_requests == 0
+    observe(s, 0)
+    assert s.next_boundary().request.request_id == 1
+    assert s.next_boundary() is None
+
+
+def test_requests_of_an_older_epoch_or_episode_are_dropped():
+    s = scheduler()
+    s.on_request(request(1, not_before=100, episode=1, epoch=1))
+    s.on_episode(1, 2, train=True, discarded=False)
+    assert s.request is None
+    s.on_request(request(2, 0, episode=1, epoch=1))
+    s.on_request(request(3, 0, episode=0, epoch=9))
+    assert s.request is None
+    assert s.counters.dropped_requests == 3
+    s.on_request(request(4, 0, episode=1, epoch=3))
+    assert s.request.request_id == 4
+
+
+def test_a_request_may_come_before_the_state_of_its_episode():
+    s = scheduler()
+    train(s, episode=1, epoch=2)
+    s.on_request(request(5, 0, episode=2, epoch=3))
+    train(s, episode=2, epoch=3)
+    observe(s, 0)
+    assert s.next_boundary().request.request_id == 5
+
+
+def test_an_unusable_observation_is_passed_over():
+    s = scheduler()
+    observe(s, 0)
+    observe(s, 2)
+    s.on_request(request(1, 0))
+    work = s.next_boundary()
+    s.drop(work.stamp_ns)
+    s.on_request(work.request)
+    assert s.next_boundary().observation == "o2"
+
+
+def play(s, count, boundaries=(), critical_from=0, total=None):
+    """Lockstep: the observation and, at a boundary, its answer come before the step is executed."""
+    for index in range(count):
+        if index % 2 == 0:
+            observe(s, index)
+        if index in boundaries:
+            s.on_request(request(100 + index, index * PERIOD, epoch=2))
+            assert s.next_boundary() is not None
+        s.on_step(step(index, critical=index >= critical_from))
+    s.on_control(1, moving=False, next_step=count if total is None else total)
+
+
+def test_strided_observations_are_those_of_the_critical_phase_that_were_no_boundary():
+    s = scheduler()
+    train(s)
+    play(s, 20, boundaries=(0, 10), critical_from=6)
+    assert groups(s) == [["o6", "o8", "o12", "o14"], ["o16", "o18"]]
+    assert s.pending == 0
+
+
+def test_groups_wait_until_they_are_full_or_the_episode_is_over():
+    s = scheduler()
+    train(s)
+    for index in range(6):
+        if index % 2 == 0:
+            observe(s, index)
+        s.on_step(step(index))
+    assert not s.group_ready
+    assert s.next_group() == ()
+    s.on_control(1, moving=True, next_step=6)
+    assert not s.group_ready
+    s.on_control(1, moving=False, next_step=7)
+    assert not s.group_ready, "step 6 has not been seen yet"
+    s.on_step(step(6))
+    assert not s.group_ready, "the observation of step 6 has not been seen yet"
+    observe(s, 6)
+    assert groups(s) == [["o0", "o2", "o4", "o6"]]
+
+
+def test_a_state_of_the_executor_from_before_the_first_step_does_not_end_the_episode():
+    s = scheduler()
+    train(s)
+    s.on_control(1, moving=False, next_step=0)
+    observe(s, 0)
+    s.on_step(step(0))
+    assert not s.group_ready
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_groups_do_not_depend_on_how_the_two_streams_interleave(data):
+    """Observations and steps each come in order; how they interleave is up to the network."""
+    count = data.draw(st.integers(1, 30))
+    observations = [("observation", i) for i in range(0, count, 2)]
+    steps = [("step", i) for i in range(count)]
+    s = scheduler()
+    train(s)
+    found = []
+    while observations or steps:
+        take_step = steps and (not observations or data.draw(st.booleans()))
+        kind, index = (steps if take_step else observations).pop(0)
+        if kind == "step":
+            s.on_step(step(index))
+        else:
+            observe(s, index)
+        found += groups(s)
+    s.on_control(1, moving=False, next_step=count)
+    found += groups(s)
+    expected = [f"o{i}" for i in range(0, count, 2)]
+    assert found == [expected[i : i + 4] for i in range(0, len(expected), 4)]
+
+
+def test_an_observation_without_a_step_of_its_own_is_not_encoded():
+    s = scheduler()
+    train(s)
+    observe(s, 0)
+    s.on_step(step(1))
+    s.on_control(1, moving=False, next_step=2)
+    assert groups(s) == []
+
+
+@pytest.mark.parametrize(("trained", "discarded"), [(False, False), (True, True)])
+def test_other_purposes_and_discarded_episodes_are_not_encoded(trained, discarded):
+    s = scheduler()
+    s.on_episode(1, 2, train=trained, discarded=False)
+    play(s, 6)
+    s.on_episode(1, 3, train=trained, discarded=discarded)
+    assert groups(s) == []
+
+
+def test_a_new_episode_flushes_the_rest_of_the_last_one():
+    s = scheduler()
+    train(s)
+    play(s, 6, total=9)
+    assert not s.group_ready
+    train(s, episode=2, epoch=3)
+    assert groups(s) == [["o0", "o2", "o4"]]
+    s.next_group()
+    s.on_step(step(40, episode=1))
+    assert s.pending == 0
+
+
+def test_an_episode_whose_purpose_comes_late_is_encoded():
+    s = scheduler()
+    play(s, 8)
+    assert not s.group_ready
+    train(s)
+    s.on_control(1, moving=False, next_step=8)
+    assert groups(s) == [["o0", "o2", "o4", "o6"]]
+
+
+def test_the_queue_is_bounded_and_counts_what_it_drops():
+    s = scheduler(max_pending=5)
+    train(s)
+    play(s, 20)
+    assert s.counters.dropped_observations == 5
+    assert groups(s) == [["o10", "o12", "o14", "o16"], ["o18"]]
+
+
+def test_a_strided_observation_that_becomes_a_boundary_after_all_is_taken_out():
+    s = scheduler()
+    train(s)
+    observe(s, 0)
+    s.on_step(step(0))
+    assert s.pending == 1
+    s.on_request(request(1, 0, epoch=2))
+    assert s.next_boundary().observation == "o0"
+    assert s.pending == 0
