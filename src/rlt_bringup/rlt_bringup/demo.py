@@ -93,7 +93,9 @@ class Demo:
     def __init__(self, run: Path, seed: int, scale: Scale) -> None:
         self.seed = seed
         self.scale = scale
-        self.resolved = resolve(GraphOptions(task=TASK, robot="sim", mode="train", run=str(run), seed=seed))
+        self.resolved = resolve(
+            GraphOptions(task=TASK, robot="sim", mode="train", run=str(run), seed=seed, episodes=False)
+        )
         self.robot = load_robot(self.resolved.robot_file)
         self.run = self.resolved.run
         self.demonstrations = self.run / "demonstrations"
@@ -108,6 +110,8 @@ class Demo:
             with self._graph() as client:
                 self._stage(2, "train", lambda: self._train(client))
                 self._stage(3, "evaluate", lambda: self._evaluate(client))
+        else:
+            _say("stages 3/5 train and 4/5 evaluate: done before, kept")
         return self._report()
 
     # ---- stages

@@ -51,6 +51,9 @@ class GraphOptions:
         "labels; deploy: no learning, no exploration",
         choices=MODES,
     )
+    episodes: bool = param(
+        True, "in simulation: the scripted operator begins one episode after the other; false: run_episodes does"
+    )
     run: str = param("runs/screw", "run directory: episodes, checkpoints, metrics")
     checkpoint: str = param("", "frozen VLA and RL token; empty: <run>/vla")
     record: bool = param(True, "record every episode as MCAP")
@@ -175,12 +178,13 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                 },
             ),
         ]
+    purpose = {"collect": "collect", "train": "train", "eval": "evaluate", "deploy": "deploy"}[options.mode]
     nodes.append(
         NodeSpec(
             "rlt_teleop",
             "episode_manager",
             "episode_manager",
-            {**files, "run_directory": run, "record": options.record},
+            {**files, "run_directory": run, "record": options.record, "purpose": purpose, "seed": options.seed},
         )
     )
     nodes.append(
@@ -191,7 +195,14 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     if options.record:
         nodes.append(NodeSpec("rlt_teleop", "recorder", "recorder", {**files, "run_directory": run}))
     if scripted:
-        nodes.append(NodeSpec("rlt_sim", "scripted_operator", "scripted_operator", {"mapping": str(resolved.joy_file)}))
+        nodes.append(
+            NodeSpec(
+                "rlt_sim",
+                "scripted_operator",
+                "scripted_operator",
+                {"mapping": str(resolved.joy_file), "operator.next_episode": options.episodes},
+            )
+        )
     else:
         nodes.append(_gamepad(options.device))
     sim_time = options.use_sim_time or resolved.lockstep

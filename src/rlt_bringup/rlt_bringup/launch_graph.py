@@ -41,6 +41,27 @@ def launch_description(task: str) -> LaunchDescription:
     return LaunchDescription([*arguments, OpaqueFunction(function=_actions, kwargs={"task": task})])
 
 
+REPLAY_ARGUMENTS = (
+    ("bag", None, "episode file, <run>/episodes/<id>.mcap"),
+    ("run", "", "run directory; empty: two folders above the episode file"),
+    ("checkpoint", "", "frozen VLA and RL token; empty: <run>/vla"),
+    ("actor", "", "checkpoint of the learner; empty: the one of the run that fits"),
+    ("output", "", "file for the comparison of every message; empty: none"),
+)
+
+
+def replay_description() -> LaunchDescription:
+    """The launch description that plays one recorded episode back; its exit status is the comparison's."""
+    arguments = [DeclareLaunchArgument(n, default_value=d, description=text) for n, d, text in REPLAY_ARGUMENTS]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_replay)])
+
+
+def _replay(context: LaunchContext) -> list:
+    values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in REPLAY_ARGUMENTS}
+    given = [word for name, value in values.items() if value for word in (f"--{name}", value)]
+    return _one_command("replay", [sys.executable, "-m", "rlt_bringup.replay", *given])
+
+
 def options_from_launch(context: LaunchContext, task: str) -> GraphOptions:
     """GraphOptions out of the launch arguments. Raises ParameterError."""
     values: dict[str, object] = {"task": task}
@@ -58,13 +79,18 @@ def _actions(context: LaunchContext, task: str) -> list:
     if options.mode not in GRAPH_MODES:
         module = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt"}[options.mode]
         command = [sys.executable, "-m", module, *_command_arguments(options.mode, resolved)]
-        process = ExecuteProcess(cmd=command, output="screen", sigterm_timeout="30")
-        done = OnProcessExit(target_action=process, on_exit=[EmitEvent(event=Shutdown(reason=f"{options.mode} ended"))])
-        return [process, RegisterEventHandler(done)]
+        return _one_command(options.mode, command)
     return [
         LogInfo(msg=f"run directory: {resolved.run}"),
         *(_node(spec, options) for spec in describe(resolved)),
     ]
+
+
+def _one_command(name: str, command: list[str]) -> list:
+    """Run one command to its end, then shut the launch down."""
+    process = ExecuteProcess(cmd=command, output="screen", sigterm_timeout="30")
+    done = OnProcessExit(target_action=process, on_exit=[EmitEvent(event=Shutdown(reason=f"{name} ended"))])
+    return [process, RegisterEventHandler(done)]
 
 
 def _command_arguments(mode: str, resolved) -> list[str]:

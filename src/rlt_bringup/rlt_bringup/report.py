@@ -74,8 +74,8 @@ class EpisodeOutcome:
 
     @property
     def counts(self) -> bool:
-        """Whether it enters a figure: a discarded episode never does, nor one that ended before the critical phase."""
-        return self.label != "discard" and self.critical_steps > 0
+        """Whether it enters the figures: all but discarded ones. One without a critical phase is a failure."""
+        return self.label != "discard"
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,8 @@ def format_table(report: Mapping[str, Any]) -> str:
             "RLT over base",
             str(ratio["paired_episodes"]),
             "",
-            f"x {number(ratio['throughput'], 2)} {interval(ratio['throughput_ci95'])}",
-            f"x {number(ratio['median_steps'], 2)}",
+            times(ratio["throughput"], ratio["throughput_ci95"]),
+            times(ratio["median_steps"]),
         )
     )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -262,6 +262,11 @@ def interval(bounds: Sequence[float | None] | None) -> str:
         return ""
     low, high = ("..." if bound is None else f"{bound:.2f}" for bound in bounds)
     return f"[{low}, {high}]"
+
+
+def times(ratio: float | None, bounds: Sequence[float | None] | None = None) -> str:
+    """A ratio for a reader, with its interval; "none" where there is none."""
+    return "none" if ratio is None else f"x {ratio:.2f} {interval(bounds)}".rstrip()
 
 
 def versions() -> dict[str, str | None]:
@@ -366,7 +371,10 @@ def _notes(
         elif summary["successes"] == 0:
             notes.append(f"{result.name}: no success in {summary['episodes']} episodes, so it has no median of steps.")
         if summary["left_out"]:
-            notes.append(f"{result.name}: {summary['left_out']} episodes discarded or without a critical phase.")
+            notes.append(f"{result.name}: {summary['left_out']} episodes were discarded.")
+        early = summary["steps"].count(0)
+        if early:
+            notes.append(f"{result.name}: {early} episodes ended before the critical phase; they count as failures.")
         strangers = sum(count for name, count in summary["drivers"].items() if name != driver)
         if strangers:
             notes.append(f"{result.name}: in {strangers} episodes somebody else than the {driver} policy drove.")

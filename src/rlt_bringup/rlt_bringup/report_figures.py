@@ -65,7 +65,7 @@ def learning_curve(report: Mapping[str, Any]) -> str:
     success = np.array(curve["success"], float)
     steps = np.array(curve["steps"], float)
     episode = np.arange(1, count + 1)
-    per_10min = 600.0 * report["control_hz"] * rolling(success) / rolling(steps)
+    per_10min = 600.0 * report["control_hz"] * rolling(success) / np.maximum(rolling(steps), 1.0)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(3, 1, sharex=True)
@@ -76,10 +76,13 @@ def learning_curve(report: Mapping[str, Any]) -> str:
         won = success > 0
         axes[1].scatter(episode[won], steps[won], s=13, color=_RLT, alpha=0.4, linewidth=0)
         axes[1].plot(episode, _rolling_median(steps, won), color=_RLT)
-        axes[1].set(title="steps of successful episodes", ylim=(0, None))
+        axes[1].set(title="steps of successful episodes", ylim=(0, 1.1 * steps.max(initial=1.0)))
         axes[2].plot(episode, per_10min, color=_RLT)
         axes[2].set(
-            title="successes per 10 minutes", ylim=(0, None), xlabel="training episode", xlim=(0.5, count + 0.5)
+            title="successes per 10 minutes",
+            ylim=(0, 1.3 * max(per_10min.max(), 1.0)),
+            xlabel="training episode",
+            xlim=(0.5, count + 0.5),
         )
         axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis, level in zip(axes, ("success_rate", "median_steps", "throughput_per_10min"), strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlt_bringup import report_figures
-from rlt_bringup.report import interval, number
+from rlt_bringup.report import interval, number, times
 from rlt_common.atomic import write_atomic
 
 REPORT_HTML = "report.html"
@@ -53,6 +53,9 @@ td + td, .scroll td { white-space: nowrap; }
 .pair th { white-space: nowrap; }
 td:last-child, th:last-child { padding-right: 0; }
 tr.strong td { font-weight: 650; }
+.facts { table-layout: fixed; }
+.facts td { overflow-wrap: anywhere; }
+.facts td:first-child { width: 54%; }
 .facts td + td { text-align: left; white-space: normal; overflow-wrap: anywhere;
   font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 8px; }
@@ -118,10 +121,10 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _tiles(report: Mapping[str, Any]) -> str:
     base, rlt, ratio = report["base"], report["rlt"], report["ratio"]
-    bounds = interval(ratio["throughput_ci95"])
-    times = "none" if ratio["throughput"] is None else f"{ratio['throughput']:.2f}\u202f×"
+    known = ratio["throughput"] is not None
+    bounds = interval(ratio["throughput_ci95"]) if known else ""
     tiles = [
-        (times, f"throughput of the base VLA {bounds}".strip()),
+        (f"{ratio['throughput']:.2f}\u202f×" if known else "none", f"throughput of the base VLA {bounds}".strip()),
         (f"{number(base['success_rate'], 2)} → {number(rlt['success_rate'], 2)}", "success rate"),
         (f"{number(base['median_steps'], 0)} → {number(rlt['median_steps'], 0)}", "median steps to success"),
         (f"{report['robot_minutes']:.1f} min", f"robot time of {report['training']['episodes']} training episodes"),
@@ -156,9 +159,9 @@ def _results(report: Mapping[str, Any]) -> str:
             str(ratio["paired_episodes"]),
             "",
             "",
-            f"× {number(ratio['throughput'], 2)} {interval(ratio['throughput_ci95'])}",
-            f"× {number(ratio['throughput_full'], 2)}",
-            f"× {number(ratio['median_steps'], 2)}",
+            times(ratio["throughput"], ratio["throughput_ci95"]),
+            times(ratio["throughput_full"]),
+            times(ratio["median_steps"]),
         )
     )
     head = (

@@ -59,7 +59,7 @@ def bootstrap_throughput_ratio(
     both policies. A draw without any success of the base counts as 0 for the lower end and as infinite for the upper
     one if the policy has none either, and as infinite otherwise; the upper end may therefore be infinite.
 
-    Returns None for no episodes. Raises ValueError for sequences of unequal length or episodes without a step.
+    Returns None for no episodes. Raises ValueError for sequences of unequal length.
     """
     columns = [np.asarray(column, np.float64) for column in (success, steps, base_success, base_steps)]
     if len({column.size for column in columns}) != 1:
@@ -67,8 +67,6 @@ def bootstrap_throughput_ratio(
     data = np.stack(columns, axis=1)
     if len(data) == 0:
         return None
-    if data[:, [1, 3]].min() <= 0:
-        raise ValueError("an episode without a control step has no throughput")
     rng = np.random.default_rng(seed)
     ratios = []
     for begin in range(0, draws, _DRAWS_AT_ONCE):

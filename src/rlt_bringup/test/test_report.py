@@ -130,8 +130,6 @@ def test_bootstrap_without_a_success_of_the_base_is_open_above():
 def test_bootstrap_refuses_what_is_not_paired():
     with pytest.raises(ValueError, match="not paired"):
         bootstrap_throughput_ratio([True], [1], [True, False], [1, 1], seed=0)
-    with pytest.raises(ValueError, match="without a control step"):
-        bootstrap_throughput_ratio([True], [0], [True], [1], seed=0)
 
 
 # -- report.json
@@ -182,11 +180,20 @@ def test_training_counts_robot_minutes_with_the_base_segment():
     assert training["curve"]["robot_minutes"][-1] == training["robot_minutes"]
 
 
-def test_discarded_and_ended_before_the_critical_phase_are_left_out():
-    result = PolicyResult("RLT", 10, [outcome(0), outcome(1, "discard"), outcome(2, "timeout", critical=0)])
+def test_a_discarded_episode_is_left_out():
+    result = PolicyResult("RLT", 10, [outcome(0), outcome(1, "discard")])
     summary = summarise(result, HZ)
-    assert (summary["episodes"], summary["successes"], summary["left_out"]) == (1, 1, 2)
+    assert (summary["episodes"], summary["successes"], summary["left_out"]) == (1, 1, 1)
     assert summary["steps"] == [100]
+
+
+def test_an_episode_that_never_reached_the_critical_phase_is_a_failure():
+    outcomes = [outcome(i, driver="rl") for i in range(3)] + [outcome(3, "timeout", critical=0, driver="rl")]
+    made = report(rlt=PolicyResult("RLT", 10, outcomes), training=Training(outcomes[::-1], 0))
+    assert (made["rlt"]["episodes"], made["rlt"]["success_rate"]) == (4, 0.75)
+    assert made["ratio"]["paired_episodes"] == 4
+    assert "1 episodes ended before the critical phase; they count as failures" in format_table(made)
+    assert "Learning curve" in report_html.render(made)
 
 
 def test_resets_are_paired_by_seed_not_by_order():
@@ -238,6 +245,7 @@ def test_without_success_there_is_no_median_and_no_ratio_and_it_is_said():
     text = format_table(made)
     assert "Note: base VLA: no success in 4 episodes" in text
     assert "there is no ratio" in text
+    assert next(line for line in text.splitlines() if line.startswith("RLT over base")).split()[-2:] == ["none", "none"]
 
 
 def test_a_stranger_at_the_wheel_is_named():

@@ -7,8 +7,8 @@ open them.
 
 from __future__ import annotations
 
-import importlib
 import contextlib
+import importlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping

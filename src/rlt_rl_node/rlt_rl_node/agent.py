@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlt_common.parameters import param, validate
+from rlt_common.parameters import ParameterError, param, validate
 from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser
 
 RETURN_RANGE = (0.0, 1.0)  # the reward is +1 at success and 0 otherwise (Sec. V)
@@ -68,7 +68,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         validate(self)
         if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden is {self.hidden}: it needs at least one width of 1 or more")
+            raise ParameterError(f"hidden is {self.hidden}: it needs at least one width of 1 or more")
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,11 @@ class LearnerNode(Node):
             worked = True
         return worked
 
+    def save_at_exit(self) -> None:
+        """Keep what was learned since the last checkpoint."""
+        if self.session and self.session.learner.budget.episodes:
+            self._save("")
+
     # ---- start
 
     def _start(self) -> None:
@@ -159,12 +164,12 @@ class LearnerNode(Node):
             self._reported_episode = self.session.learner.last_episode_id
             return
         found = start_from or checkpoint.latest(run / "checkpoints")
-        if found is None:
-            self._message = "frozen without a checkpoint: only the VLA can drive"
+        actor = checkpoint.load_actor(found) if found else None
+        if actor is None or actor.version == 0:
+            if start_from:
+                raise CheckpointError(f"checkpoint {found} was written in warm-up: it holds no trained actor")
+            self._message = "frozen without a trained actor: only the VLA can drive"
             return
-        actor = checkpoint.load_actor(found)
-        if actor.version == 0:
-            raise CheckpointError(f"checkpoint {found} was written in warm-up: it holds no trained actor")
         if actor.vla_hash != self.shape.vla_hash:
             raise CheckpointError(
                 f"checkpoint {found} was trained on VLA {actor.vla_hash}, this run's is {self.shape.vla_hash}"
@@ -395,12 +400,13 @@ def main() -> None:
     rclpy.init()
     try:
         node = LearnerNode()
-    except (ParameterError, FrozenModelsError, CheckpointError) as error:
+    except (ParameterError, FrozenModelsError, CheckpointError, OSError) as error:
         sys.exit(f"rl_learner: {error}")
     try:
         spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        node.save_at_exit()
         node.destroy_node()
         rclpy.try_shutdown()

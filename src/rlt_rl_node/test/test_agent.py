@@ -251,7 +251,7 @@ def test_a_value_out_of_range_is_refused(bad):
 
 
 def test_hidden_needs_a_width():
-    with pytest.raises(ValueError, match="hidden"):
+    with pytest.raises(ParameterError, match="hidden"):
         AgentConfig(hidden=())
 
 

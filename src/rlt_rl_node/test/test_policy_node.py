@@ -127,18 +127,3 @@ def test_an_actor_that_is_not_whole_is_refused_and_reported(graph, message, word
     graph.publish(topics.ACTOR, message)
     graph.spin_until(lambda: words in graph.health["rl_policy"][1], "the error")
     assert graph.health["rl_policy"][0] == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"no_such": 1}, "knows no parameter 'no_such'"),
-        ({"run_seed": -1}, "run_seed"),
-        ({"vla_checkpoint": "/nowhere"}, "/nowhere/config.json"),
-        ({"task": "/nowhere.yaml"}, "/nowhere.yaml"),
-    ],
-)
-def test_bad_parameters_end_the_node_with_the_reason(graph, tmp_path, change, words):
-    process = graph.run("rl_policy", {**write_files(tmp_path), **change})
-    assert process.wait(timeout=60) not in (0, None)
-    assert words in (graph.folder / "rl_policy.log").read_text()

@@ -14,6 +14,7 @@ class Press(enum.Enum):
     HANDOFF = "handoff"
     SUCCESS = "success"
     FAILURE = "failure"
+    NEXT_EPISODE = "next_episode"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class OperatorConfig:
     base_patience_steps: int = param(
         120, "control steps of the BASE phase before the operator hands off wherever the tool is", minimum=1
     )
+
+    next_episode: bool = param(True, "begin the next episode when the last one is over")
 
     def __post_init__(self) -> None:
         validate(self)

@@ -36,7 +36,9 @@ SCREW_POSITION = (0.0, 0.0, 0.12)
 
 _DRIVER_LENGTH = 0.044
 _HAND_TO_GRIP = 0.10
+_TAPER_LENGTH = 0.003
 _TIMESTEP = 0.004
+_BRASS = 'rgba="0.95 0.80 0.10 1"'
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class SceneSpec:
 
     Attributes:
         bit_half_width: half the width of the driver's square bit.
+        taper: how much narrower, on each side, the bit is at its very tip than 3 mm behind it.
         clearance: gap between bit and recess on each side when centred.
         recess_depth: depth of the square recess in the screw's head.
         sink: how far the head lies below the block's face.
@@ -52,7 +55,8 @@ class SceneSpec:
     """
 
     bit_half_width: float = 0.0045
-    clearance: float = 0.0008
+    taper: float = 0.0008
+    clearance: float = 0.0007
     recess_depth: float = 0.008
     sink: float = 0.004
     friction_torque: float = 0.15
@@ -71,11 +75,11 @@ def cell_xml(spec: SceneSpec | None = None) -> str:
     (centre of the head's face, x outwards; it does not turn with the screw).
     """
     spec = spec or SceneSpec()
-    half = spec.bit_half_width
+    half, shank = spec.bit_half_width, (_DRIVER_LENGTH - _TAPER_LENGTH) / 2
     bit = f"""
     <body name="bit" gravcomp="1" pos="{_HAND_TO_GRIP} 0 0">
-     <geom name="bit" class="contact" type="box" size="{_DRIVER_LENGTH / 2} {half} {half}"
-      pos="{_DRIVER_LENGTH / 2} 0 0" rgba="0.95 0.80 0.10 1" mass="0.03"/>
+     <geom class="contact" type="box" size="{shank} {half} {half}" pos="{shank} 0 0" {_BRASS} mass="0.03"/>
+     <geom class="contact" type="mesh" mesh="bit_taper" {_BRASS} mass="0.001"/>
      <geom type="cylinder" size="0.009 0.008" pos="0.004 0 0" euler="0 1.5707963 0" rgba="0.75 0.30 0.10 1"
       mass="0.02"/>
      <site name="bit_tip" pos="{_DRIVER_LENGTH} 0 0"/>
@@ -102,7 +106,22 @@ def _camera(name: str, position: tuple[float, ...], target: tuple[float, ...], f
     return f'<camera name="{name}" pos="{position[0]} {position[1]} {position[2]}" xyaxes="{numbers}" fovy="{fovy}"/>'
 
 
-def _document(world: str, actuators: str) -> str:
+def _taper_mesh(spec: SceneSpec) -> str:
+    """The tapered end of the bit as a mesh: a square frustum, in the frame of the bit's body."""
+    corners = [
+        (x, side_y * half, side_z * half)
+        for x, half in (
+            (_DRIVER_LENGTH - _TAPER_LENGTH, spec.bit_half_width),
+            (_DRIVER_LENGTH, spec.bit_half_width - spec.taper),
+        )
+        for side_y in (-1, 1)
+        for side_z in (-1, 1)
+    ]
+    vertices = " ".join(f"{value:.6f}" for corner in corners for value in corner)
+    return f'<asset><mesh name="bit_taper" inertia="convex" vertex="{vertices}"/></asset>'
+
+
+def _document(world: str, actuators: str, assets: str = "") -> str:
     return f"""<mujoco model="rlt_cell">
 <compiler angle="radian" autolimits="true"/>
 <option timestep="{_TIMESTEP}" integrator="implicitfast" cone="elliptic" gravity="0 0 -9.81"/>
@@ -114,6 +133,7 @@ def _document(world: str, actuators: str) -> str:
   <geom contype="1" conaffinity="1" friction="0.15 0.005 0.0001" solref="0.008 1" solimp="0.95 0.99 0.001"/>
  </default>
 </default>
+{assets}
 <worldbody><light pos="0 0 1.5" dir="0 0 -1" castshadow="false"/>{world}</worldbody>
 <actuator>{actuators}</actuator>
 </mujoco>"""

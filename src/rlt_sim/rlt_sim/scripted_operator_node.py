@@ -28,7 +28,7 @@ from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_sim.operator import OperatorConfig, Press, decide
 from rlt_teleop.joy_mapping import load_mapping
 
-PRESS_AGAIN_S = 1.0
+REPEAT_S = 1.0
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 
 
@@ -64,7 +64,7 @@ class ScriptedOperatorNode(Node):
         self.create_subscription(SimulationState, topics.SIMULATION_STATE, self._on_state, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED)
-        self.create_timer(PRESS_AGAIN_S, self._press_again, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(REPEAT_S, self._repeat, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_episode(self, message: EpisodeState) -> None:
         if message.episode_id != self._episode.episode_id:
@@ -105,18 +105,30 @@ class ScriptedOperatorNode(Node):
             self._push(press)
 
     def _push(self, press: Press) -> None:
-        for value in (1, 0):
-            message = Joy(axes=[0.0] * self._axes, buttons=[0] * self._buttons)
-            message.header.stamp = self.get_clock().now().to_msg()
-            message.buttons[self._button[press]] = value
-            self._joy.publish(message)
+        self._say(press)
+        self._say(None)
         self._presses += 1
         self._health.set(OK, f"pressed {press.value}", presses=self._presses)
 
-    def _press_again(self) -> None:
-        """A press that had no effect within a second is repeated: the joystick node may have been restarted."""
-        if self._pressed is not None and self._state is not None and self._episode.phase in MOVING:
+    def _say(self, press: Press | None) -> None:
+        """Publish the pad with one button down, or with none."""
+        message = Joy(axes=[0.0] * self._axes, buttons=[0] * self._buttons)
+        message.header.stamp = self.get_clock().now().to_msg()
+        if press is not None:
+            message.buttons[self._button[press]] = 1
+        self._joy.publish(message)
+
+    def _repeat(self) -> None:
+        """Once a second: begin the next episode, press again what had no effect, or say that nothing is pressed.
+
+        A press has no effect when the joystick node was just restarted: what is held when it starts does not count.
+        """
+        if self._episode.phase == EpisodeState.PHASE_IDLE and self.parameters.operator.next_episode:
+            self._push(Press.NEXT_EPISODE)
+        elif self._pressed is not None and self._state is not None and self._episode.phase in MOVING:
             self._push(self._pressed[0])
+        else:
+            self._say(None)
 
 
 def main() -> None:

@@ -19,8 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import rclpy
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -32,7 +30,6 @@ from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
-from rlt_msgs.action import RunEpisodes
 from rlt_msgs.msg import (
     ControlState,
     EpisodeState,
@@ -42,7 +39,7 @@ from rlt_msgs.msg import (
     TrainingStatus,
 )
 from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetScene, StartEpisode
-from rlt_teleop.cdr import leading_fields
+from rlt_teleop.cdr import CdrError, leading_fields
 from rlt_teleop.episode_machine import (
     MOVING,
     OPERATOR_LABELS,
@@ -55,13 +52,15 @@ from rlt_teleop.episode_machine import (
     Purpose,
 )
 from rlt_teleop.episode_request import RequestError, spec_from_request
+from rlt_teleop.run_action import RunAction, Verdict
 from rlt_teleop.run_directory import append_relabel, scan
 from rlt_teleop.step_count import StepCount
 from rlt_teleop.training_gate import Go, Refuse, Training, Wait, decide, taken_in
+from rlt_teleop.waiting import News
 
 TICK_S = 0.1
+PURPOSES = tuple(purpose.name.lower() for purpose in Purpose)
 SETTLE_S = 1.0
-UNRECORDED_LIMIT = 2
 EVENT_LABELS = {
     OperatorEvent.EVENT_SUCCESS: Label.SUCCESS,
     OperatorEvent.EVENT_FAILURE: Label.FAILURE,
@@ -77,6 +76,12 @@ class NodeParameters:
     robot: str = param(description="path of the robot file")
     task: str = param(description="path of the task file")
     run_directory: str = param(description="folder of the run; episode ids go on after those in <run>/episodes")
+    purpose: str = param(
+        "train",
+        "what an episode is for that the operator begins from IDLE with the next-episode button",
+        choices=PURPOSES,
+    )
+    seed: int = param(0, "reset seed of such an episode is this plus its id", minimum=0, maximum=2**31 - 1)
     record: bool = param(True, "a recorder is running: no episode counts before its file is durable")
     recorder_timeout_s: float = param(
         10.0, "s to wait for the recorder to open a file, and to confirm it", minimum=0.1, maximum=600.0
@@ -93,14 +98,6 @@ class NodeParameters:
         validate(self)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How the recording of an episode went."""
-
-    durable: bool
-    message: str
-
-
 class EpisodeManagerNode(Node):
     """See the module docstring."""
 
@@ -115,7 +112,7 @@ class EpisodeManagerNode(Node):
         for problem in ledger.unreadable:
             self.get_logger().warning(f"not counted: {problem}")
         self.machine = EpisodeMachine(self.task.name, ledger.last_episode_id, ledger.episodes, ledger.successes)
-        self._count = StepCount(0)
+        self.count = StepCount(0)
         self._control = ControlState()
         self._control_heard_s = -1e9
         self._estop_confirmed = False
@@ -123,14 +120,13 @@ class EpisodeManagerNode(Node):
         self._training: Training | None = None
         self._trained_episode = 0
         self._opened_episode = 0
-        self._verdicts: dict[int, Verdict] = {}
-        self._closed_episode = 0
-        self._run_active = False
-        self._estops = 0
+        self.verdicts: dict[int, Verdict] = {}
+        self.closed_episode = 0
+        self.estops = 0
         self._closing = ""
         self._waiting_for = ""
         self._refused = ""
-        self._news: Future = Future()
+        self.news = News()
 
         self._health = Health(self)
         self._publisher = self.create_publisher(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED)
@@ -146,17 +142,9 @@ class EpisodeManagerNode(Node):
         self.create_service(StartEpisode, topics.SERVICE_START_EPISODE, self._on_start_episode, callback_group=group)
         self.create_service(Handoff, topics.SERVICE_HANDOFF, self._on_handoff, callback_group=group)
         self.create_service(LabelEpisode, topics.SERVICE_LABEL_EPISODE, self._on_label_episode, callback_group=group)
-        self._action = ActionServer(
-            self,
-            RunEpisodes,
-            topics.ACTION_RUN_EPISODES,
-            execute_callback=self._run_episodes,
-            goal_callback=self._on_goal,
-            cancel_callback=self._on_cancel,
-            callback_group=group,
-        )
+        self._runs = RunAction(self, group)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(TICK_S, self._tell, clock=steady)
+        self.create_timer(TICK_S, self.news.tell, clock=steady)
         self.create_timer(1.0, self._show_health, clock=steady)
         self._publish()
 
@@ -167,23 +155,9 @@ class EpisodeManagerNode(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self.robot.frame
         self._publisher.publish(message)
-        self._tell()
+        self.news.tell()
 
-    def _tell(self) -> None:
-        """Wake the coroutines that wait for something to become true."""
-        news, self._news = self._news, Future()
-        news.set_result(None)
-
-    async def _until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait until `condition` holds; False when it did not within `timeout_s` of wall time."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while not condition():
-            if end is not None and time.monotonic() > end:
-                return False
-            await self._news
-        return True
-
-    def _command(self, command: Callable[..., object], *values: object) -> str:
+    def command(self, command: Callable[..., object], *values: object) -> str:
         """Apply a command of the machine and publish. Returns "" or why it was refused."""
         before = self.machine.episode
         try:
@@ -195,7 +169,7 @@ class EpisodeManagerNode(Node):
         after = self.machine.episode
         if after != before:
             self.get_logger().info(f"episode {after.episode_id}: {after.phase.name} ({after.reason})")
-            self._estops += after.phase == Phase.ESTOP
+            self.estops += after.phase == Phase.ESTOP
             self._publish()
             if before.label == Label.NONE and after.label != Label.NONE:
                 self.executor.create_task(self._close(after.episode_id))
@@ -204,36 +178,42 @@ class EpisodeManagerNode(Node):
     # ---- what others say
 
     def _on_executed(self, cdr: bytes) -> None:
-        _, (episode_id, _, step, phase) = leading_fields(cdr, "QIIB")
-        if self._count.add(episode_id, step, phase == Phase.CRITICAL) and self.machine.episode.phase == Phase.CRITICAL:
-            self._command(self.machine.correct_handoff, self._count.first_critical)
+        try:
+            _, (episode_id, _, step, phase) = leading_fields(cdr, "QIIB")
+        except CdrError as error:
+            self._refused = f"executed_action: {error}"
+            return
+        if self.count.add(episode_id, step, phase == Phase.CRITICAL) and self.machine.episode.phase == Phase.CRITICAL:
+            self.command(self.machine.correct_handoff, self.count.first_critical)
 
     def _on_control(self, message: ControlState) -> None:
         restarted = message.ticks < self._control.ticks
         self._control, self._control_heard_s = message, time.monotonic()
         machine = self.machine
+        if restarted:
+            self._estop_call = None
         if machine.overtake(message.episode_id, message.epoch):
             self._publish()
         if message.estop:
-            self._command(machine.estop, message.hold_reason or "emergency stop")
+            self.command(machine.estop, message.hold_reason or "emergency stop")
             self._estop_confirmed = True
         elif machine.episode.phase == Phase.ESTOP:
             if self._estop_confirmed and not restarted:
                 self._estop_confirmed = False
-                self._command(machine.reset_estop)
+                self.command(machine.reset_estop)
             else:
                 self._estop_confirmed = False
                 self._call_estop(machine.episode.reason)
         elif restarted and machine.episode.phase in MOVING:
-            self._command(machine.label, Label.DISCARD, "the executor was restarted")
+            self.command(machine.label, Label.DISCARD, "the executor was restarted")
         episode = machine.episode
         if message.step_limit_reached and (message.episode_id, message.epoch, message.phase) == (
             episode.episode_id,
             episode.epoch,
             episode.phase,
         ):
-            self._command(machine.time_out)
-        self._tell()
+            self.command(machine.time_out)
+        self.news.tell()
 
     def _on_training(self, message: TrainingStatus) -> None:
         self._training = Training(
@@ -243,42 +223,44 @@ class EpisodeManagerNode(Node):
             actor_version=message.actor_version,
             message=message.message,
         )
-        self._tell()
+        self.news.tell()
 
     def _on_recorder(self, message: RecorderStatus) -> None:
         episode_id = message.episode_id
         if message.durable:
-            self._verdicts[episode_id] = Verdict(True, f"written to {message.path}")
+            self.verdicts[episode_id] = Verdict(True, f"written to {message.path}")
         elif message.error:
-            self._verdicts[episode_id] = Verdict(False, f"not recorded: {message.error}")
+            self.verdicts[episode_id] = Verdict(False, f"not recorded: {message.error}")
         self._opened_episode = max(self._opened_episode, episode_id)
         episode = self.machine.episode
         if message.error and self.parameters.record and episode_id == episode.episode_id and episode.phase in RUNNING:
-            self._command(self.machine.label, Label.DISCARD, f"recorder: {message.error}")
-        self._tell()
+            self.command(self.machine.label, Label.DISCARD, f"recorder: {message.error}")
+        self.news.tell()
 
     def _on_event(self, message: OperatorEvent) -> None:
         machine, episode, source = self.machine, self.machine.episode, message.source or "operator"
         if message.event == OperatorEvent.EVENT_ESTOP:
             if episode.phase != Phase.ESTOP:
                 self._estop_confirmed = False
-                self._command(machine.estop, f"emergency stop: {source}")
+                self.command(machine.estop, f"emergency stop: {source}")
                 self._call_estop(f"operator ({source})")
         elif message.episode_id not in (0, episode.episode_id):
             self._refused = f"{source} meant episode {message.episode_id}, it is {episode.episode_id}"
         elif message.event == OperatorEvent.EVENT_NEXT_EPISODE:
-            if self.robot.reset == "service" and episode.phase == Phase.RESETTING:
+            if episode.phase == Phase.IDLE:
+                self._refused = self._start_next()
+            elif self.robot.reset == "service" and episode.phase == Phase.RESETTING:
                 self._refused = "the reset_scene service says when the scene is reset, not the operator"
             else:
                 self._scene_ready(episode.episode_id)
         elif message.event == OperatorEvent.EVENT_HANDOFF:
             self._hand_off()
         elif message.event == OperatorEvent.EVENT_INTERVENE_START:
-            self._command(machine.intervene)
+            self.command(machine.intervene)
         elif message.event == OperatorEvent.EVENT_INTERVENE_STOP:
-            self._command(machine.release)
+            self.command(machine.release)
         elif message.event in EVENT_LABELS:
-            self._command(machine.label, EVENT_LABELS[message.event], f"labelled by {source}")
+            self.command(machine.label, EVENT_LABELS[message.event], f"labelled by {source}")
         else:
             self._refused = f"{source} sent event {message.event}, which does not exist"
 
@@ -291,16 +273,16 @@ class EpisodeManagerNode(Node):
 
     # ---- the course of an episode
 
-    def _begin(self, request: StartEpisode.Request, go: Go) -> str:
+    def begin(self, request: StartEpisode.Request, go: Go) -> str:
         """Start an episode. Returns "" or why not."""
         try:
             spec = spec_from_request(request, self.task)
         except RequestError as error:
             return str(error)
         spec = replace(spec, driver=go.driver, actor_version=go.actor_version)
-        refusal = self._command(self.machine.start, spec)
+        refusal = self.command(self.machine.start, spec)
         if not refusal:
-            self._count = StepCount(self.machine.episode.episode_id)
+            self.count = StepCount(self.machine.episode.episode_id)
             self.executor.create_task(self._reset(self.machine.episode.episode_id))
         return refusal
 
@@ -312,14 +294,14 @@ class EpisodeManagerNode(Node):
         if not self._resetting(episode_id):
             return
         if problem:
-            self._command(self.machine.label, Label.DISCARD, problem)
+            self.command(self.machine.label, Label.DISCARD, problem)
         elif self.robot.reset == "service":
-            self._command(self.machine.scene_ready)
+            self.command(self.machine.scene_ready)
 
     async def _call_reset(self, episode_id: int) -> str:
         """Call reset_scene. Returns "" or what went wrong."""
         episode, timeout_s = self.machine.episode, self.parameters.reset_timeout_s
-        if not await self._until(
+        if not await self.news.until(
             lambda: self._reset_client.service_is_ready() or not self._resetting(episode_id), timeout_s
         ):
             return f"no {topics.SERVICE_RESET_SCENE} service within {timeout_s:g} s: is the simulator running?"
@@ -328,8 +310,8 @@ class EpisodeManagerNode(Node):
         future = self._reset_client.call_async(
             ResetScene.Request(episode_id=episode_id, seed=episode.seed, start_in=episode.start_in)
         )
-        future.add_done_callback(lambda _: self._tell())
-        if not await self._until(lambda: future.done() or not self._resetting(episode_id), timeout_s):
+        future.add_done_callback(lambda _: self.news.tell())
+        if not await self.news.until(lambda: future.done() or not self._resetting(episode_id), timeout_s):
             self._reset_client.remove_pending_request(future)
             return f"{topics.SERVICE_RESET_SCENE} did not answer within {timeout_s:g} s"
         if future.done() and not future.result().done:
@@ -339,12 +321,32 @@ class EpisodeManagerNode(Node):
     async def _await_recorder(self, episode_id: int) -> str:
         """Wait until the recorder has opened the episode's file. Returns "" or what went wrong."""
         timeout_s = self.parameters.recorder_timeout_s
-        if await self._until(lambda: self._opened_episode >= episode_id or not self._resetting(episode_id), timeout_s):
+        if await self.news.until(
+            lambda: self._opened_episode >= episode_id or not self._resetting(episode_id), timeout_s
+        ):
             return ""
         return (
             f"no recorder opened a file within {timeout_s:g} s: start the recorder, or set the manager's "
             "parameter record to false"
         )
+
+    def _start_next(self) -> str:
+        """The operator begins an episode from IDLE. Returns "" or why not."""
+        purpose = Purpose[self.parameters.purpose.upper()]
+        request = StartEpisode.Request(
+            purpose=purpose,
+            driver=Driver.HUMAN if purpose == Purpose.COLLECT else Driver.RL,
+            explore=purpose == Purpose.TRAIN,
+            seed=self.parameters.seed + self.machine.episode.episode_id + 1,
+        )
+        return self._start(request)
+
+    def _start(self, request: StartEpisode.Request) -> str:
+        """Start an episode unless a run does so, or somebody has to be waited for. Returns "" or why not."""
+        if self._runs.active:
+            return "run_episodes is running: cancel it first"
+        go = self._gate(request)
+        return self.begin(request, go) if isinstance(go, Go) else go.reason
 
     def _scene_ready(self, episode_id: int) -> None:
         """The operator says that the scene is reset."""
@@ -352,39 +354,39 @@ class EpisodeManagerNode(Node):
             self._refused = "the recorder has not opened the episode's file yet: press again"
             self.get_logger().warning(self._refused)
             return
-        self._command(self.machine.scene_ready)
+        self.command(self.machine.scene_ready)
 
     def _resetting(self, episode_id: int) -> bool:
         return self.machine.episode.episode_id == episode_id and self.machine.episode.phase == Phase.RESETTING
 
     def _hand_off(self) -> str:
-        return self._command(self.machine.hand_off, self._count.next_step)
+        return self.command(self.machine.hand_off, self.count.next_step)
 
     async def _close(self, episode_id: int) -> None:
         """After the end: wait for executor, recorder and, in lockstep, learner; then back to IDLE."""
         ended = self.machine.episode
         if ended.purpose == Purpose.TRAIN and ended.label != Label.DISCARD:
             self._trained_episode = episode_id
-        await self._until(lambda: self._executor_agrees(ended.episode_id, ended.epoch), SETTLE_S)
+        await self.news.until(lambda: self._executor_agrees(ended.episode_id, ended.epoch), SETTLE_S)
         self._closing = "(the recorder has not confirmed it)"
         verdict = await self._recorded(episode_id)
         if not verdict.durable and self.parameters.record:
             self.get_logger().error(f"episode {episode_id}: {verdict.message}")
         if self.lockstep and self._trained_episode == episode_id:
             self._closing = "(the learner has not taken it in)"
-            await self._until(
+            await self.news.until(
                 lambda: taken_in(self._training, episode_id) or self.machine.episode.phase != Phase.LABELLED
             )
         self._closing = ""
         if (self.machine.episode.episode_id, self.machine.episode.phase) == (episode_id, Phase.LABELLED):
-            self._command(self.machine.confirm, verdict.message)
-        self._closed_episode = max(self._closed_episode, episode_id)
-        self._tell()
+            self.command(self.machine.confirm, verdict.message)
+        self.closed_episode = max(self.closed_episode, episode_id)
+        self.news.tell()
 
     def _executor_agrees(self, episode_id: int, epoch: int) -> bool:
         control = self._control
         return (
-            control.episode_id == episode_id and control.epoch >= epoch and control.step == self._count.next_step
+            control.episode_id == episode_id and control.epoch >= epoch and control.step == self.count.next_step
         ) or control.episode_id > episode_id
 
     async def _recorded(self, episode_id: int) -> Verdict:
@@ -392,15 +394,15 @@ class EpisodeManagerNode(Node):
         if not self.parameters.record:
             return Verdict(False, "recording is off")
         timeout_s = self.parameters.recorder_timeout_s
-        if await self._until(lambda: episode_id in self._verdicts, timeout_s):
-            return self._verdicts[episode_id]
+        if await self.news.until(lambda: episode_id in self.verdicts, timeout_s):
+            return self.verdicts[episode_id]
         late = Verdict(
             False,
             f"the recorder did not confirm within {timeout_s:g} s: the label is not confirmed; check the recorder",
         )
-        return self._verdicts.setdefault(episode_id, late)
+        return self.verdicts.setdefault(episode_id, late)
 
-    async def _may_start(self, request: StartEpisode.Request, stop: Callable[[], bool]) -> Go | Wait | Refuse:
+    async def may_start(self, request: StartEpisode.Request, stop: Callable[[], bool]) -> Go | Wait | Refuse:
         """The gate's answer, once it is more than a matter of time, or when `stop` says so.
 
         Executor and learner may take peer_timeout_s to appear; for a learner at work there is no limit.
@@ -412,7 +414,7 @@ class EpisodeManagerNode(Node):
             elif time.monotonic() > end:
                 break
             self._waiting_for = answer.reason
-            await self._news
+            await self.news.next()
         self._waiting_for = ""
         return answer
 
@@ -437,11 +439,7 @@ class EpisodeManagerNode(Node):
     def _on_start_episode(
         self, request: StartEpisode.Request, response: StartEpisode.Response
     ) -> StartEpisode.Response:
-        if self._run_active:
-            response.message = "run_episodes is running: cancel it first"
-            return response
-        go = self._gate(request)
-        response.message = self._begin(request, go) if isinstance(go, Go) else go.reason
+        response.message = self._start(request)
         response.accepted = not response.message
         response.episode_id = self.machine.episode.episode_id if response.accepted else 0
         return response
@@ -466,7 +464,7 @@ class EpisodeManagerNode(Node):
             response.message = self._relabel(request.episode_id, label)
             response.accepted = response.durable = not response.message
             return response
-        response.message = self._command(self.machine.label, label, "labelled by label_episode")
+        response.message = self.command(self.machine.label, label, "labelled by label_episode")
         if response.message:
             return response
         response.accepted = True
@@ -490,95 +488,18 @@ class EpisodeManagerNode(Node):
             "" if episode_id in (0, current) else f"episode {episode_id} is not running; the current one is {current}"
         )
 
-    # ---- action
-
-    def _on_goal(self, goal: RunEpisodes.Goal) -> GoalResponse:
-        if self._run_active or goal.count == 0:
-            self.get_logger().warning("run_episodes refused: another run is active, or count is 0")
-            return GoalResponse.REJECT
-        self._run_active = True
-        return GoalResponse.ACCEPT
-
-    def _on_cancel(self, _: ServerGoalHandle) -> CancelResponse:
-        return CancelResponse.ACCEPT
-
-    async def _run_episodes(self, handle: ServerGoalHandle) -> RunEpisodes.Result:
-        try:
-            return await self._run(handle)
-        finally:
-            self._run_active = False
-
-    async def _run(self, handle: ServerGoalHandle) -> RunEpisodes.Result:
-        goal, result = handle.request, RunEpisodes.Result()
-        estops, unrecorded = self._estops, 0
-        for index in range(goal.count):
-            request = StartEpisode.Request(
-                purpose=goal.purpose,
-                driver=goal.driver,
-                explore=goal.explore,
-                start_in=goal.start_in,
-                seed=goal.first_seed + index,
-                execute_steps=goal.execute_steps,
-            )
-            go = await self._may_start(request, stop=lambda: handle.is_cancel_requested or self._estops > estops)
-            if handle.is_cancel_requested or self._estops > estops:
-                break
-            result.message = self._begin(request, go) if isinstance(go, Go) else go.reason
-            if result.message:
-                break
-            verdict = await self._follow(handle, go.driver, self._count, result)
-            unrecorded = 0 if verdict.durable else unrecorded + 1
-            if self.parameters.record and unrecorded == UNRECORDED_LIMIT:
-                result.message = f"{UNRECORDED_LIMIT} episodes in a row were not recorded: {verdict.message}"
-                break
-        if self._estops > estops:
-            result.message = "emergency stop: start a new run when it is reset"
-        if handle.is_cancel_requested:
-            result.message = result.message or "cancelled"
-            handle.canceled()
-        elif result.message:
-            handle.abort()
-        else:
-            handle.succeed()
-        return result
-
-    async def _follow(
-        self, handle: ServerGoalHandle, driver: Driver, count: StepCount, result: RunEpisodes.Result
-    ) -> Verdict:
-        """Wait until the episode is over and closed, and add it to the result. A cancel discards it."""
-        await self._until(lambda: self.machine.episode.label != Label.NONE or handle.is_cancel_requested)
-        if self.machine.episode.label == Label.NONE:
-            self._command(self.machine.label, Label.DISCARD, "the run was cancelled")
-        episode_id, label = self.machine.episode.episode_id, self.machine.episode.label
-        await self._until(lambda: self._closed_episode >= episode_id)
-        result.episode_ids.append(episode_id)
-        result.labels.append(label)
-        result.critical_steps.append(count.critical_steps)
-        result.drivers.append(driver)
-        handle.publish_feedback(
-            RunEpisodes.Feedback(
-                done=len(result.episode_ids),
-                successes=result.labels.count(Label.SUCCESS),
-                episode_id=episode_id,
-                label=int(label),
-                critical_steps=count.critical_steps,
-                driver=int(driver),
-            )
-        )
-        return self._verdicts.get(episode_id, Verdict(False, "recording is off"))
-
     # ---- health
 
     def _show_health(self) -> None:
         episode = self.machine.episode
-        verdict = self._verdicts.get(self._closed_episode)
+        verdict = self.verdicts.get(self.closed_episode)
         level, text = OK, f"{episode.phase.name}: {episode.reason}"
         if episode.phase == Phase.ESTOP:
             level = ERROR
         elif not self._executor_alive():
             level, text = ERROR, "no control_state: the chunk executor is gone"
         elif verdict is not None and not verdict.durable and self.parameters.record:
-            level, text = ERROR, f"episode {self._closed_episode}: {verdict.message}"
+            level, text = ERROR, f"episode {self.closed_episode}: {verdict.message}"
         elif self._waiting_for:
             level, text = WARN, f"{episode.phase.name}: waiting: {self._waiting_for}"
         elif self._closing:

@@ -57,7 +57,7 @@ class _Recording:
     steps: set[int] = field(default_factory=set)
     first_stamp_ns: int | None = None
     last_stamp_ns: int = 0
-    end_observed: bool = False
+    observed_ns: int = -1
     log_time_ns: int = 0
     vla_hash: str = ""
     give_up_s: float = 0.0
@@ -65,6 +65,11 @@ class _Recording:
     @property
     def ended(self) -> bool:
         return self.episode.label != Label.NONE
+
+    @property
+    def end_observed(self) -> bool:
+        """Whether the observation of the state that the last step led to is there."""
+        return self.observed_ns > self.last_stamp_ns
 
 
 class EpisodeRecorder:
@@ -242,11 +247,8 @@ class EpisodeRecorder:
         current = self._current
         if current is None or (current.first_stamp_ns is None and not current.ended):
             self._early.append((stamp_ns, cdr))
-        elif not current.ended:
-            self._write(topics.OBSERVATION, cdr)
-        elif not current.end_observed:
-            # One more than the steps: the state that the last action led to.
-            current.end_observed = bool(current.steps) and stamp_ns > current.last_stamp_ns
+        elif not (current.ended and current.end_observed):
+            current.observed_ns = max(current.observed_ns, stamp_ns)
             self._write(topics.OBSERVATION, cdr)
             self.poll(now_s)
 
@@ -259,6 +261,7 @@ class EpisodeRecorder:
             current.first_stamp_ns = stamp_ns
             for early_ns, cdr in self._early:
                 if early_ns >= stamp_ns and self._current is not None:
+                    current.observed_ns = max(current.observed_ns, early_ns)
                     self._write(topics.OBSERVATION, cdr)
             self._early.clear()
 

@@ -79,6 +79,7 @@ class FakeExecutor(Node):
             self.ticks += 1
 
     def reach_limit(self) -> None:
+        self.observed.publish(eps.observation(self.step))
         self.limit_reached = True
         self.show()
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from action_msgs.msg import GoalStatus
@@ -64,7 +65,12 @@ class Cell:
         self.graph.until(in_phase(self.operator, phase), f"phase {phase}")
 
     def until_steps(self, steps: int) -> None:
-        self.graph.until(lambda: self.manager._count.next_step == steps, f"{steps} steps")
+        self.graph.until(lambda: self.manager.count.next_step == steps, f"{steps} steps")
+
+    def until_discarded(self) -> None:
+        self.until_phase(LABELLED)
+        assert self.operator.state.label == EpisodeState.LABEL_DISCARD
+        self.until_phase(IDLE)
 
     def press(self, event: int) -> None:
         self.operator.press(event)
@@ -159,7 +165,8 @@ def test_the_executor_s_time_out_ends_the_episode(make_cell):
     cell.executor.reach_limit()
     cell.until_phase(IDLE)
     assert cell.operator.state.label == EpisodeState.LABEL_TIMEOUT
-    assert episode_metadata(cell.run / "episodes" / "000001.mcap")["label"] == "timeout"
+    facts = episode_metadata(cell.run / "episodes" / "000001.mcap")
+    assert (facts["label"], facts["warning"]) == ("timeout", "")
 
 
 def test_the_operator_resets_where_no_service_does(make_cell):
@@ -176,7 +183,7 @@ def test_a_reset_that_fails_discards(make_cell):
     cell = make_cell(recorder=False)
     cell.cell.problem = "the screw is stuck"
     cell.start()
-    cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "the episode is discarded")
+    cell.until_discarded()
     assert "the screw is stuck" in next(s for s in cell.operator.states if s.phase == LABELLED).reason
     assert not {BASE, CRITICAL} & set(cell.operator.phases(1))
 
@@ -218,7 +225,7 @@ def test_an_executor_that_restarts_in_the_middle_discards_the_episode(make_cell)
     cell.graph.until(lambda: cell.manager._control.ticks == 6, "the manager knows the ticks")
     cell.executor.ticks = 0
     cell.executor.show()
-    cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "the episode is discarded")
+    cell.until_discarded()
 
 
 def test_a_run_of_episodes(make_cell):
@@ -232,7 +239,7 @@ def test_a_run_of_episodes(make_cell):
             lambda number=number: (
                 cell.operator.state.episode_id == number
                 and cell.operator.state.phase == CRITICAL
-                and cell.manager._count.next_step == 6
+                and cell.manager.count.next_step == 6
             ),
             f"episode {number} moves",
         )
@@ -308,9 +315,40 @@ def test_evaluating_rl_without_an_actor_is_refused(make_cell):
 def test_without_a_recorder_nothing_moves(make_cell):
     cell = make_cell(recorder=None, recorder_timeout_s=0.3)
     cell.start()
-    cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "the episode is discarded")
+    cell.until_discarded()
     assert "no recorder opened a file" in next(s for s in cell.operator.states if s.phase == LABELLED).reason
     assert not {BASE, CRITICAL} & set(cell.operator.phases(1))
+
+
+def test_a_run_without_a_recorder_ends_by_itself(make_cell):
+    cell = make_cell(recorder=None, recorder_timeout_s=0.3)
+    result = cell.send_goal(count=5).get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert result.result().status == GoalStatus.STATUS_ABORTED
+    assert "2 episodes in a row were not recorded" in result.result().result.message
+    assert list(result.result().result.labels) == [EpisodeState.LABEL_DISCARD] * 2
+
+
+def test_a_run_goes_on_after_the_recorder_was_restarted_in_the_middle(make_cell):
+    cell = make_cell()
+    handle = cell.send_goal(count=2)
+    cell.until_steps(6)
+    cell.graph.remove(cell.recorder)
+    cell.recorder = cell.graph.add(RecorderNode())
+    cell.graph.until(
+        lambda: (
+            cell.operator.state.episode_id == 2
+            and cell.operator.state.phase == CRITICAL
+            and cell.manager.count.next_step == 6
+        ),
+        "the next episode moves",
+    )
+    assert cell.label(EpisodeState.LABEL_SUCCESS).durable
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert result.result().status == GoalStatus.STATUS_SUCCEEDED
+    assert list(result.result().result.labels) == [EpisodeState.LABEL_DISCARD, EpisodeState.LABEL_SUCCESS]
+    assert sorted(p.name for p in (cell.run / "episodes").iterdir()) == ["000001.mcap.part", "000002.mcap"]
 
 
 def test_a_relabel_of_an_earlier_episode(make_cell):
@@ -366,7 +404,7 @@ def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    object.__setattr__(cell.manager.parameters, "recorder_timeout_s", 0.5)
+    cell.manager.parameters = replace(cell.manager.parameters, recorder_timeout_s=0.5)
     answer = cell.label(EpisodeState.LABEL_SUCCESS)
     assert answer.accepted
     assert not answer.durable

@@ -183,6 +183,16 @@ def test_a_time_out_waits_for_the_observation_after_the_last_step(bench):
     assert observed_steps(bench.last.path) == [0, 2, 4, 6, 8]
 
 
+def test_a_time_out_finds_the_observation_that_came_before_the_label(bench):
+    bench.play(8)
+    bench.send(topics.OBSERVATION, eps.observation(8))
+    end = eps.ended(label=Label.TIMEOUT)
+    bench.state(end)
+    bench.control(end, 8)
+    assert bench.last.durable
+    assert bench.last.warning == ""
+
+
 def test_observations_outside_the_motion_are_left_out_but_not_the_first_one(bench):
     for step in (-4, -2, 0):
         bench.send(topics.OBSERVATION, eps.observation(step))

@@ -43,7 +43,7 @@ from rlt_vla_node.dataset import (
 from rlt_vla_node.evaluation import encode_frames, evaluate
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.tensors import tensors_hash
-from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, fit_auxiliary
+from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, build_auxiliary
 
 STATE_FILE = "training.safetensors"
 METRICS_LOG = "metrics.jsonl"
@@ -213,7 +213,12 @@ class Adaptation:
         if not target.shape[1] or not np.isfinite(target).all(axis=1).any():
             self.report("no auxiliary targets in the demonstrations: stage 0 is left out")
             return None
-        return fit_auxiliary(self.vla.config.width, target, self.seed + 3)
+        scale = self.config.auxiliary_scale
+        if len(scale) != target.shape[1]:
+            raise DatasetError(
+                f"auxiliary targets have {target.shape[1]} values, auxiliary_scale has {len(scale)}: give one per value"
+            )
+        return build_auxiliary(self.vla.config.width, scale, self.seed + 3)
 
     def _identity(self) -> str:
         data = self.data
@@ -303,10 +308,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on after a crash; does nothing when finished")
     group = parser.add_argument_group("parameters")
     for field in dataclasses.fields(AdaptConfig):
-        kind = {"int": int, "float": float}[field.type]
-        name = "--" + field.name.replace("_", "-")
-        help_text = f"{field.metadata['description']} (default {field.default})"
-        group.add_argument(name, dest=f"parameter_{field.name}", type=kind, metavar="N", help=help_text)
+        several = field.default is dataclasses.MISSING
+        default = field.default_factory() if several else field.default
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            dest=f"parameter_{field.name}",
+            type=float if several else type(default),
+            nargs="+" if several else None,
+            metavar="N",
+            help=f"{field.metadata['description']} (default {default})",
+        )
     return parser.parse_args(arguments)
 
 

@@ -29,6 +29,12 @@ class AdaptConfig:
     gradient_norm: float = param(1.0, "gradients are clipped to this norm", minimum=1e-3, maximum=1e3)
     alpha: float = param(1.0, "weight of L_vla; 0 keeps the VLA as it is after stage 0", minimum=0.0, maximum=1e3)
     auxiliary_weight: float = param(2.0, "weight of the auxiliary loss in stage 1", minimum=0.0, maximum=1e3)
+    auxiliary_scale: tuple[float, ...] = param(
+        (0.02, 0.02, 0.02, 0.1, 0.1, 0.1),
+        "unit of each auxiliary target value in its loss; the default is for a pose (m, rad)",
+        minimum=1e-6,
+        maximum=1e6,
+    )
     context_dropout: float = param(
         0.0, "share of earlier embeddings hidden from the RL token's decoder", minimum=0.0, maximum=1.0
     )

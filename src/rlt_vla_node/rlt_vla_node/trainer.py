@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -37,25 +36,27 @@ class ResumeError(RuntimeError):
 
 
 class AuxiliaryHead(nn.Module):
-    """Reads the relative pose off EVERY final token, in training only; it is not part of the frozen model."""
+    """Reads the relative pose off EVERY final token, in training only; it is not part of the frozen model.
 
-    def __init__(self, width: int, mean: Tensor, std: Tensor) -> None:
+    `scale` (K,): the unit of each target value in the loss.
+    """
+
+    def __init__(self, width: int, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.linear = nn.Linear(width, mean.numel())
+        self.register_buffer("scale", scale)
+        self.linear = nn.Linear(width, scale.numel())
 
     def loss(self, tokens: Tensor, target: Tensor) -> Tensor:
-        """Smooth L1 over the rows whose target (B, K) is known (not NaN), in units of the target's spread."""
+        """Smooth L1 over the rows whose target (B, K) is known (not NaN)."""
         known = torch.isfinite(target).all(dim=1)
         if not bool(known.any()):
             return tokens.new_zeros(())
-        wanted = ((target[known] - self.mean) / self.std)[:, None].expand(-1, tokens.shape[1], -1)
+        wanted = (target[known] / self.scale)[:, None].expand(-1, tokens.shape[1], -1)
         return functional.smooth_l1_loss(self.linear(tokens[known]), wanted, beta=SMOOTH_L1_BETA)
 
     def estimate(self, tokens: Tensor) -> Tensor:
         """(B, K) in SI units: the mean over the tokens."""
-        return self.linear(tokens).mean(dim=1) * self.std + self.mean
+        return self.linear(tokens).mean(dim=1) * self.scale
 
 
 @dataclass(frozen=True)
@@ -301,14 +302,11 @@ class Trainer:
             raise ResumeError(f"it is torn or of another version ({error}): start without --resume") from error
 
 
-def fit_auxiliary(width: int, target: np.ndarray, seed: int) -> AuxiliaryHead:
-    """A head for targets (N, K) in SI units, standardised by those that are known."""
-    known = target[np.isfinite(target).all(axis=1)].astype(np.float64)
-    mean = torch.tensor(known.mean(axis=0), dtype=torch.float32)
-    std = torch.tensor(np.maximum(known.std(axis=0), 1e-6), dtype=torch.float32)
+def build_auxiliary(width: int, scale: Sequence[float], seed: int) -> AuxiliaryHead:
+    """A randomly initialised head; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AuxiliaryHead(width, mean, std)
+        return AuxiliaryHead(width, torch.tensor(scale, dtype=torch.float32))
 
 
 def _prefixed(prefix: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
