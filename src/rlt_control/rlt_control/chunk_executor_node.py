@@ -18,6 +18,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -67,8 +68,8 @@ class NodeParameters:
 class ChunkExecutorNode(Node):
     """See the module docstring."""
 
-    def __init__(self) -> None:
-        super().__init__("chunk_executor")
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__("chunk_executor", **node_arguments)
         self.parameters = declare(self, NodeParameters)
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)

@@ -54,13 +54,13 @@ class Temperament:
     """
 
     travel_speed: float = 0.0009
-    speed: float = 0.00055
+    speed: float = 0.00053
     turn_speed: float = 0.011
     misjudgement: float = 0.0004
     angle_misjudgement: float = 0.02
     tremor: float = 0.00004
-    hesitation: float = 0.010
-    patience: float = 1.0
+    hesitation: float = 0.016
+    patience: float = 1.3
     max_probes: int = 1
 
 

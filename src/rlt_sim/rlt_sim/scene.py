@@ -94,7 +94,8 @@ def cell_xml(spec: SceneSpec | None = None) -> str:
     )
     base_camera = _camera("base", (0.085, -0.150, 0.235), (0.009, 0.0, 0.120), 24)
     body = _arm("left", left_camera, "") + _arm("right", right_camera, bit) + _block(spec)
-    return _document(base_camera + '<geom type="plane" size="1 1 0.01" rgba="0.55 0.55 0.50 1"/>' + body, _actuators())
+    floor = '<geom type="plane" size="1 1 0.01" rgba="0.55 0.55 0.50 1"/>'
+    return _document(base_camera + floor + body, _actuators(), _taper_mesh(spec))
 
 
 def _camera(name: str, position: tuple[float, ...], target: tuple[float, ...], fovy: float) -> str:
