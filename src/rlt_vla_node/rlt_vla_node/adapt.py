@@ -155,7 +155,7 @@ class Adaptation:
             "identity": self.identity,
             "task": self.task.name,
             "robot": self.robot.name,
-            "config_hash": config_hash(self.robot, self.task),
+            "config_hash": self._config_hash(),
             "seed": self.seed,
             "adapt": dataclasses.asdict(self.config),
             "episodes": len(self.demonstrations.files),
@@ -224,7 +224,11 @@ class Adaptation:
         data = self.data
         tensors = {name: getattr(data, name) for name in ("state", "actions", "pose_state")}
         facts = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        return tensors_hash(tensors, facts, str(self.seed), config_hash(self.robot, self.task))
+        return tensors_hash(tensors, facts, str(self.seed), self._config_hash())
+
+    def _config_hash(self) -> str:
+        """Of robot and task, without the parameters of other nodes: those of the learner do not change the VLA."""
+        return config_hash(self.robot, dataclasses.replace(self.task, nodes={}))
 
     def _progress(self, rate: float) -> dict[str, Any]:
         trainer = self.trainer
