@@ -57,7 +57,6 @@ from rlt_rl_node import checkpoint as learner_checkpoint
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_vla_node.checkpoint import CheckpointError, read_config
 from rlt_vla_node.inference import noise_seed
-from rlt_vla_node.observation_qos import QOS_OBSERVATION
 
 NODES = ("vla", "rl_policy")
 READY_TIMEOUT_S = 120.0
@@ -143,7 +142,7 @@ class Player(Node):
         self._publishers_of = {
             topic: self.create_publisher(kind, topic, qos)
             for topic, kind, qos in (
-                (topics.OBSERVATION, Observation, QOS_OBSERVATION),
+                (topics.OBSERVATION, Observation, topics.QOS_OBSERVATION),
                 (topics.CHUNK_REQUEST, ChunkRequest, topics.QOS_CONTROL),
                 (topics.EPISODE_STATE, EpisodeState, topics.QOS_LATCHED),
                 (topics.EXECUTED_ACTION, ExecutedAction, topics.QOS_STREAM),

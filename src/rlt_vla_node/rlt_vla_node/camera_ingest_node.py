@@ -30,7 +30,6 @@ from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
 from rlt_msgs.msg import Observation
 from rlt_vla_node.images import fit_image
-from rlt_vla_node.observation_qos import QOS_OBSERVATION
 from rlt_vla_node.proprioception import JointStateError, Proprioception
 from rlt_vla_node.synchroniser import CompleteSet, ImageRecord, SyncConfig, Synchroniser, cdr_stamp_ns
 
@@ -78,7 +77,7 @@ class CameraIngestNode(Node):
         self._refusal = ""
         self._last_state_s: float | None = None
         self._health = Health(self)
-        self._publisher = self.create_publisher(Observation, topics.OBSERVATION, QOS_OBSERVATION)
+        self._publisher = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_OBSERVATION)
         self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.robot.tick == "joint_states" else topics.QOS_SENSOR
         for camera in self.robot.cameras:

@@ -31,7 +31,6 @@ from rlt_common.parameters import ParameterError, declare, param, reject_unknown
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.inference import FLOW_STEPS, LayoutError, noise_seed, run_batch, run_observation
-from rlt_vla_node.observation_qos import QOS_OBSERVATION
 from rlt_vla_node.scheduler import Boundary, Request, Scheduler, Step, Strided
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
@@ -82,7 +81,7 @@ class VlaNode(Node):
         self._boundary_s = 0.0
         self._health = Health(self)
         self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_STREAM)
-        self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, QOS_OBSERVATION)
+        self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, topics.QOS_OBSERVATION)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
         self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_executed, topics.QOS_STREAM)

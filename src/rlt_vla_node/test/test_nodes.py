@@ -20,7 +20,6 @@ from rlt_vla_node import camera_ingest_node, vla_node
 from rlt_vla_node.camera_ingest_node import CameraIngestNode
 from rlt_vla_node.checkpoint import load_checkpoint, save_checkpoint
 from rlt_vla_node.inference import noise_seed, run_observation
-from rlt_vla_node.observation_qos import QOS_OBSERVATION
 from rlt_vla_node.vla_node import VlaNode, spin_some
 
 LIMIT_S = 20.0
@@ -98,7 +97,7 @@ VLA_OUTPUTS = (
     (topics.DIAGNOSTICS, DiagnosticArray, topics.QOS_CONTROL),
 )
 VLA_INPUTS = (
-    (topics.OBSERVATION, Observation, QOS_OBSERVATION),
+    (topics.OBSERVATION, Observation, topics.QOS_OBSERVATION),
     (topics.CHUNK_REQUEST, ChunkRequest, topics.QOS_CONTROL),
     (topics.EPISODE_STATE, EpisodeState, topics.QOS_LATCHED),
     (topics.EXECUTED_ACTION, ExecutedAction, topics.QOS_STREAM),
@@ -231,7 +230,7 @@ def test_the_vla_node_refuses_to_start_and_says_why(cell, monkeypatch, parameter
 
 
 INGEST_OUTPUTS = (
-    (topics.OBSERVATION, Observation, QOS_OBSERVATION),
+    (topics.OBSERVATION, Observation, topics.QOS_OBSERVATION),
     (topics.DIAGNOSTICS, DiagnosticArray, topics.QOS_CONTROL),
 )
 INGEST_INPUTS = (
