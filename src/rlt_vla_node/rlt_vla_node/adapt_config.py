@@ -16,7 +16,7 @@ class AdaptConfig:
     alpha * L_vla (+ auxiliary_weight * the auxiliary loss) on the demonstrations.
     """
 
-    pretraining_steps: int = param(3500, "steps of stage 0", minimum=0, maximum=1_000_000)
+    pretraining_steps: int = param(2500, "steps of stage 0", minimum=0, maximum=1_000_000)
     pretraining_batch: int = param(
         64, "images per step of stage 0, half of them demonstrations", minimum=2, maximum=4096
     )
