@@ -158,7 +158,15 @@ def test_rolled_bit_stops_at_the_face(cell):
     assert cell.task_state().tip_error_m[0] > -0.001
 
 
-def test_alignment_is_below_a_millimetre():
+def test_taper_guides_a_bit_that_is_a_little_off(cell):
+    cell.reset(12)
+    put_bit(cell, (0.003, 0.0011, 0.0))
+    assert cell.task_state().tip_error_m[1] > SceneSpec().clearance
+    drive(cell, 60, push=0.0003, turn=0.0)
+    assert cell.task_state().engaged
+
+
+def test_seating_clearance_is_below_a_millimetre():
     assert SceneSpec().clearance < 0.001
 
 
