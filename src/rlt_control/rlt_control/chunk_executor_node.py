@@ -14,7 +14,6 @@ Services    estop (rlt_msgs/Estop), reset_estop (rlt_msgs/ResetEstop)
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -32,7 +31,8 @@ from rlt_common import topics
 from rlt_common.codecs import CodecError, doubles, floats, matrix, stamp_ns, to_time, vector
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
 from rlt_control.records import Chunk, Episode, HumanCommand, Phase, Request, RobotState, Source, Tick
@@ -361,22 +361,13 @@ def _run_on_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> 
         deadline += period * max(1, int((now - deadline) / period) + 1)
 
 
+def _spin(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
+    if node.lockstep:
+        executor.spin()
+    else:
+        _run_on_timer(node, executor)
+
+
 def main() -> None:
     """Entry point of `ros2 run rlt_control chunk_executor`."""
-    rclpy.init()
-    try:
-        node = ChunkExecutorNode()
-    except (ParameterError, ValueError) as error:
-        sys.exit(f"chunk_executor: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if node.lockstep:
-            executor.spin()
-        else:
-            _run_on_timer(node, executor)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("chunk_executor", ChunkExecutorNode, ValueError, spin=_spin)

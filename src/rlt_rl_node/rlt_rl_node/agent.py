@@ -33,6 +33,13 @@ class AgentConfig:
     beta: float = param(
         0.004, "weight of the squared distance to the reference, summed over C*d in spread units (Eq. 5)", minimum=0.0
     )
+    beta_start: float = param(
+        0.0,
+        "beta at the first update; it falls geometrically to `beta` over `beta_updates`, so that a critic that has seen "
+        "little moves the actor little; 0: `beta` from the start",
+        minimum=0.0,
+    )
+    beta_updates: int = param(6000, "updates over which beta falls", minimum=1)
     sigma_independent: float = param(0.2, "exploration noise per action value, spread units (Eq. 4)", minimum=0.0)
     sigma_chunk: float = param(0.5, "exploration noise constant over a chunk, spread units", minimum=0.0)
     target_noise: float = param(
@@ -67,6 +74,8 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.beta_start and not self.beta:
+            raise ParameterError("beta_start falls geometrically to beta: beta must be above 0")
         if not self.hidden or min(self.hidden) < 1:
             raise ParameterError(f"hidden is {self.hidden}: it needs at least one width of 1 or more")
 
@@ -100,6 +109,15 @@ class Agent:
         self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.actor_lr, fused=True)
         self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.critic_lr, fused=True)
         self.updates = 0
+
+    @property
+    def beta(self) -> float:
+        """The weight of the squared distance to the reference now."""
+        config = self.config
+        left = max(0.0, 1.0 - self.updates / config.beta_updates)
+        if config.beta_start == 0.0 or left == 0.0:
+            return config.beta
+        return config.beta * (config.beta_start / config.beta) ** left
 
     def update(self, batch: Batch, bc_only: bool = False) -> dict[str, Tensor]:
         """One critic update and, every `updates_per_actor_update`-th time, one actor update.
@@ -143,7 +161,7 @@ class Agent:
         else:
             action = mean + self._chunk_noise(len(x)) if self.config.actor_noise else mean
             q = self.critics(x, self._visible(action, batch.valid))
-            loss = -_OBJECTIVES[self.config.actor_objective](q).mean() + self.config.beta * distance
+            loss = -_OBJECTIVES[self.config.actor_objective](q).mean() + self.beta * distance
 
         parameters = list(self.actor.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):

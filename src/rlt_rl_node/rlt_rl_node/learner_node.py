@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import array
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import rclpy
 import torch
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -34,7 +33,8 @@ from rlt_common.codecs import CodecError
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import ActorParameters, ControlState, EpisodeState, ExecutedAction, TrainingStatus, VlaOutput
 from rlt_msgs.srv import SaveCheckpoint
 from rlt_rl_node import actor_codec, checkpoint, messages
@@ -383,10 +383,8 @@ class LearnerNode(Node):
         return True, str(path), ""
 
 
-def spin(node: LearnerNode) -> None:
+def spin(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
     """Callbacks first, then one slice of work, and so on."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     idle = False
     while rclpy.ok():
         before = node.received
@@ -397,16 +395,5 @@ def spin(node: LearnerNode) -> None:
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_learner`."""
     torch.set_num_threads(1)
-    rclpy.init()
-    try:
-        node = LearnerNode()
-    except (ParameterError, FrozenModelsError, CheckpointError, OSError) as error:
-        sys.exit(f"rl_learner: {error}")
-    try:
-        spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.save_at_exit()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    errors = (FrozenModelsError, CheckpointError, OSError)
+    run_node("rl_learner", LearnerNode, *errors, spin=spin, at_exit=LearnerNode.save_at_exit)

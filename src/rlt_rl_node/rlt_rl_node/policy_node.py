@@ -7,20 +7,18 @@ Publishes   action_chunk (rlt_msgs/ActionChunk), /diagnostics
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
-import rclpy
 import torch
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from rlt_common import topics
 from rlt_common.codecs import CodecError
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import ActionChunk, ActorParameters, ChunkRequest, EpisodeState, VlaOutput
 from rlt_rl_node import actor_codec
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
@@ -153,15 +151,4 @@ class PolicyNode(Node):
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_policy`."""
     torch.set_num_threads(1)
-    rclpy.init()
-    try:
-        node = PolicyNode()
-    except (ParameterError, FrozenModelsError) as error:
-        sys.exit(f"rl_policy: {error}")
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("rl_policy", PolicyNode, FrozenModelsError)

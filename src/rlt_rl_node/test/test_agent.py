@@ -292,3 +292,19 @@ def test_a_large_beta_keeps_the_actor_at_the_reference():
     for _ in range(600):
         subject.update(toy_batch(128, generator))
     assert toy_success(subject.actor, generator) < 0.1
+
+
+def test_beta_falls_geometrically_and_then_stays():
+    subject = agent(beta=0.01, beta_start=1.0, beta_updates=10)
+    seen = []
+    for _ in range(13):
+        seen.append(subject.beta)
+        subject.update(batch())
+    assert seen[0] == pytest.approx(1.0)
+    assert seen[5] == pytest.approx(0.1)
+    assert seen[10:] == [0.01] * 3
+
+
+def test_beta_cannot_fall_to_nothing():
+    with pytest.raises(ParameterError, match="beta must be above 0"):
+        AgentConfig(beta=0.0, beta_start=0.1)

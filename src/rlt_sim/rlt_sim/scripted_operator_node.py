@@ -10,12 +10,9 @@ simulator's state. In lockstep it answers each state only when what it pressed h
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_msgs.msg import UInt64
@@ -23,7 +20,8 @@ from std_msgs.msg import UInt64
 from rlt_common import topics
 from rlt_common.codecs import stamp_ns
 from rlt_common.health import OK, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_sim.operator import OperatorConfig, Press, decide
 from rlt_teleop.joy_mapping import load_mapping
@@ -133,17 +131,4 @@ class ScriptedOperatorNode(Node):
 
 def main() -> None:
     """Entry point of `ros2 run rlt_sim scripted_operator`."""
-    rclpy.init()
-    try:
-        node = ScriptedOperatorNode()
-    except (ParameterError, ValueError) as error:
-        sys.exit(f"scripted_operator: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("scripted_operator", ScriptedOperatorNode)

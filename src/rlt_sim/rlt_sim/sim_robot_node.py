@@ -14,13 +14,10 @@ time: physics and cameras run on the wall clock whether or not commands come, as
 from __future__ import annotations
 
 import array
-import sys
 from dataclasses import dataclass
 
 import numpy as np
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
@@ -30,7 +27,8 @@ from rlt_common import topics
 from rlt_common.codecs import doubles, floats, to_time
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_msgs.srv import ResetScene
 from rlt_sim.collect import pose_label
@@ -201,17 +199,4 @@ def _image_message(rgb: np.ndarray, stamp, frame_id: str) -> Image:
 
 def main() -> None:
     """Entry point of `ros2 run rlt_sim sim_robot`."""
-    rclpy.init()
-    try:
-        node = SimRobotNode()
-    except (ParameterError, ValueError) as error:
-        sys.exit(f"sim_robot: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("sim_robot", SimRobotNode)

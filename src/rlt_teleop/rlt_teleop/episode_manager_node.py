@@ -13,15 +13,12 @@ It never commands an arm, and it never waits inside a callback: what has to wait
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -29,7 +26,8 @@ from rlt_common import topics
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import (
     ControlState,
     EpisodeState,
@@ -517,17 +515,4 @@ class EpisodeManagerNode(Node):
 
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop episode_manager`."""
-    rclpy.init()
-    try:
-        node = EpisodeManagerNode()
-    except ParameterError as error:
-        sys.exit(f"episode_manager: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("episode_manager", EpisodeManagerNode)

@@ -9,20 +9,18 @@ the node looks for it again every second.
 from __future__ import annotations
 
 import array
-import sys
 from dataclasses import dataclass
 
 import evdev
-import rclpy
 from evdev import ecodes
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
 from rlt_common import topics
 from rlt_common.health import ERROR, OK, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_teleop.gamepad_events import PadState
 from rlt_teleop.pad_connection import PadConnection
 
@@ -104,17 +102,4 @@ def find_pad(wanted: str) -> evdev.InputDevice:
 
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop gamepad`."""
-    rclpy.init()
-    try:
-        node = GamepadNode()
-    except ParameterError as error:
-        sys.exit(f"gamepad: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("gamepad", GamepadNode)

@@ -11,13 +11,10 @@ cannot be seen here. The gamepad node of this package stops instead.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
@@ -25,7 +22,8 @@ from rlt_common import topics
 from rlt_common.codecs import floats
 from rlt_common.config import load_robot
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import OperatorEvent, TeleopCommand
 from rlt_teleop.joy_mapping import load_mapping
 from rlt_teleop.joy_operator import JoyError, JoyOperator
@@ -118,17 +116,4 @@ class JoyOperatorNode(Node):
 
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop joy_operator`."""
-    rclpy.init()
-    try:
-        node = JoyOperatorNode()
-    except ParameterError as error:
-        sys.exit(f"joy_operator: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("joy_operator", JoyOperatorNode)

@@ -8,22 +8,20 @@ Publishes   recorder_status (rlt_msgs/RecorderStatus, latched), /diagnostics
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from rlt_common import topics
 from rlt_common.config import config_hash, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import (
     ActionChunk,
     ControlState,
@@ -177,18 +175,4 @@ def _free_bytes(folder: Path) -> int:
 
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop recorder`."""
-    rclpy.init()
-    try:
-        node = RecorderNode()
-    except ParameterError as error:
-        sys.exit(f"recorder: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.recorder.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("recorder", RecorderNode, at_exit=lambda node: node.recorder.close())

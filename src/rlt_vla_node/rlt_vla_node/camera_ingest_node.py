@@ -10,15 +10,12 @@ be equal. A stalled or frozen camera is an ERROR in /diagnostics and stops the o
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -27,7 +24,8 @@ from rlt_common import topics
 from rlt_common.codecs import CodecError, ObservationData, decode_image, decode_raw, observation_to_msg, stamp_ns
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import Observation
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.proprioception import JointStateError, Proprioception
@@ -158,17 +156,4 @@ def _decode(record: ImageRecord, compressed: bool) -> np.ndarray:
 
 def main() -> None:
     """Entry point of `ros2 run rlt_vla_node camera_ingest`."""
-    rclpy.init()
-    try:
-        node = CameraIngestNode()
-    except (ParameterError, ValueError) as error:
-        sys.exit(f"camera_ingest: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("camera_ingest", CameraIngestNode, ValueError)

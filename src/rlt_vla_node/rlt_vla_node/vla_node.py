@@ -12,7 +12,6 @@ one.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 import rclpy
 import torch
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from rlt_common import topics
 from rlt_common.codecs import CodecError, ObservationData, floats, observation_from_msg, stamp_ns, to_time, vector
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import ParameterError, declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.process import run_node
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.inference import FLOW_STEPS, LayoutError, noise_seed, run_batch, run_observation
@@ -267,20 +267,11 @@ def spin_some(node: VlaNode, executor: SingleThreadedExecutor) -> None:
         node.work_once()
 
 
+def _spin(node: VlaNode, executor: SingleThreadedExecutor) -> None:
+    while rclpy.ok():
+        spin_some(node, executor)
+
+
 def main() -> None:
     """Entry point of `ros2 run rlt_vla_node vla`."""
-    rclpy.init()
-    try:
-        node = VlaNode()
-    except (ParameterError, CheckpointError, LayoutError) as error:
-        sys.exit(f"vla: {error}")
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        while rclpy.ok():
-            spin_some(node, executor)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    run_node("vla", VlaNode, CheckpointError, LayoutError, spin=_spin)
