@@ -35,8 +35,8 @@ class AgentConfig:
     )
     beta_start: float = param(
         0.0,
-        "beta at the first update; it falls geometrically to `beta` over `beta_updates`, so that a critic that has seen "
-        "little moves the actor little; 0: `beta` from the start",
+        "beta at the first update; it falls geometrically to `beta` over `beta_updates`, so that a critic that has "
+        "seen little moves the actor little; 0: `beta` from the start",
         minimum=0.0,
     )
     beta_updates: int = param(6000, "updates over which beta falls", minimum=1)
