@@ -8,6 +8,7 @@ leaves its result in <run>/stages, so that an interrupted demo goes on where it 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shlex
@@ -229,6 +230,11 @@ class Demo:
         }
         path = self.run / "demo.json"
         (self.run / "stages").mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.run / "demo.lock", "w", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DemoError(f"{self.run} is in use by another demo: wait for it, or choose another RUN") from error
         if not path.exists():
             write_atomic(path, json.dumps(wanted, indent=1).encode())
             return
@@ -349,7 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--seed must not be negative")
     scale = QUICK if options.quick else FULL
     run = Path(options.run or ("runs/demo-quick" if options.quick else "runs/demo"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell made a background job ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
         demo = Demo(run, options.seed, scale)

@@ -158,7 +158,7 @@ class GraphRunner:
 
 def _die_with_parent() -> None:
     """In the child: end when the runner dies, however it dies, so that no node is left behind."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def add_options(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
