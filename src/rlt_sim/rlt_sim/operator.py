@@ -22,7 +22,7 @@ class OperatorConfig:
     """How patient the scripted operator is."""
 
     patience_steps: int = param(
-        500, "control steps of the critical phase before the operator labels a failure", minimum=1, maximum=100_000
+        420, "control steps of the critical phase before the operator labels a failure", minimum=1, maximum=100_000
     )
     base_patience_steps: int = param(
         120, "control steps of the BASE phase before the operator hands off wherever the tool is", minimum=1

@@ -55,7 +55,7 @@ class SceneSpec:
     """
 
     bit_half_width: float = 0.0045
-    taper: float = 0.0008
+    taper: float = 0.0016
     clearance: float = 0.0007
     recess_depth: float = 0.008
     sink: float = 0.004
