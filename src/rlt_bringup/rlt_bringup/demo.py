@@ -65,7 +65,7 @@ class Scale:
     """Parameters of the learner that differ from the task's."""
 
 
-FULL = Scale("full", 160, 8000, (), 80, 50, (10, 20), (3.0, 10.0, 9.0, 9.0))
+FULL = Scale("full", 160, 8000, (), 100, 50, (10, 20), (3.0, 7.0, 10.0, 8.0))
 QUICK = Scale(
     "quick",
     6,

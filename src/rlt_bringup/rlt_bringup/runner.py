@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import functools
 import os
-import dataclasses
 import signal
 import subprocess
 import sys
