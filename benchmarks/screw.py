@@ -122,7 +122,7 @@ def main() -> None:
     rows = [row(seed, report) for seed, report in zip(seeds, reports, strict=True)]
     path = write_result(
         NAME,
-        command="make bench-screw",
+        command="make bench-screw" + ("" if tuple(seeds) == SEEDS else f" ARGS='--seeds {options.seeds}'"),
         seeds=seeds,
         n=min(r["rlt"]["episodes"] for r in rows),
         rows=rows,
