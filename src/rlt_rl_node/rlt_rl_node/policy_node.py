@@ -54,7 +54,7 @@ class PolicyNode(Node):
         self._chunks = 0
         self._distance = 0.0
         self._health = Health(self)
-        self._publisher = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, topics.QOS_CONTROL)
+        self._publisher = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK)
         self.create_subscription(VlaOutput, topics.VLA_OUTPUT, self._on_output, topics.QOS_STREAM)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
