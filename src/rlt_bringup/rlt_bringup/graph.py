@@ -7,7 +7,7 @@ gives the list for a mode. What a task file says under `nodes: <node>:` override
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     respawn: bool = True
-    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ def _gamepad(device: str) -> NodeSpec:
 
 def _finish(node: NodeSpec, task: TaskConfig, sim_time: bool) -> NodeSpec:
     parameters = {**node.parameters, "use_sim_time": sim_time, **_flatten(task.nodes.get(node.name, {}))}
-    return NodeSpec(node.package, node.executable, node.name, parameters, node.respawn, node.arguments)
+    return replace(node, parameters=parameters)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _node(spec: NodeSpec, options: GraphOptions) -> Node:
         name=spec.name,
         namespace=options.namespace,
         parameters=[dict(spec.parameters)],
-        arguments=[*spec.arguments, "--ros-args", "--log-level", options.log_level],
+        arguments=["--ros-args", "--log-level", options.log_level],
         output="screen",
         respawn=spec.respawn,
         respawn_delay=RESPAWN_DELAY_S,

@@ -144,7 +144,7 @@ class GraphRunner:
         ros = ["-r", f"__node:={spec.name}", "--params-file", str(file), "--log-level", self._log_level]
         if self._namespace:
             ros += ["-r", f"__ns:=/{self._namespace.strip('/')}"]
-        return [str(executable), *spec.arguments, "--ros-args", *ros]
+        return [str(executable), "--ros-args", *ros]
 
     def _spawn(self, spec: NodeSpec, command: list[str]) -> subprocess.Popen:
         with open(self._log_folder / f"{spec.name}.log", "ab") as log:

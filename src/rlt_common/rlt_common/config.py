@@ -192,7 +192,7 @@ class TaskConfig:
 def load_robot(path: Path | str) -> RobotConfig:
     """Read a robot file. Raises ParameterError naming the file and the key."""
     path = Path(path)
-    values = dict(_read_yaml(path))
+    values = dict(read_yaml(path))
     if "folder" in values:
         raise ParameterError(f"{path}: unknown key 'folder'")
     robot = from_mapping(RobotConfig, {**values, "folder": str(path.resolve().parent)}, str(path))
@@ -203,7 +203,7 @@ def load_robot(path: Path | str) -> RobotConfig:
 
 def load_task(path: Path | str) -> TaskConfig:
     """Read a task file. Raises ParameterError naming the file and the key."""
-    return from_mapping(TaskConfig, _read_yaml(Path(path)), str(path))
+    return from_mapping(TaskConfig, read_yaml(Path(path)), str(path))
 
 
 def config_hash(*configs: Any) -> str:
@@ -219,10 +219,11 @@ def config_hash(*configs: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Mapping[str, Any]:
+    """The mapping in a YAML file. Raises ParameterError naming a file that is missing, too large or no YAML."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        if path.stat().st_size > max_bytes:
+            raise ParameterError(f"{path}: larger than {max_bytes} bytes")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"{path}: {error.strerror}") from error

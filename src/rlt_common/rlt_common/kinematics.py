@@ -14,6 +14,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from rlt_common.config import RobotConfig
 from rlt_common.rotations import rotation_vector
 
 Pose = tuple[np.ndarray, np.ndarray]
@@ -149,3 +150,9 @@ class ArmKinematics:
         jacobian = mujoco.mj_jacSite if is_site else mujoco.mj_jacBody
         jacobian(self._model, self._data, self._jacobian[:3], self._jacobian[3:], index)
         return self._jacobian
+
+
+def build_kinematics(robot: RobotConfig) -> ArmKinematics:
+    """Kinematics of the robot's arms. Raises ValueError when the model misses a joint or a tip."""
+    chains = [ArmChain(arm.joints, arm.tip) for arm in robot.arms]
+    return ArmKinematics(robot.kinematics_path, robot.joint_names, chains)

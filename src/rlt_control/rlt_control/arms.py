@@ -1,16 +1,10 @@
-"""Builds the kinematics and the delta-pose integrator of a robot from its configuration."""
+"""Builds the motion limits and the delta-pose integrator of a robot from its configuration."""
 
 from __future__ import annotations
 
 from rlt_common.config import RobotConfig
-from rlt_common.kinematics import ArmChain, ArmKinematics
+from rlt_common.kinematics import ArmKinematics, build_kinematics
 from rlt_control.delta_pose import DeltaPoseIntegrator, MotionLimits
-
-
-def build_kinematics(robot: RobotConfig) -> ArmKinematics:
-    """Kinematics of the robot's arms. Raises ValueError when the model misses a joint or a tip."""
-    chains = [ArmChain(arm.joints, arm.tip) for arm in robot.arms]
-    return ArmKinematics(robot.kinematics_path, robot.joint_names, chains)
 
 
 def motion_limits(robot: RobotConfig, kinematics: ArmKinematics) -> MotionLimits:

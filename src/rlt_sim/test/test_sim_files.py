@@ -9,9 +9,10 @@ from ament_index_python.packages import get_package_share_directory
 from rlt_common.codecs import observation_from_msg
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_common.kinematics import build_kinematics
 from rlt_common.parameters import ParameterError
 from rlt_common.rotations import rotation_matrix
-from rlt_control.arms import build_kinematics, motion_limits
+from rlt_control.arms import motion_limits
 from rlt_sim import scene
 from rlt_sim.cell import make_limits
 from rlt_sim.collect import demonstrate

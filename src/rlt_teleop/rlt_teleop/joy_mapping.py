@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rlt_common.config import read_yaml
 from rlt_common.parameters import ParameterError, from_mapping, param, validate
 
 DISABLED = -1
@@ -140,14 +139,7 @@ class JoyMapping:
 def load_mapping(path: Path | str) -> JoyMapping:
     """Read a joystick mapping. Raises ParameterError naming the file and the key."""
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ParameterError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from error
+    data = read_yaml(path, MAX_FILE_BYTES)
     try:
         return from_mapping(JoyMapping, data, str(path))
     except ParameterError as error:

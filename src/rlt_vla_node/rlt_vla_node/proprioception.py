@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlt_common.config import RobotConfig
-from rlt_common.kinematics import ArmChain, ArmKinematics
+from rlt_common.kinematics import build_kinematics
 from rlt_common.rotations import rotation_matrix, rotation_vector
 
 
@@ -21,8 +21,7 @@ class Proprioception:
     def __init__(self, robot: RobotConfig) -> None:
         """Raises ValueError when the kinematics model misses a joint or a tip."""
         self._robot = robot
-        chains = [ArmChain(arm.joints, arm.tip) for arm in robot.arms]
-        self._kinematics = ArmKinematics(robot.kinematics_path, robot.joint_names, chains)
+        self._kinematics = build_kinematics(robot)
         self._homes = [
             (np.array(arm.home_position), rotation_matrix(np.array(arm.home_rotation)).T) for arm in robot.arms
         ]
