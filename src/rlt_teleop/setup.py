@@ -21,6 +21,7 @@ setup(
             "joy_operator = rlt_teleop.joy_operator_node:main",
             "episode_manager = rlt_teleop.episode_manager_node:main",
             "recorder = rlt_teleop.recorder_node:main",
+            "auto_handoff = rlt_teleop.auto_handoff_node:main",
             "gamepad = rlt_teleop.gamepad_node:main",
         ],
     },

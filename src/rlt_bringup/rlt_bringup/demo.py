@@ -1,8 +1,9 @@
 """`make demo`: the main job from nothing, in simulation on the CPU, all of it really done.
 
 Stages: collect demonstrations; adapt the built-in VLA and train the RL token (Eq. 1, 2); warm-up and online RL through
-the ROS graph; evaluate the base VLA and RLT on the same held-out resets through the same graph; report. Each stage
-leaves its result in <run>/stages, so that an interrupted demo goes on where it stopped.
+the ROS graph; evaluate the base VLA and RLT on the same held-out resets through the same graph; train the hand-off head
+from the training episodes' hand-offs and run a few episodes without an operator's; report. Each stage leaves its result
+in <run>/stages, so that an interrupted demo goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import EpisodeState
 
 TASK = "screw"
+STAGES = 6
 FINAL = "final"
 """Name of the checkpoint that is evaluated."""
 SEED_STRIDE = 1_000_000
@@ -60,12 +62,14 @@ class Scale:
     training_episodes: int
     evaluation_episodes: int
     execute_steps: tuple[int, ...]
-    minutes: tuple[float, float, float, float]
+    deploy_episodes: int
+    """Evaluation resets that are run with the automatic hand-off as well."""
+    minutes: tuple[float, float, float, float, float]
     learner: Mapping[str, int] = field(default_factory=dict)
     """Parameters of the learner that differ from the task's."""
 
 
-FULL = Scale("full", 160, 8000, (), 100, 50, (10, 20), (3.0, 7.0, 10.0, 8.0))
+FULL = Scale("full", 160, 8000, (), 100, 50, (10, 20), 20, (3.0, 7.0, 10.0, 8.0, 2.0))
 QUICK = Scale(
     "quick",
     6,
@@ -74,7 +78,8 @@ QUICK = Scale(
     5,
     3,
     (10, 20),
-    (0.4, 0.5, 1.0, 1.2),
+    2,
+    (0.4, 0.5, 1.0, 1.2, 0.7),
     {
         "budget.warmup_episodes": 2,
         "budget.min_transitions": 50,
@@ -108,11 +113,12 @@ class Demo:
         self._stage(0, "collect", self._collect)
         self._stage(1, "adapt", self._adapt)
         if not all((self.run / "stages" / f"{name}.json").exists() for name in ("train", "evaluate")):
-            with self._graph() as client:
+            with self._graph("train") as client:
                 self._stage(2, "train", lambda: self._train(client))
                 self._stage(3, "evaluate", lambda: self._evaluate(client))
         else:
-            _say("stages 3/5 train and 4/5 evaluate: done before, kept")
+            _say(f"stages 3/{STAGES} train and 4/{STAGES} evaluate: done before, kept")
+        self._stage(4, "handoff", self._handoff)
         return self._report()
 
     # ---- stages
@@ -180,8 +186,28 @@ class Demo:
             )
         return {"results": results}
 
+    def _handoff(self) -> dict:
+        self._command(
+            "rlt_vla_node.handoff_command",
+            *("--run", str(self.run)),
+            *("--checkpoint", str(self.resolved.checkpoint)),
+        )
+        facts = json.loads((self.resolved.checkpoint / "handoff.json").read_text(encoding="utf-8"))
+        outcomes: list[Outcome] = []
+        if self.scale.deploy_episodes:
+            with self._graph("deploy") as client:
+                outcomes = client.run(
+                    self.scale.deploy_episodes,
+                    purpose=EpisodeState.PURPOSE_DEPLOY,
+                    driver=EpisodeState.DRIVER_RL,
+                    explore=False,
+                    first_seed=self._seeds(EVALUATION_SEEDS),
+                    on_outcome=self._episode_progress("automatic hand-off", self.scale.deploy_episodes, client),
+                )
+        return {"report": facts["report"], "outcomes": [self._outcome(o.episode_id) for o in outcomes]}
+
     def _report(self) -> dict:
-        stages = {name: self._result(name) for name in ("collect", "adapt", "train", "evaluate")}
+        stages = {name: self._result(name) for name in ("collect", "adapt", "train", "evaluate", "handoff")}
         vla = stages["adapt"]
         *bases, rlt = [
             report.PolicyResult(r["name"], r["execute_steps"], [report.EpisodeOutcome(**o) for o in r["outcomes"]])
@@ -212,6 +238,9 @@ class Demo:
             training=training,
             base_candidates=bases,
             rlt=rlt,
+            handoff=report.Handoff(
+                stages["handoff"]["report"], [report.EpisodeOutcome(**o) for o in stages["handoff"]["outcomes"]]
+            ),
             stage_seconds={name: stage["seconds"] for name, stage in stages.items()},
         )
         report.write_json(document, self.run)
@@ -248,15 +277,15 @@ class Demo:
     def _stage(self, number: int, name: str, work: Callable[[], dict]) -> None:
         path = self.run / "stages" / f"{name}.json"
         if path.exists():
-            _say(f"stage {number + 1}/5 {name}: done before, kept")
+            _say(f"stage {number + 1}/{STAGES} {name}: done before, kept")
             return
         left = sum(self.scale.minutes[number:])
-        _say(f"stage {number + 1}/5 {name}: starts; about {left:.0f} minutes left in all")
+        _say(f"stage {number + 1}/{STAGES} {name}: starts; about {left:.0f} minutes left in all")
         start = time.monotonic()
         result = work()
         seconds = time.monotonic() - start
         write_atomic(path, json.dumps({**result, "seconds": seconds}).encode())
-        _say(f"stage {number + 1}/5 {name}: done in {seconds / 60:.1f} minutes")
+        _say(f"stage {number + 1}/{STAGES} {name}: done in {seconds / 60:.1f} minutes")
 
     def _result(self, name: str) -> dict:
         return json.loads((self.run / "stages" / f"{name}.json").read_text(encoding="utf-8"))
@@ -270,10 +299,11 @@ class Demo:
             raise DemoError(f"status {status} from: {shlex.join(command)}")
 
     @contextmanager
-    def _graph(self) -> Iterator[EpisodesClient]:
+    def _graph(self, mode: str) -> Iterator[EpisodesClient]:
+        resolved = replace(self.resolved, options=replace(self.resolved.options, mode=mode))
         nodes = [
             replace(n, parameters={**n.parameters, **self.scale.learner}) if n.name == "rl_learner" else n
-            for n in describe(self.resolved)
+            for n in describe(resolved)
         ]
         _say(f"graph: {len(nodes)} nodes start; logs in {self.run / 'log'}")
         start_ros()
@@ -328,12 +358,13 @@ class Demo:
 
 def _facts_to_outcome(facts: Mapping[str, str]) -> dict:
     steps, handoff = int(facts["steps"]), int(facts["handoff_step"])
+    critical_steps = steps - handoff if handoff or facts["start_in"] == "critical" else 0
     return asdict(
         report.EpisodeOutcome(
             episode_id=int(facts["episode_id"]),
             seed=int(facts["seed"]),
             label=facts["label"],
-            critical_steps=max(0, steps - handoff),
+            critical_steps=critical_steps,
             total_steps=steps,
             driver=facts["driver"],
         )
@@ -350,10 +381,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", default="", help="run directory (default: runs/demo, or runs/demo-quick)")
     parser.add_argument("--seed", type=int, default=0, help="run seed")
     parser.add_argument("--quick", action="store_true", help="the same path, small: shows that it works, no figures")
+    parser.add_argument(
+        "--deploy-episodes",
+        type=int,
+        help="evaluation resets that are run with the automatic hand-off as well "
+        f"(default {FULL.deploy_episodes}, or {QUICK.deploy_episodes} with --quick)",
+    )
     options = parser.parse_args(arguments)
     if options.seed < 0:
         parser.error("--seed must not be negative")
     scale = QUICK if options.quick else FULL
+    if options.deploy_episodes is not None:
+        if not 0 <= options.deploy_episodes <= scale.evaluation_episodes:
+            parser.error(f"--deploy-episodes must be 0 to {scale.evaluation_episodes}")
+        scale = replace(scale, deploy_episodes=options.deploy_episodes)
     run = Path(options.run or ("runs/demo-quick" if options.quick else "runs/demo"))
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell made a background job ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)

@@ -16,7 +16,7 @@ from ament_index_python.packages import get_package_share_directory, get_package
 from rlt_common.config import TaskConfig, load_robot, load_task
 from rlt_common.parameters import ParameterError, param, validate
 
-MODES = ("demo", "collect", "adapt", "train", "eval", "deploy")
+MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy")
 GRAPH_MODES = ("collect", "train", "eval", "deploy")
 SIDES = ("all", "robot", "gpu")
 GPU_NODES = ("vla", "rl_policy", "rl_learner")  # the rest belongs beside the arms
@@ -46,8 +46,9 @@ class GraphOptions:
     mode: str = param(
         "train",
         "demo: everything from demonstrations to the comparison, in simulation; collect: a person demonstrates; "
-        "adapt: adapt the VLA and train the RL token; train: warm-up and online RL; eval: no learning, the operator "
-        "labels; deploy: no learning, no exploration",
+        "adapt: adapt the VLA and train the RL token; train: warm-up and online RL; handoff: train the hand-off head "
+        "from the operator's hand-offs; eval: no learning, the operator labels; deploy: no learning, no exploration, "
+        "the head hands off",
         choices=MODES,
     )
     episodes: bool = param(
@@ -55,6 +56,7 @@ class GraphOptions:
     )
     run: str = param("runs/screw", "run directory: episodes, checkpoints, metrics")
     checkpoint: str = param("", "frozen VLA and RL token; empty: <run>/vla")
+    auto_handoff: bool = param(True, "in mode deploy: the hand-off head begins the critical phase; false: the operator")
     record: bool = param(True, "record every episode as MCAP")
     joy: str = param("", "joystick mapping (config/joy/<joy>.yaml or a path); empty: scripted in simulation, else xbox")
     device: str = param(
@@ -109,9 +111,10 @@ def resolve(options: GraphOptions) -> Resolved:
     run = Path(options.run).expanduser().resolve()
     checkpoint = Path(options.checkpoint).expanduser().resolve() if options.checkpoint else run / "vla"
     joy = options.joy or ("scripted" if simulated and not options.person else "xbox")
-    unknown = sorted(set(task.nodes) - set(NODE_NAMES))
+    known = (*NODE_NAMES, *COMMAND_NAMES)
+    unknown = sorted(set(task.nodes) - set(known))
     if unknown:
-        raise ParameterError(f"{task_file}: nodes: unknown node {unknown[0]!r}; known: {', '.join(NODE_NAMES)}")
+        raise ParameterError(f"{task_file}: nodes: unknown node {unknown[0]!r}; known: {', '.join(known)}")
     return Resolved(
         options=options,
         robot_file=robot_file,
@@ -137,7 +140,10 @@ NODE_NAMES = (
     "recorder",
     "scripted_operator",
     "gamepad",
+    "auto_handoff",
 )
+COMMAND_NAMES = ("adapt", "handoff")
+"""Commands that take parameters from the task file as nodes do."""
 
 
 def describe(resolved: Resolved) -> list[NodeSpec]:
@@ -149,6 +155,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     run = str(resolved.run)
     checkpoint = {"checkpoint": str(resolved.checkpoint), "run_seed": options.seed}
     scripted = resolved.simulated and not options.person
+    automatic = options.mode == "deploy" and options.auto_handoff
     nodes: list[NodeSpec] = []
     if resolved.simulated:
         gate = {} if scripted else {"gate_steps": 0}
@@ -157,7 +164,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     nodes.append(NodeSpec("rlt_vla_node", "camera_ingest", "camera_ingest", files))
     if options.mode != "collect":
         nodes += [
-            NodeSpec("rlt_vla_node", "vla", "vla", {**files, **checkpoint}),
+            NodeSpec("rlt_vla_node", "vla", "vla", {**files, **checkpoint, "require_handoff": automatic}),
             NodeSpec(
                 "rlt_rl_node",
                 "rl_policy",
@@ -186,6 +193,8 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
             {**files, "run_directory": run, "record": options.record, "purpose": purpose, "seed": options.seed},
         )
     )
+    if automatic:
+        nodes.append(NodeSpec("rlt_teleop", "auto_handoff", "auto_handoff", {"task": files["task"]}))
     nodes.append(
         NodeSpec(
             "rlt_teleop", "joy_operator", "joy_operator", {"robot": files["robot"], "mapping": str(resolved.joy_file)}
@@ -199,7 +208,11 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                 "rlt_sim",
                 "scripted_operator",
                 "scripted_operator",
-                {"mapping": str(resolved.joy_file), "operator.next_episode": options.episodes},
+                {
+                    "mapping": str(resolved.joy_file),
+                    "operator.next_episode": options.episodes,
+                    "operator.hand_off": not automatic,
+                },
             )
         )
     else:

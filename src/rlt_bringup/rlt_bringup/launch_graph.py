@@ -22,6 +22,9 @@ from launch_ros.actions import Node
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_common.parameters import ParameterError
 
+COMMANDS = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt", "handoff": "rlt_vla_node.handoff_command"}
+"""The module of each mode that is run as one command."""
+
 
 def launch_description(task: str) -> LaunchDescription:
     """The launch description of a task: every field of GraphOptions is a launch argument."""
@@ -77,7 +80,7 @@ def _actions(context: LaunchContext, task: str) -> list:
     options = options_from_launch(context, task)
     resolved = resolve(options)
     if options.mode not in GRAPH_MODES:
-        module = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt"}[options.mode]
+        module = COMMANDS[options.mode]
         command = [sys.executable, "-m", module, *_command_arguments(options.mode, resolved)]
         return _one_command(options.mode, command)
     return [
@@ -94,12 +97,16 @@ def _one_command(name: str, command: list[str]) -> list:
 
 
 def _command_arguments(mode: str, resolved) -> list[str]:
+    seed = ["--seed", str(resolved.options.seed)]
     if mode == "demo":
-        return ["--run", str(resolved.run), "--seed", str(resolved.options.seed)]
+        return ["--run", str(resolved.run), *seed]
+    files = ["--robot", str(resolved.robot_file), "--task", str(resolved.task_file)]
+    if mode == "handoff":
+        return [*files, "--run", str(resolved.run), "--checkpoint", str(resolved.checkpoint), *seed]
     return [
-        *("--robot", str(resolved.robot_file), "--task", str(resolved.task_file)),
+        *files,
         *("--demonstrations", str(resolved.run / "episodes"), "--output", str(resolved.checkpoint)),
-        *("--seed", str(resolved.options.seed)),
+        *seed,
     ]
 
 

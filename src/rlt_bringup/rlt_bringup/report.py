@@ -99,6 +99,15 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Handoff:
+    """The hand-off head, and RLT with its automatic hand-off on some of the resets."""
+
+    figures: Mapping[str, Any]
+    """What `handoff` reports: precision, recall and timing on training episodes that it did not see."""
+    outcomes: Sequence[EpisodeOutcome]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What it takes to run the same again."""
 
@@ -122,6 +131,7 @@ def build_report(
     training: Training,
     base_candidates: Sequence[PolicyResult],
     rlt: PolicyResult,
+    handoff: Handoff,
     stage_seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Everything that `report.json` holds. Pure: equal arguments give an equal report on one machine.
@@ -134,6 +144,7 @@ def build_report(
         training: online RL.
         base_candidates: the base VLA executing different numbers of rows; the one with the best throughput is `base`.
         rlt: RLT on the same resets.
+        handoff: the hand-off head, and RLT with it on some of these resets.
         stage_seconds: wall time of each stage in order, s.
 
     Raises ReportError when there is no base, when resets repeat, or when the policies ran on different resets.
@@ -160,6 +171,7 @@ def build_report(
         "base_candidates": candidates,
         "rlt": improved,
         "ratio": ratio,
+        "handoff": _handoff(handoff, rlt, control_hz),
         "demonstrations": {
             "episodes": len(demonstrations),
             "median_steps": statistics.median(demonstrations),
@@ -248,7 +260,24 @@ def format_table(report: Mapping[str, Any]) -> str:
         f"Online RL: {report['training']['episodes']} episodes, {report['robot_minutes']:.1f} robot minutes. "
         f"Wall time: {report['wall_minutes']:.1f} minutes."
     )
+    lines.append(_handoff_line(report["handoff"]))
     return "\n".join([*lines, *(f"Note: {note}" for note in report["notes"])])
+
+
+def _handoff_line(handoff: Mapping[str, Any]) -> str:
+    timing, deploy = handoff["timing_error"], handoff["deploy"]
+    words = (
+        f"Hand-off head: precision {number(handoff['precision'], 3)}, recall {number(handoff['recall'], 3)}, "
+        f"{number(timing['mean_absolute'], 1)} steps from the operator's hand-off in the mean over "
+        f"{handoff['episodes']['test']} held-out training episodes."
+    )
+    automatic, operator = deploy["automatic"], deploy["operator"]
+    if automatic["episodes"]:
+        words += (
+            f" RLT with automatic hand-off: {automatic['successes']} of {automatic['episodes']} succeed, with the "
+            f"operator's on the same resets {operator['successes']} of {operator['episodes']}."
+        )
+    return words
 
 
 def number(value: float | None, decimals: int) -> str:
@@ -332,6 +361,25 @@ def _ratio(
         "median_steps": _quotient(rlt["median_steps"], base["median_steps"]),
         "paired_episodes": len(pairs),
     }
+
+
+def _handoff(handoff: Handoff, rlt: PolicyResult, control_hz: float) -> dict[str, Any]:
+    """The head's figures, and RLT with automatic and operator's hand-off on the same resets."""
+    seeds = {outcome.seed for outcome in handoff.outcomes}
+    known = {outcome.seed for outcome in rlt.outcomes}
+    if len(seeds) != len(handoff.outcomes) or not seeds <= known:
+        raise ReportError("automatic hand-off: its resets repeat, or RLT did not run on them")
+    pairs = {
+        "automatic": PolicyResult("RLT, automatic hand-off", rlt.execute_steps, handoff.outcomes),
+        "operator": PolicyResult(rlt.name, rlt.execute_steps, [o for o in rlt.outcomes if o.seed in seeds]),
+    }
+    deploy = {}
+    for name, result in pairs.items():
+        counted = [outcome for outcome in result.outcomes if outcome.counts]
+        handed = [o.total_steps - o.critical_steps for o in counted if o.critical_steps]
+        summary = summarise(result, control_hz)
+        deploy[name] = {**summary, "handed_off": len(handed), "median_handoff_step": statistics.median(handed)}
+    return {**_plain(handoff.figures), "deploy": deploy}
 
 
 def _training(training: Training, control_hz: float) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def render(report: Mapping[str, Any]) -> str:
                 "Dashed: the base VLA in evaluation. Exploration noise is on while training.",
                 _learning(report),
             ),
+            _handoff(report),
             _details(report),
         ]
     )
@@ -238,6 +239,43 @@ def _learning(report: Mapping[str, Any]) -> str:
     ]
     episodes = _table("Episodes", ("", "Number", "Success", "Median steps"), rows)
     return f"{episodes}<br>{_table('Training', ('', ''), facts)}"
+
+
+def _handoff(report: Mapping[str, Any]) -> str:
+    handoff, deploy = report["handoff"], report["handoff"]["deploy"]
+    timing, count = handoff["timing_error"], handoff["episodes"]
+    quantiles = [(f"error, {q} %", number(value, 0)) for q, value in timing["quantiles"].items()]
+    facts = [
+        ("precision", number(handoff["precision"], 3)),
+        ("recall", number(handoff["recall"], 3)),
+        ("mean absolute error, steps", number(timing["mean_absolute"], 1)),
+        *quantiles,
+        (f"over {handoff['premature_steps']} steps early", f"{100 * handoff['premature_share']:.0f} %"),
+        (f"none within {handoff['window_steps']} steps after", f"{100 * handoff['missing_share']:.0f} %"),
+    ]
+    runs = [
+        (
+            words,
+            str(deploy[name]["episodes"]),
+            str(deploy[name]["successes"]),
+            str(deploy[name]["handed_off"]),
+            number(deploy[name]["median_handoff_step"], 0),
+            number(deploy[name]["throughput_full_per_10min"], 1),
+        )
+        for name, words in (("automatic", "automatic"), ("operator", "operator's"))
+        if deploy[name]["episodes"]
+    ]
+    words = (
+        f"A head on the frozen VLA's embeddings, trained on the operator's hand-offs in {count['train']} training "
+        f"episodes, its threshold chosen on {count['validation']} and these figures taken on {count['test']} more. "
+        "Timing: control steps from the operator's hand-off to the head's, early is negative."
+    )
+    head = ("RLT on the same resets, hand-off", "Episodes", "Successes", "Handed off", "at step (median)", "per 10 min")
+    tables = [_table("Against the operator's hand-offs", ("", ""), facts), _table("", head, runs)]
+    return (
+        f'<h2>Automatic hand-off</h2><p class="soft">{escape(words)}</p>'
+        f'<div class="columns">{"".join(f"<div>{table}</div>" for table in tables if table)}</div>'
+    )
 
 
 def _details(report: Mapping[str, Any]) -> str:

@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options = options_from(parsed)
         if options.mode not in GRAPH_MODES:
-            parser.error(f"--mode must be one of {', '.join(GRAPH_MODES)}; demo and adapt are commands of their own")
+            parser.error(f"--mode must be one of {', '.join(GRAPH_MODES)}; the others are commands of their own")
         resolved = resolve(options)
         resolved.run.mkdir(parents=True, exist_ok=True)
         stop = _stop_on_signals()

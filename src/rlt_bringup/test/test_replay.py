@@ -157,7 +157,7 @@ def record(run):
     for number, step in enumerate(BOUNDARIES, start=1):
         epoch, observation = (BASE_EPOCH if step < HANDOFF else CRITICAL_EPOCH), observations[step]
         answer = run_observation(model.backend, model.token, model.batch([observation]), seeds[step])
-        message = vla_message(observation, model, *answer, seeds[step], epoch, number)
+        message = vla_message(observation, model, *answer[:2], seeds[step], epoch, number)
         policy.on_episode(Episode(EPISODE, epoch, step >= HANDOFF, True, weights.version))
         policy.on_request(Request(EPISODE, epoch, number, step, step, 10))
         policy.on_output(output(message))
@@ -166,7 +166,7 @@ def record(run):
         add(topics.VLA_OUTPUT, message, stamp(step))
         add(topics.ACTION_CHUNK, chunk_message(chunk), stamp(step))
     strided = [step for step in observations if HANDOFF <= step < STEPS and step not in BOUNDARIES]
-    tokens, references = run_batch(
+    tokens, references, _ = run_batch(
         model.backend,
         model.token,
         model.batch([observations[step] for step in strided]),

@@ -150,6 +150,17 @@ class RobotConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumStage:
+    """One stage of the curriculum of training episodes (Sec. V)."""
+
+    start_in: str = param(description="where its episodes start", choices=("full", "critical"))
+    episodes: int = param(0, "training episodes of this stage; 0, in the last stage only: all that follow", minimum=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task: chunk sizes, time-outs, which proprioception goes where, and parameters of single nodes."""
 
@@ -168,7 +179,16 @@ class TaskConfig:
     prefetch_steps: int = param(
         0, "d, control steps between an observation and row 0 of its chunk", minimum=0, maximum=1000
     )
-    start_in: str = param("full", "curriculum stage", choices=("full", "critical"))
+    start_in: str = param("full", "where episodes start that do not say it themselves", choices=("full", "critical"))
+    curriculum: tuple[CurriculumStage, ...] = param(
+        (), "stages of the training episodes, in order, in place of start_in; empty: no curriculum"
+    )
+    handoff_outputs: int = param(
+        1,
+        "boundary outputs in a row that must call for the hand-off before it is automatic",
+        minimum=1,
+        maximum=100,
+    )
     nodes: Mapping[str, Any] = field(default_factory=dict)
     simulation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -187,6 +207,20 @@ class TaskConfig:
                 raise ParameterError(
                     f"task {self.name}: {name} + prefetch_steps must fit into the horizon {self.horizon}"
                 )
+        *stages, last = self.curriculum or (None,)
+        if any(stage.episodes == 0 for stage in stages) or (last is not None and last.episodes != 0):
+            raise ParameterError(
+                f"task {self.name}: curriculum: every stage but the last needs a number of episodes, and the last has "
+                "none: it goes on to the end"
+            )
+
+    def training_start(self, episodes_done: int) -> str:
+        """Where the next training episode starts, after `episodes_done` of the run: the curriculum stage."""
+        for stage in self.curriculum:
+            if episodes_done < stage.episodes or stage.episodes == 0:
+                return stage.start_in
+            episodes_done -= stage.episodes
+        return self.start_in
 
 
 def load_robot(path: Path | str) -> RobotConfig:

@@ -67,12 +67,29 @@ def test_a_bad_robot_file_is_refused_by_name(files, changes, message):
         ({"prefetch_steps": 46}, "fit into the horizon"),
         ({"rl_state": ["temperature"]}, "unknown proprioception block 'temperature'"),
         ({"beta": 0.1}, "unknown key 'beta'"),
+        ({"handoff_outputs": 0}, "least allowed is 1"),
+        ({"curriculum": [{"start_in": "middle"}]}, "choose one of full, critical"),
+        ({"curriculum": [{"start_in": "critical", "episode": 3}]}, "unknown key 'episode'"),
+        ({"curriculum": [{"start_in": "critical"}, {"start_in": "full"}]}, "every stage but the last needs a number"),
+        ({"curriculum": [{"start_in": "critical", "episodes": 40}]}, "the last has none"),
     ],
 )
 def test_a_bad_task_file_is_refused_by_name(files, changes, message):
     path = files("tasks/screw.yaml", **changes)
     with pytest.raises(ParameterError, match=message):
         load_task(path)
+
+
+def test_the_curriculum_names_where_each_training_episode_starts(files):
+    stages = [{"start_in": "critical", "episodes": 2}, {"start_in": "full", "episodes": 1}, {"start_in": "critical"}]
+    task = load_task(files("tasks/screw.yaml", curriculum=stages))
+    starts = [task.training_start(done) for done in range(5)]
+    assert starts == ["critical", "critical", "full", "critical", "critical"]
+
+
+def test_without_a_curriculum_training_starts_where_everything_does(files):
+    assert load_task(CONFIG / "tasks" / "screw.yaml").training_start(7) == "full"
+    assert load_task(files("tasks/screw.yaml", start_in="critical")).training_start(0) == "critical"
 
 
 def test_files_that_are_no_yaml_or_not_there(tmp_path):

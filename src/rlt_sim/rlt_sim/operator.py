@@ -28,6 +28,7 @@ class OperatorConfig:
         120, "control steps of the BASE phase before the operator hands off wherever the tool is", minimum=1
     )
 
+    hand_off: bool = param(True, "hand off; false: the automatic hand-off does")
     next_episode: bool = param(True, "begin the next episode when the last one is over")
 
     def __post_init__(self) -> None:
@@ -45,6 +46,8 @@ def decide(
         hand_off_ready, success: what the operator sees.
     """
     if not critical:
+        if not config.hand_off:
+            return None
         return Press.HANDOFF if hand_off_ready or step >= config.base_patience_steps else None
     if success:
         return Press.SUCCESS

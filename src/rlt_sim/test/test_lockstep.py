@@ -67,3 +67,9 @@ def test_stamps_of_different_episodes_never_meet():
 def test_the_operator_presses_what_a_person_would(step, critical, ready, success, press):
     config = OperatorConfig(patience_steps=500, base_patience_steps=120)
     assert decide(config, step, critical, 40, ready, success) is press
+
+
+def test_with_automatic_hand_off_the_operator_only_labels():
+    config = OperatorConfig(hand_off=False)
+    assert decide(config, 10_000, False, 0, True, False) is None
+    assert decide(config, 60, True, 40, True, True) is Press.SUCCESS

@@ -174,10 +174,12 @@ class EpisodeMachine:
             reason="the scene is reset",
         )
 
-    def hand_off(self, step: int) -> None:
-        """The critical phase begins at control step `step`."""
+    def hand_off(self, step: int, reason: str = "hand-off", epoch: int = 0) -> None:
+        """The critical phase begins at control step `step`; `epoch`, unless 0, is the one it was decided in."""
         self._require("hand off", Phase.BASE)
-        self._move_on(phase=Phase.CRITICAL, driver=self._driver, handoff_step=step, reason="hand-off")
+        if epoch not in (0, self.episode.epoch):
+            raise CommandRefused(f"cannot hand off: decided in epoch {epoch}, it is {self.episode.epoch}")
+        self._move_on(phase=Phase.CRITICAL, driver=self._driver, handoff_step=step, reason=reason)
 
     def correct_handoff(self, step: int) -> bool:
         """Set the step at which the executor really entered CRITICAL. True when that changed the state."""

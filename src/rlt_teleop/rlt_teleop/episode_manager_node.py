@@ -110,6 +110,7 @@ class EpisodeManagerNode(Node):
         for problem in ledger.unreadable:
             self.get_logger().warning(f"not counted: {problem}")
         self.machine = EpisodeMachine(self.task.name, ledger.last_episode_id, ledger.episodes, ledger.successes)
+        self.training_episodes = ledger.training_episodes
         self.count = StepCount(0)
         self._control = ControlState()
         self._control_heard_s = -1e9
@@ -252,7 +253,7 @@ class EpisodeManagerNode(Node):
             else:
                 self._scene_ready(episode.episode_id)
         elif message.event == OperatorEvent.EVENT_HANDOFF:
-            self._hand_off()
+            self._hand_off(source)
         elif message.event == OperatorEvent.EVENT_INTERVENE_START:
             self.command(machine.intervene)
         elif message.event == OperatorEvent.EVENT_INTERVENE_STOP:
@@ -274,7 +275,7 @@ class EpisodeManagerNode(Node):
     def begin(self, request: StartEpisode.Request, go: Go) -> str:
         """Start an episode. Returns "" or why not."""
         try:
-            spec = spec_from_request(request, self.task)
+            spec = spec_from_request(request, self.task, self.training_episodes)
         except RequestError as error:
             return str(error)
         spec = replace(spec, driver=go.driver, actor_version=go.actor_version)
@@ -357,8 +358,8 @@ class EpisodeManagerNode(Node):
     def _resetting(self, episode_id: int) -> bool:
         return self.machine.episode.episode_id == episode_id and self.machine.episode.phase == Phase.RESETTING
 
-    def _hand_off(self) -> str:
-        return self.command(self.machine.hand_off, self.count.next_step)
+    def _hand_off(self, source: str, epoch: int = 0) -> str:
+        return self.command(self.machine.hand_off, self.count.next_step, f"hand-off by {source}", epoch)
 
     async def _close(self, episode_id: int) -> None:
         """After the end: wait for executor, recorder and, in lockstep, learner; then back to IDLE."""
@@ -370,6 +371,8 @@ class EpisodeManagerNode(Node):
         verdict = await self._recorded(episode_id)
         if not verdict.durable and self.parameters.record:
             self.get_logger().error(f"episode {episode_id}: {verdict.message}")
+        elif self._trained_episode == episode_id:
+            self.training_episodes += 1
         if self.lockstep and self._trained_episode == episode_id:
             self._closing = "(the learner has not taken it in)"
             await self.news.until(
@@ -419,7 +422,7 @@ class EpisodeManagerNode(Node):
     def _gate(self, request: StartEpisode.Request) -> Go | Wait | Refuse:
         """May the episode start now?"""
         try:
-            spec = spec_from_request(request, self.task)
+            spec = spec_from_request(request, self.task, self.training_episodes)
             if self.machine.episode.phase == Phase.LABELLED:
                 return Wait(f"episode {self.machine.episode.episode_id} is not closed yet {self._closing}")
             self.machine.check_start()
@@ -443,7 +446,8 @@ class EpisodeManagerNode(Node):
         return response
 
     def _on_handoff(self, request: Handoff.Request, response: Handoff.Response) -> Handoff.Response:
-        response.message = self._other_episode(request.episode_id) or self._hand_off()
+        source = request.source or topics.SERVICE_HANDOFF
+        response.message = self._other_episode(request.episode_id) or self._hand_off(source, request.epoch)
         response.accepted = not response.message
         return response
 
@@ -508,6 +512,8 @@ class EpisodeManagerNode(Node):
             episode=episode.episode_id,
             episodes=episode.episodes,
             successes=episode.successes,
+            training_episodes=self.training_episodes,
+            start_in=episode.start_in,
             last_label=episode.label.name,
             last_refusal=self._refused,
         )

@@ -13,8 +13,11 @@ class RequestError(ValueError):
     """A request that asks for something that does not exist or does not fit the task."""
 
 
-def spec_from_request(request: StartEpisode.Request, task: TaskConfig) -> EpisodeSpec:
-    """What the episode is to be; what the request leaves open comes from the task. Raises RequestError."""
+def spec_from_request(request: StartEpisode.Request, task: TaskConfig, training_episodes: int) -> EpisodeSpec:
+    """What the episode is to be; what the request leaves open comes from the task. Raises RequestError.
+
+    `training_episodes`: how many the run holds; a training episode starts where the task's curriculum says.
+    """
     try:
         purpose = Purpose(request.purpose)
     except ValueError:
@@ -23,7 +26,8 @@ def spec_from_request(request: StartEpisode.Request, task: TaskConfig) -> Episod
         driver = Driver(request.driver)
     except ValueError:
         raise RequestError(f"there is no driver {request.driver}: see EpisodeState.DRIVER_*") from None
-    start_in = request.start_in or task.start_in
+    own = task.training_start(training_episodes) if purpose == Purpose.TRAIN else task.start_in
+    start_in = request.start_in or own
     if start_in not in STAGES:
         raise RequestError(f"start_in is {start_in!r}: choose one of {', '.join(STAGES)}")
     steps = request.execute_steps or task.execute_steps

@@ -18,11 +18,15 @@ _NAME = re.compile(r"^(\d+)\.mcap(\..*)?$")
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a run directory holds: the largest id in use (0: none), and how many episodes ended."""
+    """What a run directory holds: the largest id in use (0: none), and how many episodes ended.
+
+    `training_episodes`: those of purpose train that were not discarded.
+    """
 
     last_episode_id: int
     episodes: int
     successes: int
+    training_episodes: int
     unreadable: tuple[str, ...]
 
 
@@ -34,7 +38,7 @@ def episode_path(run: Path | str, episode_id: int) -> Path:
 def scan(run: Path | str) -> Ledger:
     """Read the names in <run>/episodes, unfinished files included, and the labels inside the finished ones."""
     folder = Path(run) / EPISODES
-    last = episodes = successes = 0
+    last = episodes = successes = training = 0
     unreadable = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = _NAME.match(path.name)
@@ -44,13 +48,14 @@ def scan(run: Path | str) -> Ledger:
         if match[2]:
             continue
         try:
-            label = episode_metadata(path).get("label")
+            facts = episode_metadata(path)
         except EpisodeFileError as error:
             unreadable.append(str(error))
             continue
         episodes += 1
-        successes += label == "success"
-    return Ledger(last, episodes, successes, tuple(unreadable))
+        successes += facts.get("label") == "success"
+        training += facts.get("purpose") == "train" and facts.get("label") != "discard"
+    return Ledger(last, episodes, successes, training, tuple(unreadable))
 
 
 def append_relabel(run: Path | str, episode_id: int, label: str) -> None:

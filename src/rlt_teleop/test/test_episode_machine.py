@@ -76,6 +76,16 @@ def test_a_full_episode():
     assert machine.episode.label == Label.NONE
 
 
+def test_a_hand_off_decided_in_another_epoch_is_refused():
+    machine = in_phase(Phase.BASE)
+    decided = machine.episode.epoch
+    machine.intervene()
+    with pytest.raises(CommandRefused, match=f"decided in epoch {decided}, it is {decided + 1}"):
+        machine.hand_off(7, "hand-off by auto_handoff", decided)
+    machine.hand_off(7, "hand-off by auto_handoff", decided + 1)
+    assert machine.episode.reason == "hand-off by auto_handoff"
+
+
 def test_critical_stage_skips_base():
     machine = in_phase(Phase.RESETTING, start_in="critical")
     machine.scene_ready()

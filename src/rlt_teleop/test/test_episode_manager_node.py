@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 from action_msgs.msg import GoalStatus
 from rosbags.highlevel import AnyReader
 from teleop_doubles import TASK, FakeCell, FakeExecutor, FakeLearner, Operator, call, in_phase, robot_file
@@ -29,11 +30,13 @@ LABELLED, ESTOP = EpisodeState.PHASE_LABELLED, EpisodeState.PHASE_ESTOP
 class Cell:
     """The whole operator side in one graph."""
 
-    def __init__(self, make_graph, folder, recorder=True, learner=None, recorder_timeout_s=10.0, **robot) -> None:
+    def __init__(
+        self, make_graph, folder, recorder=True, learner=None, recorder_timeout_s=10.0, task=TASK, **robot
+    ) -> None:
         self.run = folder / "run"
         files = {
             "robot": str(robot_file(folder, **robot)),
-            "task": str(TASK),
+            "task": str(task),
             "run_directory": str(self.run),
         }
         own = {"record": recorder is not False, "recorder_timeout_s": recorder_timeout_s}
@@ -301,6 +304,36 @@ def test_real_time_training_does_not_wait(make_cell):
     cell.label(EpisodeState.LABEL_SUCCESS)
     cell.until_phase(IDLE)
     assert cell.start(purpose=TRAIN, driver=RL) == 2
+
+
+def test_the_curriculum_goes_on_where_the_run_directory_stands(make_cell, tmp_path):
+    task = tmp_path / "task.yaml"
+    stages = [{"start_in": "critical", "episodes": 2}, {"start_in": "full"}]
+    task.write_text(yaml.safe_dump({**yaml.safe_load(TASK.read_text()), "curriculum": stages}))
+    cell = make_cell(task=task, tick="timer")
+
+    def run_episode(purpose, label):
+        episode_id = cell.start(purpose=purpose)
+        cell.until_steps(6)
+        assert cell.label(label).durable
+        cell.until_phase(IDLE)
+        path = cell.run / "episodes" / f"{episode_id:06d}.mcap"
+        start_in = episode_metadata(path)["start_in"]
+        assert start_in == cell.cell.requests[-1].start_in == cell.operator.state.start_in
+        assert (BASE in cell.operator.phases(episode_id)) == (start_in == "full")
+        return start_in
+
+    success, discard = EpisodeState.LABEL_SUCCESS, EpisodeState.LABEL_DISCARD
+    assert run_episode(TRAIN, success) == "critical"
+    assert run_episode(EVALUATE, success) == "full", "the curriculum is of training alone"
+    cell.graph.remove(cell.manager)
+    cell.manager = cell.graph.add(EpisodeManagerNode())
+    cell.graph.until(cell.manager._executor_alive, "the restarted manager hears the executor")
+    cell.graph.until(lambda: cell.executor.control.get_subscription_count() >= 2, "its subscriptions are matched")
+    cell.graph.until(lambda: cell.executor.executed.get_subscription_count() >= 2, "its subscriptions are matched")
+    assert run_episode(TRAIN, discard) == "critical"
+    assert run_episode(TRAIN, success) == "critical", "a discarded episode does not count"
+    assert run_episode(TRAIN, success) == "full"
 
 
 def test_evaluating_rl_without_an_actor_is_refused(make_cell):

@@ -115,6 +115,7 @@ NODES = {
     "recorder": ("robot", "task", "run_directory"),
     "joy_operator": ("robot", "mapping"),
     "gamepad": (),
+    "auto_handoff": ("task",),
 }
 
 

@@ -8,8 +8,8 @@ from rlt_common.episode_file import EpisodeFileError, EpisodeWriter
 from rlt_teleop.run_directory import append_relabel, episode_path, scan
 
 
-def write(run, episode_id, label):
-    EpisodeWriter(episode_path(run, episode_id)).finish({"label": label})
+def write(run, episode_id, label, purpose="train"):
+    EpisodeWriter(episode_path(run, episode_id)).finish({"label": label, "purpose": purpose})
 
 
 def test_an_empty_run_starts_at_zero(tmp_path):
@@ -24,6 +24,14 @@ def test_ids_go_on_after_the_largest_and_unfinished_files_count(tmp_path):
     ledger = scan(tmp_path)
     assert (ledger.last_episode_id, ledger.episodes, ledger.successes) == (4, 2, 1)
     assert ledger.unreadable == ()
+
+
+def test_training_episodes_are_counted_for_the_curriculum(tmp_path):
+    for episode_id, (label, purpose) in enumerate(
+        [("success", "train"), ("discard", "train"), ("timeout", "train"), ("success", "evaluate")], start=1
+    ):
+        write(tmp_path, episode_id, label, purpose)
+    assert scan(tmp_path).training_episodes == 2
 
 
 def test_a_torn_file_is_named(tmp_path):

@@ -1,8 +1,10 @@
 """Counting executed steps, and checking a request against the task."""
 
+from dataclasses import replace
+
 import pytest
 
-from rlt_common.config import TaskConfig
+from rlt_common.config import CurriculumStage, TaskConfig
 from rlt_msgs.msg import EpisodeState
 from rlt_msgs.srv import StartEpisode
 from rlt_teleop.episode_machine import Driver, Purpose
@@ -41,15 +43,31 @@ def test_no_critical_phase_counts_nothing():
 
 
 def test_the_task_fills_what_is_left_open():
-    spec = spec_from_request(request(seed=4), TASK)
+    spec = spec_from_request(request(seed=4), TASK, 0)
     assert (spec.purpose, spec.driver) == (Purpose.TRAIN, Driver.RL)
     assert (spec.start_in, spec.execute_steps, spec.seed) == ("critical", 20, 4)
     assert (spec.max_base_steps, spec.max_critical_steps) == (200, 500)
 
 
 def test_the_request_overrides():
-    spec = spec_from_request(request(start_in="full", execute_steps=10), TASK)
+    spec = spec_from_request(request(start_in="full", execute_steps=10), TASK, 0)
     assert (spec.start_in, spec.execute_steps) == ("full", 10)
+
+
+STAGED = replace(
+    TASK, start_in="full", curriculum=(CurriculumStage(start_in="critical", episodes=2), CurriculumStage("full"))
+)
+
+
+@pytest.mark.parametrize(("done", "start_in"), [(0, "critical"), (1, "critical"), (2, "full"), (90, "full")])
+def test_a_training_episode_starts_where_the_curriculum_says(done, start_in):
+    assert spec_from_request(request(), STAGED, done).start_in == start_in
+
+
+def test_the_curriculum_is_of_training_alone_and_a_request_overrides_it():
+    evaluate = request(purpose=EpisodeState.PURPOSE_EVALUATE)
+    assert spec_from_request(evaluate, STAGED, 0).start_in == "full"
+    assert spec_from_request(request(start_in="full"), STAGED, 0).start_in == "full"
 
 
 @pytest.mark.parametrize(
@@ -64,4 +82,4 @@ def test_the_request_overrides():
 )
 def test_nonsense_is_refused(changes, why):
     with pytest.raises(RequestError, match=why):
-        spec_from_request(request(**changes), TASK)
+        spec_from_request(request(**changes), TASK, 0)

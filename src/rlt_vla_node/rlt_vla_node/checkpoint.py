@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_vla_node.builtin import NAME, BuiltinBackend, BuiltinConfig, BuiltinVla
+from rlt_vla_node.handoff import remove_head
 from rlt_vla_node.inference import FrozenModel
 from rlt_vla_node.rl_token import RlToken, RlTokenConfig
 from rlt_vla_node.tensors import tensors_hash
@@ -47,7 +48,7 @@ def save_checkpoint(
     """Write a checkpoint and return its hash.
 
     Args:
-        folder: made when missing; files of an older checkpoint in it are replaced.
+        folder: made when missing; files of an older checkpoint in it are replaced, its hand-off head is removed.
         vla, token: the models.
         vla_state: proprioception blocks the VLA takes, with their sizes.
         facts: further facts for config.json (task, robot, seeds, statistics); plain JSON values.
@@ -66,6 +67,7 @@ def save_checkpoint(
     data = save(tensors)
     config = {"format": FORMAT, "hash": digest, "file_sha256": sha256_hex(data), **shape, **facts}
     (folder / CONFIG_FILE).unlink(missing_ok=True)
+    remove_head(folder)
     write_atomic(folder / MODEL_FILE, data)
     write_atomic(folder / METRICS_FILE, _json(metrics))
     write_atomic(folder / CONFIG_FILE, _json(config))

@@ -155,6 +155,15 @@ def block_statistics(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return wide.mean(axis=0).astype(np.float32), np.maximum(wide.std(axis=0), floor).astype(np.float32)
 
 
+def executed_row(stamps: Sequence[int], stamp: int, period_ns: int) -> int | None:
+    """Index of the control step that an observation belongs to: the first executed at or after its stamp (ns).
+
+    None when that came a whole period or more later, or not at all. `stamps` (ns) are in order.
+    """
+    row = bisect_left(stamps, stamp)
+    return row if row < len(stamps) and stamps[row] - stamp < period_ns else None
+
+
 def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride: int) -> _Episode:
     observations, executed, errors = [], [], {}
     wanted = (topics.OBSERVATION, topics.EXECUTED_ACTION, topics.SIMULATION_STATE)
@@ -178,8 +187,8 @@ def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride
     episode = _Episode([], [], [], actions[critical] if critical.any() else actions)
     for message in observations:
         stamp = stamp_ns(message.header.stamp)
-        row = bisect_left(stamps, stamp)
-        if row == len(stamps) or stamps[row] - stamp >= period_ns or steps[row] % frame_stride:
+        row = executed_row(stamps, stamp, period_ns)
+        if row is None or steps[row] % frame_stride:
             continue
         if executed[row].source == ExecutedAction.SOURCE_HOLD:
             continue

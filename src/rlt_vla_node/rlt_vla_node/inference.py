@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +19,21 @@ import torch
 from rlt_common.codecs import ObservationData
 from rlt_common.config import RobotConfig, TaskConfig
 from rlt_vla_node.backend import ObservationBatch, VlaBackend
+from rlt_vla_node.handoff import HandoffHead
 from rlt_vla_node.rl_token import RlToken
 
 FLOW_STEPS = 5
+
+
+class Outputs(NamedTuple):
+    """What the frozen models say of B observations, float32; of one, without the leading B."""
+
+    rl_token: np.ndarray
+    """z_rl (B, D)."""
+    reference: np.ndarray
+    """Chunks (B, H, d) in robot units."""
+    handoff_probability: np.ndarray
+    """(B,) that the critical phase has begun; NaN without a hand-off head."""
 
 
 class LayoutError(ValueError):
@@ -96,8 +109,9 @@ def run_batch(
     *,
     steps: int = FLOW_STEPS,
     size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """z_rl (B, D) and reference chunks (B, H, d) in robot units, float32, of B observations.
+    head: HandoffHead | None = None,
+) -> Outputs:
+    """Outputs of B observations from one pass over them.
 
     Args:
         backend, token: the frozen models.
@@ -105,6 +119,7 @@ def run_batch(
         seeds: flow noise seed of each.
         steps: flow steps.
         size: batch size to fill up to by repeating the first row; at least B.
+        head: the hand-off head, if there is one.
     """
     count = len(seeds)
     size = count if size is None else size
@@ -116,16 +131,26 @@ def run_batch(
     noise = torch.stack([flow_noise(seed, spec.horizon, spec.action_dim) for seed in seeds])[fill]
     with torch.inference_mode():
         prefix, chunks = backend.encode_and_sample(padded, steps=steps, noise=noise)
-        rl_tokens = token.encode(prefix.tokens, prefix.token_mask())
-    return rl_tokens[:count].numpy(), chunks[:count].numpy()
+        mask = prefix.token_mask()
+        rl_tokens = token.encode(prefix.tokens, mask)
+        probability = torch.full((size,), torch.nan)
+        if head is not None:
+            probability = head.probability(prefix.tokens, mask, padded.state)
+    return Outputs(rl_tokens[:count].numpy(), chunks[:count].numpy(), probability[:count].numpy())
 
 
 def run_observation(
-    backend: VlaBackend, token: RlToken, observation: ObservationBatch, seed: int, *, steps: int = FLOW_STEPS
-) -> tuple[np.ndarray, np.ndarray]:
-    """z_rl (D,) and the reference chunk (H, d) in robot units of ONE observation, float32.
+    backend: VlaBackend,
+    token: RlToken,
+    observation: ObservationBatch,
+    seed: int,
+    *,
+    steps: int = FLOW_STEPS,
+    head: HandoffHead | None = None,
+) -> Outputs:
+    """Outputs of ONE observation.
 
     The same observation and seed give the same bits on the same machine and number of threads.
     """
-    rl_tokens, chunks = run_batch(backend, token, observation, [seed], steps=steps)
-    return rl_tokens[0], chunks[0]
+    outputs = run_batch(backend, token, observation, [seed], steps=steps, head=head)
+    return Outputs(*(values[0] for values in outputs))

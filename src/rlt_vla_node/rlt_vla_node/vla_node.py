@@ -12,11 +12,11 @@ one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import numpy as np
 import rclpy
 import torch
 from rclpy.executors import SingleThreadedExecutor
@@ -30,7 +30,8 @@ from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
-from rlt_vla_node.inference import FLOW_STEPS, LayoutError, noise_seed, run_batch, run_observation
+from rlt_vla_node.handoff import HandoffError, HandoffHead, has_head, load_head
+from rlt_vla_node.inference import FLOW_STEPS, LayoutError, Outputs, noise_seed, run_batch, run_observation
 from rlt_vla_node.scheduler import Boundary, Request, Scheduler, Step, Strided
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
@@ -50,6 +51,7 @@ class NodeParameters:
     group_size: int = param(16, "strided observations in one batch", minimum=1, maximum=1024)
     max_pending: int = param(2000, "strided observations that may wait", minimum=1, maximum=1_000_000)
     threads: int = param(1, "threads of torch; another number gives other last digits", minimum=1, maximum=256)
+    require_handoff: bool = param(False, "refuse to start without a hand-off head beside the checkpoint")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -66,6 +68,7 @@ class VlaNode(Node):
         self.task = load_task(self.parameters.task)
         self.model = load_checkpoint(self.parameters.checkpoint)
         self.model.check(self.robot, self.task)
+        self.head = self._load_head()
         torch.set_num_threads(self.parameters.threads)
         self.get_logger().info(f"VLA checkpoint {self.parameters.checkpoint}, hash {self.model.hash}")
         self.activity = 0
@@ -181,14 +184,15 @@ class VlaNode(Node):
         started = time.perf_counter()
         observation = observation_from_msg(work.observation)
         seed = noise_seed(self.parameters.run_seed, work.request.episode_id, observation.observation_id)
-        rl_token, reference = run_observation(
+        outputs = run_observation(
             self.model.backend,
             self.model.token,
             self.model.batch([observation]),
             seed,
             steps=self.parameters.flow_steps,
+            head=self.head,
         )
-        output = self._output(observation, rl_token, reference, seed)
+        output = self._output(observation, outputs, seed)
         output.episode_id, output.epoch = work.request.episode_id, work.request.epoch
         output.request_id, output.is_boundary = work.request.request_id, True
         self._boundary_s = output.inference_s = time.perf_counter() - started
@@ -198,38 +202,45 @@ class VlaNode(Node):
         started = time.perf_counter()
         observations = [observation for _, observation in usable]
         seeds = [noise_seed(self.parameters.run_seed, item.episode_id, o.observation_id) for item, o in usable]
-        rl_tokens, references = run_batch(
+        outputs = run_batch(
             self.model.backend,
             self.model.token,
             self.model.batch(observations),
             seeds,
             steps=self.parameters.flow_steps,
             size=self.parameters.group_size,
+            head=self.head,
         )
         each_s = (time.perf_counter() - started) / len(usable)
         for i, (item, observation) in enumerate(usable):
-            output = self._output(observation, rl_tokens[i], references[i], seeds[i])
+            output = self._output(observation, Outputs(*(values[i] for values in outputs)), seeds[i])
             output.episode_id, output.epoch = item.episode_id, item.epoch
             output.inference_s = each_s
             self._publisher.publish(output)
         self._strided += len(usable)
 
-    def _output(
-        self, observation: ObservationData, rl_token: np.ndarray, reference: np.ndarray, seed: int
-    ) -> VlaOutput:
+    def _output(self, observation: ObservationData, outputs: Outputs, seed: int) -> VlaOutput:
         output = VlaOutput(
             observation_id=observation.observation_id,
-            rl_token=floats(rl_token),
+            rl_token=floats(outputs.rl_token),
             rl_state=floats(observation.state(self.task.rl_state)),
-            horizon=reference.shape[0],
-            action_dim=reference.shape[1],
-            reference=floats(reference),
+            horizon=outputs.reference.shape[0],
+            action_dim=outputs.reference.shape[1],
+            reference=floats(outputs.reference),
             noise_seed=seed,
             vla_hash=self.model.hash,
+            handoff_probability=float(outputs.handoff_probability),
+            handoff_threshold=self.head.threshold if self.head else math.nan,
         )
         output.header.stamp = to_time(observation.stamp_ns)
         output.header.frame_id = self.robot.frame
         return output
+
+    def _load_head(self) -> HandoffHead | None:
+        folder, spec = self.parameters.checkpoint, self.model.backend.spec
+        if not self.parameters.require_handoff and not has_head(folder):
+            return None
+        return load_head(folder, self.model.hash, spec.embed_dim, spec.state_dim)
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
@@ -248,6 +259,7 @@ class VlaNode(Node):
             level,
             text,
             vla_hash=self.model.hash,
+            handoff_head="loaded" if self.head else "none",
             boundary_outputs=self._boundaries,
             strided_outputs=self._strided,
             pending=self._scheduler.pending,
@@ -274,4 +286,4 @@ def _spin(node: VlaNode, executor: SingleThreadedExecutor) -> None:
 
 def main() -> None:
     """Entry point of `ros2 run rlt_vla_node vla`."""
-    run_node("vla", VlaNode, CheckpointError, LayoutError, spin=_spin)
+    run_node("vla", VlaNode, CheckpointError, HandoffError, LayoutError, spin=_spin)

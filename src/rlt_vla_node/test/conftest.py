@@ -128,16 +128,34 @@ def observation(cell: Cell) -> Callable[[int, int], ObservationData]:
 
 @pytest.fixture
 def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
-    """Writes an episode file of `steps` control steps with an observation every second one; returns its actions."""
+    """Writes an episode file of `steps` control steps with an observation every second one; returns its actions.
 
-    def write(path: Path, seed: int, steps: int = 20, label: str = "success", targets: bool = True) -> np.ndarray:
+    `handoff_step`: first step of the critical phase. `visible`: from then on the images are bright, before it dark, and
+    the proprioception is nearly at rest.
+    """
+
+    def write(
+        path: Path,
+        seed: int,
+        steps: int = 20,
+        label: str = "success",
+        targets: bool = True,
+        handoff_step: int = 4,
+        visible: bool = False,
+        purpose: str = "collect",
+    ) -> np.ndarray:
         rng = np.random.default_rng(seed)
         actions = rng.normal(0.0, 0.001, (steps, 14)).astype(np.float32)
         writer = EpisodeWriter(path)
         for step in range(steps):
             stamp = seed * 1_000_000_000_000 + step * PERIOD_NS
             if step % 2 == 0:
-                message = observation_to_msg(observation(seed * 1000 + step, stamp), ["png", "png"], [0.0, 0.0])
+                seen = observation(seed * 1000 + step, stamp)
+                if visible:
+                    seen.images[:] = 220 if step >= handoff_step else 30
+                    for block in seen.blocks.values():
+                        block *= 0.1
+                message = observation_to_msg(seen, ["png", "png"], [0.0, 0.0])
                 writer.write(topics.OBSERVATION, "rlt_msgs/msg/Observation", serialize_message(message), stamp)
                 if targets:
                     state = SimulationState(step=step, task_error=floats(rng.normal(0.0, 0.01, 6)))
@@ -148,13 +166,13 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
             executed = ExecutedAction(
                 episode_id=seed,
                 step=step,
-                phase=EpisodeState.PHASE_BASE if step < 4 else EpisodeState.PHASE_CRITICAL,
+                phase=EpisodeState.PHASE_BASE if step < handoff_step else EpisodeState.PHASE_CRITICAL,
                 source=ExecutedAction.SOURCE_HUMAN,
                 action=floats(actions[step]),
             )
             executed.header.stamp = to_time(stamp)
             writer.write(topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", serialize_message(executed), stamp)
-        writer.finish({"task": "tiny_task", "label": label, "episode_id": seed})
+        writer.finish({"task": "tiny_task", "label": label, "episode_id": seed, "purpose": purpose})
         return actions
 
     return write

@@ -45,9 +45,9 @@ def test_one_observation_gives_the_same_bits_every_time(backend, rl_token):
 def test_a_filled_up_batch_gives_each_row_what_the_full_one_gives(backend, rl_token):
     full = batch(8)
     seeds = list(range(8))
-    tokens, chunks = run_batch(backend, rl_token, full, seeds, size=8)
+    tokens, chunks, _ = run_batch(backend, rl_token, full, seeds, size=8)
     part = ObservationBatch(full.images[:3], full.state[:3])
-    few_tokens, few_chunks = run_batch(backend, rl_token, part, seeds[:3], size=8)
+    few_tokens, few_chunks, _ = run_batch(backend, rl_token, part, seeds[:3], size=8)
     assert few_tokens.tobytes() == tokens[:3].tobytes()
     assert few_chunks.tobytes() == chunks[:3].tobytes()
     alone = run_observation(backend, rl_token, ObservationBatch(full.images[2:3], full.state[2:3]), seed=2)

@@ -1,11 +1,13 @@
 """The nodes over real DDS, in this process and in the test session's own domain."""
 
+import math
 import sys
 import time
 
 import numpy as np
 import pytest
 import rclpy
+import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -19,6 +21,7 @@ from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedActio
 from rlt_vla_node import camera_ingest_node, vla_node
 from rlt_vla_node.camera_ingest_node import CameraIngestNode
 from rlt_vla_node.checkpoint import load_checkpoint, save_checkpoint
+from rlt_vla_node.handoff import HeadConfig, build_head, save_head
 from rlt_vla_node.inference import noise_seed, run_observation
 from rlt_vla_node.vla_node import VlaNode, spin_some
 
@@ -138,13 +141,45 @@ def test_a_request_is_answered_and_answered_again_with_the_same_bytes(vla_rig, c
     assert output.observation_id == 40 * PERIOD_NS
     model = load_checkpoint(checkpoint)
     seed = noise_seed(5, 3, seen.observation_id)
-    rl_token, reference = run_observation(model.backend, model.token, model.batch([seen]), seed)
+    rl_token, reference, _ = run_observation(model.backend, model.token, model.batch([seen]), seed)
     assert output.noise_seed == seed
     assert output.vla_hash == model.hash
     assert output.rl_token.tobytes() == rl_token.tobytes()
     assert output.reference.tobytes() == reference.tobytes()
     assert (output.horizon, output.action_dim) == (10, 14)
+    assert math.isnan(output.handoff_probability), "there is no hand-off head"
+    assert math.isnan(output.handoff_threshold)
     np.testing.assert_array_equal(output.rl_state, seen.state(cell.task.rl_state))
+
+
+def head_for(checkpoint, vla_hash=None, width=16):
+    """A random head beside the checkpoint."""
+    head = build_head(HeadConfig(embed_dim=width, state_dim=26, hidden=4), seed=3)
+    head.threshold = 0.75
+    save_head(checkpoint, head, vla_hash or load_checkpoint(checkpoint).hash, {})
+    return head.eval()
+
+
+def test_with_a_head_every_output_says_how_likely_the_critical_phase_has_begun(start, checkpoint, observation):
+    head = head_for(checkpoint)
+    start(checkpoint=checkpoint, require_handoff=True)
+    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS))
+    rig.until(rig.probe.matched, "discovery")
+    try:
+        seen, outputs = observation(0, 0), rig.probe.seen[topics.VLA_OUTPUT]
+        rig.probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
+        rig.probe.out[topics.OBSERVATION].publish(message_of(seen))
+        rig.until(lambda: outputs, "the answer")
+    finally:
+        rig.close()
+    model = load_checkpoint(checkpoint)
+    batch = model.batch([seen])
+    with torch.inference_mode():
+        prefix = model.backend.encode(batch)
+        expected = float(head.probability(prefix.tokens, prefix.token_mask(), batch.state))
+    assert 0.0 < expected < 1.0
+    assert outputs[0].handoff_probability == pytest.approx(expected, abs=1e-6)
+    assert outputs[0].handoff_threshold == 0.75
 
 
 def test_a_restarted_node_finds_the_observation_and_gives_the_same_answer(vla_rig, observation):
@@ -221,6 +256,28 @@ def test_strided_observations_of_a_training_episode_follow(vla_rig, observation)
 )
 def test_the_vla_node_refuses_to_start_and_says_why(cell, monkeypatch, parameters, message):
     values = {"robot": cell.robot_path, "task": cell.task_path, **parameters}
+    arguments = [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
+    monkeypatch.setattr(sys, "argv", ["vla", "--ros-args", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        vla_node.main()
+    rclpy.try_shutdown()
+    assert message in str(ended.value.code)
+
+
+@pytest.mark.parametrize(
+    ("head", "parameters", "message"),
+    [
+        (None, {"require_handoff": True}, "there is no hand-off head: train one with `handoff`"),
+        ({"vla_hash": "0" * 16}, {}, "the hand-off head belongs to VLA 0000000000000000"),
+        ({"width": 32}, {}, "embeddings of width 32"),
+    ],
+)
+def test_the_vla_node_refuses_a_head_that_is_missing_or_of_another_vla(
+    cell, checkpoint, monkeypatch, head, parameters, message
+):
+    if head is not None:
+        head_for(checkpoint, **head)
+    values = {"robot": cell.robot_path, "task": cell.task_path, "checkpoint": checkpoint, **parameters}
     arguments = [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
     monkeypatch.setattr(sys, "argv", ["vla", "--ros-args", *arguments])
     with pytest.raises(SystemExit) as ended:
