@@ -57,6 +57,26 @@ def test_deploying_learns_nothing(tmp_path):
     assert graph(tmp_path, mode="deploy")["rl_learner"].parameters["freeze"] is True
 
 
+def test_deploying_hands_off_by_the_head_and_the_scripted_operator_does_not(tmp_path):
+    nodes = graph(tmp_path, mode="deploy")
+    assert nodes["vla"].parameters["require_handoff"] is True
+    assert nodes["scripted_operator"].parameters["operator.hand_off"] is False
+    assert nodes["auto_handoff"].parameters["task"].endswith("screw.yaml")
+
+
+@pytest.mark.parametrize("options", [{"mode": "deploy", "auto_handoff": False}, {"mode": "eval"}, {"mode": "train"}])
+def test_everywhere_else_the_operator_hands_off(tmp_path, options):
+    nodes = graph(tmp_path, **options)
+    assert "auto_handoff" not in nodes
+    assert nodes["vla"].parameters["require_handoff"] is False
+    assert nodes["scripted_operator"].parameters["operator.hand_off"] is True
+
+
+def test_the_automatic_hand_off_runs_beside_the_robot(tmp_path):
+    assert "auto_handoff" in graph(tmp_path, mode="deploy", side="robot")
+    assert "auto_handoff" not in graph(tmp_path, mode="deploy", side="gpu")
+
+
 def test_lockstep_takes_the_simulated_clock_everywhere(tmp_path):
     assert all(node.parameters["use_sim_time"] for node in graph(tmp_path).values())
 
@@ -68,6 +88,9 @@ def test_the_task_file_overrides_parameters_of_single_nodes(tmp_path):
     task.write_text(yaml.safe_dump(values))
     parameters = graph(tmp_path, task=str(task))["rl_learner"].parameters
     assert (parameters["agent.beta"], parameters["checkpoint_every"]) == (0.5, 3)
+    values["nodes"] = {"adapt": {"steps": 10}, "handoff": {"steps": 10}}
+    task.write_text(yaml.safe_dump(values))
+    assert "steps" not in graph(tmp_path, task=str(task))["vla"].parameters, "these are of commands, not of nodes"
     values["nodes"] = {"rl_lerner": {}}
     task.write_text(yaml.safe_dump(values))
     with pytest.raises(ParameterError, match="unknown node 'rl_lerner'"):

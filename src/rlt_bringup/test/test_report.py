@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 from rlt_bringup import report_html
 from rlt_bringup.report import (
     EpisodeOutcome,
+    Handoff,
     PolicyResult,
     Provenance,
     ReportError,
@@ -50,6 +51,18 @@ PROVENANCE = Provenance(
 )
 
 
+FIGURES = {
+    "episodes": {"train": 70, "validation": 15, "test": 15},
+    "precision": 0.9661,
+    "recall": None,
+    "premature_steps": 10,
+    "premature_share": 0.05,
+    "missing_share": 0.0,
+    "window_steps": 50,
+    "timing_error": {"mean_absolute": 3.6, "quantiles": {"0": -2.0, "50": 4.0, "100": 9.0}, "steps": [4, None]},
+}
+
+
 def report(base=None, rlt=None, training=None, demonstrations=(300, 320, 360), **changes):
     failing = ["success", "failure", "timeout", "failure"]
     arguments = {
@@ -64,6 +77,7 @@ def report(base=None, rlt=None, training=None, demonstrations=(300, 320, 360), *
             policy("base VLA, 20 rows", failing, [400, 400, 400, 400], "vla", 20),
         ],
         "rlt": rlt or policy("RLT", ["success", "success", "success", "failure"], [200, 210, 220, 300], "rl"),
+        "handoff": Handoff(FIGURES, [outcome(0, "success", 190, 60, "rl"), outcome(1, "timeout", 0, 250, "rl")]),
         "stage_seconds": {"demonstrations": 60.0, "evaluation": 120.0},
         **changes,
     }
@@ -221,8 +235,41 @@ def test_other_resets_and_repeated_resets_are_refused():
             training=Training([], 0),
             base_candidates=[],
             rlt=rlt,
+            handoff=Handoff(FIGURES, []),
             stage_seconds={},
         )
+
+
+def test_automatic_hand_off_stands_beside_the_operator_s_on_the_same_resets():
+    made = report()
+    deploy = made["handoff"]["deploy"]
+    assert (deploy["automatic"]["episodes"], deploy["automatic"]["successes"]) == (2, 1)
+    # One of the two was handed off, at control step 60; the other timed out in BASE.
+    assert (deploy["automatic"]["handed_off"], deploy["automatic"]["median_handoff_step"]) == (1, 60)
+    assert deploy["operator"]["seeds"] == deploy["automatic"]["seeds"] == [1000, 1001]
+    assert (deploy["operator"]["successes"], deploy["operator"]["handed_off"]) == (2, 2)
+    assert made["handoff"]["recall"] is None
+    text = format_table(made)
+    assert "precision 0.966, recall none, 3.6 steps from the operator's hand-off in the mean over 15 held-out" in text
+    assert "automatic hand-off: 1 of 2 succeed, with the operator's on the same resets 2 of 2." in text
+    page = report_html.render(made)
+    assert "Automatic hand-off" in page
+    assert "0.966" in page
+    json.dumps(made, allow_nan=False)
+
+
+def test_without_deployed_episodes_only_the_head_is_reported():
+    made = report(handoff=Handoff(FIGURES, []))
+    assert made["handoff"]["deploy"]["automatic"]["episodes"] == 0
+    assert "succeed" not in format_table(made)
+    assert "precision" in report_html.render(made)
+
+
+def test_automatic_hand_off_on_other_resets_is_refused():
+    with pytest.raises(ReportError, match="automatic hand-off: its resets repeat"):
+        report(handoff=Handoff(FIGURES, [outcome(0, seed=5000)]))
+    with pytest.raises(ReportError, match="automatic hand-off: its resets repeat"):
+        report(handoff=Handoff(FIGURES, [outcome(0), outcome(1, seed=1000)]))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +376,12 @@ def test_page_escapes_what_it_is_given():
 def test_page_of_an_empty_run_says_so():
     nothing = PolicyResult("base VLA", 10, [])
     made = report(
-        base=[nothing], rlt=PolicyResult("RLT", 10, []), training=Training([], 0), demonstrations=(), stage_seconds={}
+        base=[nothing],
+        rlt=PolicyResult("RLT", 10, []),
+        training=Training([], 0),
+        demonstrations=(),
+        handoff=Handoff(FIGURES, []),
+        stage_seconds={},
     )
     page = Page(report_html.render(made))
     assert "no episode counts" in page.text

@@ -12,6 +12,7 @@ import pytest
 from rlt_bringup import demo
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_msgs.msg import EpisodeState, OperatorEvent
 
 PICTURE = {
     "observation",
@@ -86,10 +87,33 @@ def test_the_run_goes_on_after_kills_and_ends_with_the_report(finished):
 def test_nothing_labelled_is_lost(finished):
     run, _ = finished
     files = sorted((run / "episodes").glob("*.mcap"))
-    assert len(files) == demo.QUICK.training_episodes + 3 * demo.QUICK.evaluation_episodes
+    scale = demo.QUICK
+    assert len(files) == scale.training_episodes + 3 * scale.evaluation_episodes + scale.deploy_episodes
     labels = {episode_metadata(path)["label"] for path in files}
     assert labels <= {"success", "failure", "timeout"}
     assert not list((run / "episodes").glob("*.part"))
+
+
+def test_deployed_episodes_have_no_operator_s_hand_off_and_every_output_says_how_likely_it_is(finished):
+    run, _ = finished
+    deployed = [p for p in (run / "episodes").glob("*.mcap") if episode_metadata(p)["purpose"] == "deploy"]
+    assert len(deployed) == demo.QUICK.deploy_episodes
+    for path in deployed:
+        entries = list(read_messages(path, ["operator_event", "vla_output", "episode_state"]))
+        events = [e.message.event for e in entries if e.topic == "operator_event"]
+        assert OperatorEvent.EVENT_HANDOFF not in events
+        outputs = [e.message for e in entries if e.topic == "vla_output"]
+        assert outputs
+        assert all(0.0 <= o.handoff_probability <= 1.0 and 0.0 < o.handoff_threshold < 1.0 for o in outputs)
+        states = [e.message for e in entries if e.topic == "episode_state"]
+        critical = [s for s in states if s.phase == EpisodeState.PHASE_CRITICAL]
+        base = [o for o in outputs if o.is_boundary and (not critical or o.epoch < critical[0].epoch)]
+        called = [o for o in base if o.handoff_probability >= o.handoff_threshold]
+        assert bool(called) == bool(critical)
+        assert not critical or critical[0].reason == "hand-off by auto_handoff"
+    report = json.loads((run / "report.json").read_text())
+    assert report["handoff"]["episodes"] == {"train": 3, "validation": 1, "test": 1}
+    assert report["handoff"]["deploy"]["automatic"]["episodes"] == demo.QUICK.deploy_episodes
 
 
 def test_every_episode_file_has_the_picture_and_steps_without_a_gap(finished):
@@ -154,11 +178,12 @@ def test_the_same_command_again_only_reports(finished, capsys):
     run, _ = finished
     demo.main(["--quick", "--run", str(run), "--seed", "5"])
     out = capsys.readouterr().out
-    assert out.count("done before, kept") == 3
+    assert out.count("done before, kept") == 4
     assert "RLT over base" in out
 
 
 def test_the_graph_of_the_run_is_the_described_one(finished):
     run, _ = finished
-    names = {node.name for node in describe(resolve(GraphOptions(run=str(run))))}
+    modes = ("train", "deploy")
+    names = {node.name for mode in modes for node in describe(resolve(GraphOptions(run=str(run), mode=mode)))}
     assert {path.stem for path in (run / "log").glob("*.log")} == names
