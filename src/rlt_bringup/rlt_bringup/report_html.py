@@ -244,7 +244,8 @@ def _learning(report: Mapping[str, Any]) -> str:
 def _handoff(report: Mapping[str, Any]) -> str:
     handoff, deploy = report["handoff"], report["handoff"]["deploy"]
     timing, count = handoff["timing_error"], handoff["episodes"]
-    quantiles = [(f"error, {q} %", number(value, 0)) for q, value in timing["quantiles"].items()]
+    shares = sorted(timing["quantiles"], key=int)
+    quantiles = [(f"error, {share} %", number(timing["quantiles"][share], 0)) for share in shares]
     facts = [
         ("precision", number(handoff["precision"], 3)),
         ("recall", number(handoff["recall"], 3)),
