@@ -20,10 +20,12 @@ from ament_index_python.packages import get_package_share_directory
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
 
 from rlt_common.atomic import rename_durable
 
+RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
 PARTIAL_SUFFIX = ".part"
 _BASE_TYPES = re.compile(r"^(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?$")
@@ -101,7 +103,10 @@ class EpisodeWriter:
 
 
 def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iterator[Entry]:
-    """Messages of an episode file in log order, deserialised. Raises EpisodeFileError for a torn or foreign file."""
+    """Messages of an episode file in log order, deserialised.
+
+    Raises EpisodeFileError for a torn or foreign file, and for a message of another version of its type.
+    """
     wanted = None if topics is None else list(topics)
     types: dict[str, Any] = {}
     try:
@@ -109,11 +114,21 @@ def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iter
             for schema, channel, message in make_reader(file).iter_messages(topics=wanted):
                 if schema.name not in types:
                     types[schema.name] = message_class(schema.name)
-                yield Entry(channel.topic, message.log_time, deserialize_message(message.data, types[schema.name]))
+                yield Entry(channel.topic, message.log_time, _deserialised(path, message.data, types[schema.name]))
     except OSError as error:
         raise EpisodeFileError(f"{path}: {error.strerror}") from error
     except (McapError, ValueError) as error:
         raise EpisodeFileError(f"{path}: not a whole episode file: {error}") from error
+
+
+def _deserialised(path: Path | str, cdr: bytes, kind: Any) -> Any:
+    try:
+        return deserialize_message(cdr, kind)
+    except RMWError as error:
+        raise EpisodeFileError(
+            f"{path}: {kind.__name__} in it does not fit the installed one: it was recorded with another version "
+            "of the messages; read it with that version"
+        ) from error
 
 
 def episode_metadata(path: Path | str) -> dict[str, str]:

@@ -37,6 +37,16 @@ def test_what_is_written_comes_back(tmp_path):
     assert episode_metadata(path) == {"label": "success", "seed": "3"}
 
 
+def test_a_message_of_an_earlier_version_without_its_last_field_is_named(tmp_path):
+    path = tmp_path / "1.mcap"
+    writer = EpisodeWriter(path)
+    shorter = serialize_message(ExecutedAction(action=floats([0.1] * 14), joint_target=[1.0]))[:-12]
+    writer.write("executed_action", "rlt_msgs/msg/ExecutedAction", shorter, 1)
+    writer.finish({"label": "success"})
+    with pytest.raises(EpisodeFileError, match=r"1\.mcap: ExecutedAction in it .*another version of the messages"):
+        list(read_messages(path))
+
+
 def test_until_it_is_finished_there_is_no_episode(tmp_path):
     path = tmp_path / "1.mcap"
     writer = write(path)
