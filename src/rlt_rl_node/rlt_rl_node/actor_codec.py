@@ -87,6 +87,8 @@ def unpack(data: bytes, sha256: str | None = None) -> PolicyWeights:
     expected: dict[str, tuple[int | None, ...]] = {"spread": (layout.action_dim,)}
     for i, (a, b) in enumerate(zip(layout.actor_widths[:-1], layout.actor_widths[1:], strict=True)):
         expected[f"actor.layers.{i}.weight"], expected[f"actor.layers.{i}.bias"] = (b, a), (b,)
+    if layout.squash:
+        expected["actor.limit"] = (layout.chunk_dim,)
     expected["x.mean"] = expected["x.std"] = (layout.x_dim,)
     if set(arrays) != set(expected):
         raise TensorFileError(f"the actor's arrays are {sorted(arrays)}, expected {sorted(expected)}")

@@ -10,7 +10,6 @@ the SUM over C*d squared deviations, each measured in standard deviations of the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,6 +70,10 @@ class AgentConfig:
     )
     use_reference: bool = param(True, "the actor sees the reference; false: the ablation without pass-through")
     use_rl_token: bool = param(True, "x holds z_rl; false: the ablation without RL token")
+    squash: bool = param(False, "tanh at the actor's output, scaled to the robot's limits (TD3)")
+    bfloat16: bool = param(
+        False, "round the factors of matrix products to bfloat16: faster where the processor has instructions for it"
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -102,12 +105,11 @@ class Agent:
         self.layout, self.config, self.generator = layout, config, generator
         self.action_limit = action_limit.repeat(layout.chunk_length)
         self.standardise = Standardiser(layout.x_dim)
-        self.actor = Actor(layout, generator)
-        self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator)
-        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.actor_lr, fused=True)
-        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.critic_lr, fused=True)
+        self.actor = Actor(layout, generator, self.action_limit, config.bfloat16)
+        self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, config.bfloat16)
+        self.target_actor, self.target_critics = self.actor.clone(), self.critics.clone()
+        self.actor_optimiser = self.actor.optimiser(config.actor_lr)
+        self.critic_optimiser = self.critics.optimiser(config.critic_lr)
         self.updates = 0
 
     @property
@@ -119,11 +121,12 @@ class Agent:
             return config.beta
         return config.beta * (config.beta_start / config.beta) ** left
 
+    @torch.no_grad()
     def update(self, batch: Batch, bc_only: bool = False) -> dict[str, Tensor]:
         """One critic update and, every `updates_per_actor_update`-th time, one actor update.
 
         With `bc_only` the actor learns from the distance to the reference alone: Q means nothing yet.
-        Returns detached scalars.
+        Returns scalars.
         """
         x = self.standardise(batch.x)
         metrics = self.update_critic(batch, x)
@@ -132,44 +135,49 @@ class Agent:
             metrics |= self.update_actor(batch, x, bc_only)
         return metrics
 
+    @torch.no_grad()
     def update_critic(self, batch: Batch, x: Tensor) -> dict[str, Tensor]:
         """Eq. 3: one step on the squared TD error. `x` is the standardised batch.x."""
-        with torch.no_grad():
-            next_x = self.standardise(batch.next_x)
-            next_action = self._target_action(next_x, batch.next_reference)
-            next_q = self.target_critics(next_x, next_action).amin(0)
-            if self.config.clamp_targets:
-                next_q = next_q.clamp(*RETURN_RANGE)
-            target = batch.rewards + batch.bootstrap * next_q
+        next_x = self.standardise(batch.next_x)
+        next_action = self._target_action(next_x, batch.next_reference)
+        next_q = self.target_critics(next_x, next_action).amin(0)
+        if self.config.clamp_targets:
+            next_q = next_q.clamp(*RETURN_RANGE)
+        target = batch.rewards + batch.bootstrap * next_q
 
-        q = self.critics(x, self._visible(batch.action, batch.valid))
-        loss = (q - target).square().mean(1).sum()
-        self.critic_optimiser.zero_grad()
-        loss.backward()
+        tape: list[Tensor] = []
+        error = self.critics(x, self._visible(batch.action, batch.valid), tape) - target
+        self.critics.backward(tape, error * (2.0 / len(x)))
         self.critic_optimiser.step()
-        _follow(self.target_critics, self.critics, self.config.tau)
-        return {"critic_loss": loss.detach(), "q_mean": target.mean()}
+        self.target_critics.follow(self.critics, self.config.tau)
+        return {"critic_loss": error.square().mean(1).sum(), "q_mean": target.mean()}
 
+    @torch.no_grad()
     def update_actor(self, batch: Batch, x: Tensor, bc_only: bool) -> dict[str, Tensor]:
         """Eq. 4 and 5: one step on -Q + beta * squared distance. Dropout touches the actor's input, nothing else."""
         kept = self._uniform(len(x), 1) >= self.config.reference_dropout
-        mean = self.actor(x, batch.reference * kept)
+        tape: list[Tensor] = []
+        mean = self.actor(x, batch.reference * kept, tape)
         deviation = self._visible(mean - batch.reference, batch.valid)
         distance = deviation.square().sum(1).mean()
+        gradient = deviation * (2.0 / len(x))  # of the distance, with respect to the mean
         if bc_only:
             loss = distance
         else:
             action = mean + self._chunk_noise(len(x)) if self.config.actor_noise else mean
-            q = self.critics(x, self._visible(action, batch.valid))
-            loss = -_OBJECTIVES[self.config.actor_objective](q).mean() + self.beta * distance
+            objective = _OBJECTIVES[self.config.actor_objective]
+            q_tape: list[Tensor] = []
+            q = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
+            value, share = objective.climb(q)
+            ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
+            gradient = self._visible(ascent, batch.valid) + self.beta * gradient
+            loss = -value.mean() + self.beta * distance
 
-        parameters = list(self.actor.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
+        self.actor.backward(tape, gradient)
         self.actor_optimiser.step()
         if self.config.target_actor:
-            _follow(self.target_actor, self.actor, self.config.tau)
-        return {"actor_loss": loss.detach(), "distance": distance.detach() / self.layout.chunk_dim}
+            self.target_actor.follow(self.actor, self.config.tau)
+        return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
 
     def _target_action(self, next_x: Tensor, next_reference: Tensor) -> Tensor:
         """a' ~ pi(x', a~'): reference never dropped, clipped to what the robot would execute."""
@@ -196,14 +204,21 @@ class Agent:
         return torch.rand(*shape, generator=self.generator)
 
 
-_OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
-    "min": lambda q: q.amin(0),
-    "mean": lambda q: q.mean(0),
-    "first": lambda q: q[0],
+@dataclass(frozen=True)
+class _Objective:
+    """Which Q the actor climbs: of (N, B) values the one (B,), and its derivative with respect to each (N, B)."""
+
+    climb: Callable[[Tensor], tuple[Tensor, Tensor]]
+    members: int | None = None  # how many critics it asks; None: all
+
+
+def _lowest(q: Tensor) -> tuple[Tensor, Tensor]:
+    value, index = q.min(0, keepdim=True)
+    return value[0], torch.zeros_like(q).scatter_(0, index, 1.0)
+
+
+_OBJECTIVES = {
+    "min": _Objective(_lowest),
+    "mean": _Objective(lambda q: (q.mean(0), torch.full_like(q, 1.0 / len(q)))),
+    "first": _Objective(lambda q: (q[0], torch.ones_like(q)), members=1),
 }
-
-
-def _follow(target: torch.nn.Module, source: torch.nn.Module, tau: float) -> None:
-    """target <- (1 - tau) * target + tau * source."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)

@@ -60,6 +60,7 @@ class TaskShape:
             hidden=config.hidden,
             use_rl_token=config.use_rl_token,
             use_reference=config.use_reference,
+            squash=config.squash,
         )
 
 
@@ -148,7 +149,7 @@ class Learner:
     def policy(self) -> PolicyWeights:
         """A copy of the actor of this moment under the newest version number."""
         return PolicyWeights(
-            actor=copy.deepcopy(self.agent.actor).requires_grad_(False),
+            actor=self.agent.actor.clone(),
             standardise=copy.deepcopy(self.agent.standardise),
             spread=np.asarray(self.shape.spread, np.float32),
             sigma_independent=self.config.agent.sigma_independent,
@@ -160,10 +161,9 @@ class Learner:
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight, optimiser moment and the generator's state, for a checkpoint."""
         arrays = {name: tensor.detach().numpy().copy() for name, tensor in self._tensors().items()}
-        for prefix, module, optimiser in self._optimised():
-            for name, parameter in module.named_parameters():
-                for key, value in optimiser.state[parameter].items():
-                    arrays[f"{prefix}.{name}.{key}"] = value.numpy().copy()
+        for prefix, flat, optimiser in self._optimised():
+            for key, value in optimiser.state[flat].items():
+                arrays[f"{prefix}.{key}"] = value.numpy().copy()
         arrays["generator"] = self.generator.get_state().numpy().copy()
         return arrays
 
@@ -184,20 +184,12 @@ class Learner:
             with torch.no_grad():
                 tensor.copy_(_taken(arrays, name, tensor.shape))
             used.add(name)
-        for prefix, module, optimiser in self._optimised():
-            for name, parameter in module.named_parameters():
-                key = f"{prefix}.{name}"
-                if f"{key}.step" not in arrays:
-                    continue
-                optimiser.state[parameter] = {
-                    part: _taken(arrays, f"{key}.{part}", shape)
-                    for part, shape in (
-                        ("step", ()),
-                        ("exp_avg", parameter.shape),
-                        ("exp_avg_sq", parameter.shape),
-                    )
-                }
-                used |= {f"{key}.{part}" for part in optimiser.state[parameter]}
+        for prefix, flat, optimiser in self._optimised():
+            if f"{prefix}.step" not in arrays:
+                continue
+            shapes = {"step": (), "exp_avg": flat.shape, "exp_avg_sq": flat.shape}
+            optimiser.state[flat] = {part: _taken(arrays, f"{prefix}.{part}", s) for part, s in shapes.items()}
+            used |= {f"{prefix}.{part}" for part in shapes}
         if unknown := sorted(set(arrays) - used):
             raise ValueError(f"array {unknown[0]!r} has no place in this agent")
         state = self.generator.get_state()
@@ -218,10 +210,10 @@ class Learner:
         }
         return {f"{name}.{key}": value for name, module in modules.items() for key, value in _named(module).items()}
 
-    def _optimised(self) -> tuple[tuple[str, torch.nn.Module, torch.optim.Optimizer], ...]:
+    def _optimised(self) -> tuple[tuple[str, torch.Tensor, torch.optim.Optimizer], ...]:
         return (
-            ("actor_optimiser", self.agent.actor, self.agent.actor_optimiser),
-            ("critic_optimiser", self.agent.critics, self.agent.critic_optimiser),
+            ("actor_optimiser", self.agent.actor.flat, self.agent.actor_optimiser),
+            ("critic_optimiser", self.agent.critics.flat, self.agent.critic_optimiser),
         )
 
 
