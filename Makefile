@@ -34,6 +34,13 @@ bench-%: setup ## Run benchmarks/<name>.py; ARGS='...' are its options
 	@test -f benchmarks/$*.py || { echo "no benchmark '$*'; there are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }
 	@$(WITH_ENV) python benchmarks/$*.py $(ARGS)
 
+bench-learner bench-td3: .venv/.rlt-bench
+
+.venv/.rlt-bench: benchmarks/requirements.txt | setup
+	@echo "bench: packages of benchmarks/requirements.txt ..."
+	@$(WITH_ENV) python -m pip --disable-pip-version-check install -q -r $<
+	@touch $@
+
 clean: ## Remove what was built, keep the environment and the runs
 	rm -rf build install log .pytest_cache .hypothesis .ruff_cache
 

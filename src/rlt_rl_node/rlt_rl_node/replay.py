@@ -2,7 +2,8 @@
 
 z_rl and references, which are network outputs, are kept in half precision; actions and references are in units of the
 demonstrations' spread, so that this loses nothing that matters. The order of episodes decides every index: a buffer
-rebuilt from the same episodes samples the same.
+rebuilt from the same episodes samples the same. Room for the whole capacity is asked for at once: the operating system
+gives memory only as it is written, and nothing is ever copied to grow.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ class Replay:
         self.layout, self.stride, self.capacity = layout, stride, capacity
         self.spread = spread
         self.discounts = gamma ** torch.arange(layout.chunk_length + 1, dtype=torch.float32)
-        token_dim = layout.token_dim if layout.use_rl_token else 0
-        self._actions = _Column((layout.action_dim,), torch.float32)
-        self._human = _Column((), torch.bool)
-        self._rewards = _Column((), torch.float32)
-        self._tokens = _Column((token_dim,), torch.float16)
-        self._states = _Column((layout.state_dim,), torch.float32)
-        self._references = _Column((layout.chunk_length, layout.action_dim), torch.float16)
-        self._encoding = _Column((), torch.int64)
-        self._next_encoding = _Column((), torch.int64)
-        self._first_action = _Column((), torch.int64)
-        self._length = _Column((), torch.int64)
-        self._terminal = _Column((), torch.bool)
+        self._offsets = torch.arange(layout.chunk_length)
+        self._token_dim = layout.token_dim if layout.use_rl_token else 0
+        steps = capacity * stride
+        self._actions = _Column((layout.action_dim,), torch.float32, steps)
+        self._human = _Column((), torch.bool, steps)
+        self._rewards = _Column((), torch.float32, steps)
+        self._tokens = _Column((self._token_dim,), torch.float16, capacity)
+        self._states = _Column((layout.state_dim,), torch.float32, capacity)
+        self._references = _Column((layout.chunk_dim,), torch.float16, capacity)
+        self._encoding = _Column((), torch.int64, capacity)
+        self._next_encoding = _Column((), torch.int64, capacity)
+        self._first_action = _Column((), torch.int64, capacity)
+        self._length = _Column((), torch.int64, capacity)
+        self._terminal = _Column((), torch.bool, capacity)
         self._per_step = (self._actions, self._human, self._rewards)
         self._per_encoding = (self._tokens, self._states, self._references)
         self._per_transition = (
@@ -75,9 +78,9 @@ class Replay:
         self._actions.extend(torch.from_numpy(episode.actions) / self.spread)
         self._human.extend(torch.from_numpy(episode.sources == Source.HUMAN))
         self._rewards.extend(torch.from_numpy(table.rewards))
-        self._tokens.extend(torch.from_numpy(episode.rl_tokens)[:, : self._tokens.shape[0]])
+        self._tokens.extend(torch.from_numpy(episode.rl_tokens)[:, : self._token_dim])
         self._states.extend(torch.from_numpy(episode.rl_states))
-        self._references.extend(torch.from_numpy(episode.references[:, rows]) / self.spread)
+        self._references.extend((torch.from_numpy(episode.references[:, rows]) / self.spread).flatten(1))
         self._encoding.extend(torch.from_numpy(table.encoding) + encoding_offset)
         self._next_encoding.extend(torch.from_numpy(table.next_encoding) + encoding_offset)
         self._first_action.extend(torch.from_numpy(table.first_action) + step_offset)
@@ -112,33 +115,36 @@ class Replay:
 
     def gather(self, indices: Tensor) -> Batch:
         """The transitions at `indices` (B,)."""
-        length = self._length.values[indices]
-        offsets = torch.arange(self.layout.chunk_length)
-        valid = offsets < length[:, None]
-        rows = self._first_action.values[indices][:, None] + torch.minimum(offsets, length[:, None] - 1)
-        action = self._actions.values[rows]
-        here, there = self._encoding.values[indices], self._next_encoding.values[indices]
-        reference = torch.where(
-            (self._human.values[rows] & valid)[:, :, None], action, self._references.values[here].float()
-        )
-        rewards = (self._rewards.values[rows] * valid * self.discounts[:-1]).sum(1)
+        count, c, d = len(indices), self.layout.chunk_length, self.layout.action_dim
+        length = self._length.take(indices)
+        valid = self._offsets < length[:, None]
+        rows = self._first_action.take(indices)[:, None] + torch.minimum(self._offsets, length[:, None] - 1)
+        rows = rows.flatten()
+        action = self._actions.take(rows).view(count, c, d)
+        human = self._human.take(rows).view(count, c) & valid
+        here, there = self._encoding.take(indices), self._next_encoding.take(indices)
+        reference = self._references.take(here).float().view(count, c, d)
+        rewards = (self._rewards.take(rows).view(count, c) * valid * self.discounts[:-1]).sum(1)
         return Batch(
             x=self._x(here),
             action=action.flatten(1),
-            reference=reference.flatten(1),
+            reference=torch.where(human[:, :, None], action, reference).flatten(1),
             valid=valid[:, :, None].expand_as(action).flatten(1).float(),
             rewards=rewards,
-            bootstrap=self.discounts[length] * ~self._terminal.values[indices],
+            bootstrap=self.discounts[length] * ~self._terminal.take(indices),
             next_x=self._x(there),
-            next_reference=self._references.values[there].flatten(1).float(),
+            next_reference=self._references.take(there).float(),
         )
 
     def states(self) -> Tensor:
         """x of every encoded observation, (M, X), for its statistics."""
-        return self._x(slice(None))
+        return self._x(torch.arange(self._tokens.size))
 
-    def _x(self, index: Tensor | slice) -> Tensor:
-        return torch.cat([self._tokens.values[index].float(), self._states.values[index]], 1)
+    def _x(self, index: Tensor) -> Tensor:
+        x = torch.empty(len(index), self.layout.x_dim)
+        x[:, : self._token_dim] = self._tokens.take(index)
+        x[:, self._token_dim :] = self._states.take(index)
+        return x
 
     def _check(self, episode: EpisodeData) -> None:
         where = f"episode {episode.episode_id}"
@@ -154,11 +160,11 @@ class Replay:
 
 
 class _Column:
-    """A growing array with room to spare."""
+    """Rows with room for `reserve` of them, and for a quarter more whenever that is not enough."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, reserve: int) -> None:
         self.size = 0
+        self._reserve = reserve
         self._store = torch.empty((0, *shape), dtype=dtype)
 
     @property
@@ -166,10 +172,15 @@ class _Column:
         """(size, ...) view."""
         return self._store[: self.size]
 
+    def take(self, index: Tensor) -> Tensor:
+        """The rows at `index` (K,), copied."""
+        return self._store.index_select(0, index)
+
     def extend(self, values: Tensor) -> None:
         end = self.size + len(values)
         if end > len(self._store):
-            store = torch.empty((max(end, 2 * len(self._store), 1024), *self.shape), dtype=self._store.dtype)
+            room = max(self._reserve, end, len(self._store) + len(self._store) // 4)
+            store = torch.empty((room, *self._store.shape[1:]), dtype=self._store.dtype)
             store[: self.size] = self.values
             self._store = store
         self._store[self.size : end] = values
