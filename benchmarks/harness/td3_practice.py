@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from harness.td3_task import Task
 
+from harness.td3_task import Task
 from rlt_rl_node.agent import Agent, AgentConfig, Batch
 from rlt_rl_node.networks import Layout
 

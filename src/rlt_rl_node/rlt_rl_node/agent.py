@@ -56,6 +56,13 @@ class AgentConfig:
     critic_layer_norm: bool = param(True, "LayerNorm in the critics")
     clamp_targets: bool = param(True, "clamp bootstrapped values to the possible return, 0 to 1")
     actor_objective: str = param("min", "which Q the actor climbs", choices=("min", "mean", "first"))
+    log_q_floor: float = param(
+        0.0,
+        "the actor climbs log Q, linear below this floor, instead of Q: a step saved then counts the same far from the "
+        "goal, where Q is small, as near it; 0: Q itself (Eq. 5)",
+        minimum=0.0,
+        maximum=1.0,
+    )
     updates_per_actor_update: int = param(2, "critic updates per actor update (Sec. V)", minimum=1, maximum=100)
     reference_dropout: float = param(
         0.5,
@@ -169,6 +176,9 @@ class Agent:
             q_tape: list[Tensor] = []
             q = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
             value, share = objective.climb(q)
+            if self.config.log_q_floor:
+                value, slope = _log_above(value, self.config.log_q_floor)
+                share = share * slope
             ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
             gradient = self._visible(ascent, batch.valid) + self.beta * gradient
             loss = -value.mean() + self.beta * distance
@@ -215,6 +225,12 @@ class _Objective:
 def _lowest(q: Tensor) -> tuple[Tensor, Tensor]:
     value, index = q.min(0, keepdim=True)
     return value[0], torch.zeros_like(q).scatter_(0, index, 1.0)
+
+
+def _log_above(q: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """log q where q >= floor, its tangent there below; and the derivative."""
+    held = q.clamp(min=floor)
+    return held.log() + (q - held) / floor, 1.0 / held
 
 
 _OBJECTIVES = {

@@ -7,7 +7,7 @@ import torch
 from rl_episodes import task_shape
 
 from rlt_common.parameters import ParameterError
-from rlt_rl_node.agent import Agent, AgentConfig, Batch
+from rlt_rl_node.agent import Agent, AgentConfig, Batch, _log_above
 from rlt_rl_node.networks import Actor, Critics, Layout
 
 QUIET = {"target_noise": 0.0, "reference_dropout": 0.0}
@@ -127,6 +127,33 @@ def test_the_objective_chooses_the_q_to_climb(objective, value):
     constant_critics(subject.critics, [0.8, 0.2])
     data = batch()
     assert subject.update_actor(data, data.x, False)["actor_loss"].item() == pytest.approx(-value)
+
+
+def test_log_q_is_climbed_with_its_tangent_below_the_floor():
+    value, slope = _log_above(torch.tensor([0.5, 0.1, -0.3]), 0.1)
+    torch.testing.assert_close(value, torch.tensor([0.5, 0.1, 0.1]).log() + torch.tensor([0.0, 0.0, -4.0]))
+    torch.testing.assert_close(slope, torch.tensor([2.0, 10.0, 10.0]))
+
+    # One step on the actor's loss equals autograd's on -log Q + beta * distance.
+    subject = agent(beta=0.25, log_q_floor=0.05, actor_objective="first")
+    data = batch()
+    with torch.no_grad():
+        subject.critics.biases[-1].add_(1.0)
+    mean = subject.actor(data.x, data.reference)
+    reached = mean.clone().requires_grad_()
+    weights_of = [w[0] for w in subject.critics.weights], [b[0] for b in subject.critics.biases]
+    hidden = torch.cat([data.x, reached], 1) @ weights_of[0][0] + weights_of[1][0]
+    hidden = torch.relu(torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]))
+    first = (hidden @ weights_of[0][1] + weights_of[1][1])[:, 0]
+    assert first.min() > 0.05
+    loss = -first.log().mean() + 0.25 * (reached - data.reference).square().sum(1).mean()
+    loss.backward()
+    tape: list[torch.Tensor] = []
+    subject.actor(data.x, data.reference, tape)
+    subject.actor.backward(tape, reached.grad)
+    expected = subject.actor.flat_gradient.clone()
+    assert subject.update_actor(data, data.x, bc_only=False)["actor_loss"].item() == pytest.approx(loss.item())
+    torch.testing.assert_close(subject.actor.flat_gradient, expected)
 
 
 def test_two_critic_updates_per_actor_update():
