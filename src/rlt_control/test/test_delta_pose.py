@@ -70,8 +70,10 @@ def test_an_action_within_the_limits_is_applied_whole(fraction):
     for arm, ((p0, r0), (p1, r1)) in enumerate(zip(before, integrator.commanded, strict=True)):
         np.testing.assert_allclose(p1 - p0, action[7 * arm : 7 * arm + 3], atol=1e-9)
         np.testing.assert_allclose(rotation_vector(r1 @ r0.T), action[7 * arm + 3 : 7 * arm + 6], atol=1e-7)
-    reached = KINEMATICS.forward(result.joint_targets)
-    for (wanted, _), (at, _) in zip(integrator.commanded, reached, strict=True):
+    # Where no joint needs more than its largest step the pose is reached at once, else by the next step.
+    at_once = np.abs(result.joint_targets - START).max() < LIMITS.joint_step - 1e-9
+    targets = result.joint_targets if at_once else integrator.step(np.zeros(14), START).joint_targets
+    for (wanted, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(targets), strict=True):
         assert np.linalg.norm(wanted - at) < 1e-3
     np.testing.assert_allclose(result.joint_targets[[6, 13]], np.clip(START[[6, 13]] + action[[6, 13]], 0, 0.04))
 
