@@ -108,10 +108,14 @@ class Demo:
         self._started_s = time.monotonic()
         self._claim()
 
-    def execute(self) -> dict:
-        """Run every stage that has no result yet, and return the report."""
+    def prepare(self) -> None:
+        """The stages before the graph: demonstrations, adapted VLA and RL token."""
         self._stage(0, "collect", self._collect)
         self._stage(1, "adapt", self._adapt)
+
+    def execute(self) -> dict:
+        """Run every stage that has no result yet, and return the report."""
+        self.prepare()
         if not all((self.run / "stages" / f"{name}.json").exists() for name in ("train", "evaluate")):
             with self._graph("train") as client:
                 self._stage(2, "train", lambda: self._train(client))
@@ -387,6 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="evaluation resets that are run with the automatic hand-off as well "
         f"(default {FULL.deploy_episodes}, or {QUICK.deploy_episodes} with --quick)",
     )
+    parser.add_argument(
+        "--prepare", action="store_true", help="only collect and adapt: what benchmarks in process need"
+    )
     options = parser.parse_args(arguments)
     if options.seed < 0:
         parser.error("--seed must not be negative")
@@ -401,6 +408,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
         demo = Demo(run, options.seed, scale)
+        if options.prepare:
+            demo.prepare()
+            return
         document = demo.execute()
     except (DemoError, ParameterError, RunnerError, EpisodesError, EpisodeFileError, report.ReportError) as error:
         sys.exit(f"[demo] failed: {error}")

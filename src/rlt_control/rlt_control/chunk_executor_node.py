@@ -28,14 +28,15 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, doubles, floats, matrix, stamp_ns, to_time, vector
+from rlt_common.codecs import CodecError, doubles, stamp_ns, vector
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_control import messages
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.records import Chunk, Episode, HumanCommand, Phase, Request, RobotState, Source, Tick
+from rlt_control.records import HumanCommand, RobotState, Source, Tick
 from rlt_msgs.msg import (
     ActionChunk,
     ChunkRequest,
@@ -148,18 +149,7 @@ class ChunkExecutorNode(Node):
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
-            chunk = Chunk(
-                episode_id=message.episode_id,
-                epoch=message.epoch,
-                chunk_id=message.chunk_id,
-                observation_id=message.observation_id,
-                observation_stamp_ns=stamp_ns(message.header.stamp),
-                first_step=message.first_step,
-                source=Source(message.source),
-                policy_version=message.policy_version,
-                actions=matrix(message.actions, message.rows, message.action_dim, "chunk actions"),
-                reference=matrix(message.reference, message.rows, message.action_dim, "chunk reference"),
-            )
+            chunk = messages.chunk(message)
         except (CodecError, ValueError) as error:
             self.core.counters.dropped_chunks += 1
             self.core.last_refusal = str(error)
@@ -172,24 +162,12 @@ class ChunkExecutorNode(Node):
             self._lockstep_tick()
 
     def _on_episode(self, message: EpisodeState) -> None:
-        rl_drives = message.phase == EpisodeState.PHASE_CRITICAL and message.driver == EpisodeState.DRIVER_RL
         try:
-            phase = Phase(message.phase)
+            episode = messages.episode(message, self.task)
         except ValueError:
             self.get_logger().error(f"episode_state names phase {message.phase}: ignored")
             return
-        self.core.set_episode(
-            Episode(
-                episode_id=message.episode_id,
-                epoch=message.epoch,
-                phase=phase,
-                human_in_control=message.human_in_control,
-                rows=self.task.chunk_length if rl_drives else message.execute_steps or self.task.execute_steps,
-                handoff_step=message.handoff_step,
-                max_base_steps=message.max_base_steps or self.task.max_base_steps,
-                max_critical_steps=message.max_critical_steps or self.task.max_critical_steps,
-            )
-        )
+        self.core.set_episode(episode)
         self._show_state()
         if self.lockstep:
             self._lockstep_tick()
@@ -260,9 +238,9 @@ class ChunkExecutorNode(Node):
             self._last_target = tick.joint_target
             self._answered_ns = self._state.stamp_ns if self._state else -1
         if tick.request is not None:
-            self._requests.publish(_request_message(tick.request, self.robot.frame))
+            self._requests.publish(messages.request_message(tick.request, self.robot.frame))
         if tick.executed is not None:
-            self._executed.publish(_executed_message(tick.executed, self.robot.frame, list(self.robot.joint_names)))
+            self._executed.publish(messages.executed_message(tick.executed, self.robot.frame, self.robot.joint_names))
 
     # ---- state
 
@@ -308,45 +286,6 @@ class ChunkExecutorNode(Node):
             dropped_chunks=core.counters.dropped_chunks,
             last_refusal=core.last_refusal,
         )
-
-
-def _request_message(request: Request, frame: str) -> ChunkRequest:
-    message = ChunkRequest(
-        episode_id=request.episode_id,
-        epoch=request.epoch,
-        request_id=request.request_id,
-        not_before=to_time(request.not_before_ns),
-        boundary_step=request.boundary_step,
-        first_step=request.first_step,
-        rows=request.rows,
-    )
-    message.header.stamp = message.not_before
-    message.header.frame_id = frame
-    return message
-
-
-def _executed_message(executed, frame: str, joint_names: list[str]) -> ExecutedAction:
-    message = ExecutedAction(
-        episode_id=executed.episode_id,
-        epoch=executed.epoch,
-        step=executed.step,
-        phase=int(executed.phase),
-        source=int(executed.source),
-        action=floats(executed.action),
-        commanded=floats(executed.commanded),
-        reference=floats(executed.reference),
-        clamped=executed.clamped.tolist(),
-        chunk_id=executed.chunk_id,
-        row=executed.row,
-        observation_id=executed.observation_id,
-        policy_version=executed.policy_version,
-        delay_s=executed.delay_s,
-        joint_names=joint_names,
-        joint_target=doubles(executed.joint_target),
-    )
-    message.header.stamp = to_time(executed.stamp_ns)
-    message.header.frame_id = frame
-    return message
 
 
 def _run_on_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:

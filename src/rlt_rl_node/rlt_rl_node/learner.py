@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlt_common.config import RobotConfig, TaskConfig
 from rlt_common.parameters import param, validate
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.agent import Agent, AgentConfig
 from rlt_rl_node.budget import INITIAL, ONLINE, BudgetConfig, UpdateBudget
+from rlt_rl_node.frozen_models import FrozenModels
 from rlt_rl_node.networks import Layout
 from rlt_rl_node.records import EpisodeData
 from rlt_rl_node.replay import Replay
@@ -64,6 +66,19 @@ class TaskShape:
         )
 
 
+def task_shape(robot: RobotConfig, task: TaskConfig, frozen: FrozenModels) -> TaskShape:
+    """The shape that robot, task and frozen models give."""
+    return TaskShape(
+        token_dim=frozen.token_dim,
+        state_dim=sum(robot.block_sizes[name] for name in task.rl_state),
+        chunk_length=task.chunk_length,
+        stride=task.stride,
+        spread=frozen.action_spread,
+        step_limit=robot.step_limit,
+        vla_hash=frozen.hash,
+    )
+
+
 class Learner:
     """Takes in episodes, pays the update debt and hands out actors."""
 
@@ -91,6 +106,11 @@ class Learner:
     def ready(self) -> bool:
         """The initial budget is paid: the actor may drive."""
         return self.budget.stage == ONLINE
+
+    @property
+    def unreleased(self) -> bool:
+        """The actor may drive and was never released, or has changed since."""
+        return self.ready and (self.agent.updates > self.released_updates or not self.version)
 
     @property
     def owed(self) -> int:

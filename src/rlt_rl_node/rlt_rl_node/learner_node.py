@@ -44,7 +44,7 @@ from rlt_rl_node.budget import BudgetConfig
 from rlt_rl_node.checkpoint import CheckpointError
 from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
-from rlt_rl_node.learner import LearnerConfig, TaskShape
+from rlt_rl_node.learner import LearnerConfig, task_shape
 from rlt_rl_node.records import EpisodeData, RecordError
 from rlt_rl_node.run_session import RunSession
 
@@ -88,15 +88,7 @@ class LearnerNode(Node):
         robot, task = load_robot(self.parameters.robot), load_task(self.parameters.task)
         frozen = read_frozen_models(self.parameters.vla_checkpoint, robot.action_dim)
         self.lockstep = robot.tick == "joint_states"
-        self.shape = TaskShape(
-            token_dim=frozen.token_dim,
-            state_dim=sum(robot.block_sizes[name] for name in task.rl_state),
-            chunk_length=task.chunk_length,
-            stride=task.stride,
-            spread=frozen.action_spread,
-            step_limit=robot.step_limit,
-            vla_hash=frozen.hash,
-        )
+        self.shape = task_shape(robot, task, frozen)
         self.assembly = EpisodeAssembly(round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
         self.received = 0
         self._refused = 0
@@ -314,7 +306,7 @@ class LearnerNode(Node):
         learner = self.session.learner
         new_updates = learner.agent.updates - learner.released_updates
         due = not learner.owed or (not self.lockstep and new_updates >= self.parameters.publish_every)
-        if learner.ready and due and (new_updates or not learner.version):
+        if due and learner.unreleased:
             self._publish_actor(learner.release(), learner.agent.updates)
             self._publish_status()
 

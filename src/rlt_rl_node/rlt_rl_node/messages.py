@@ -7,9 +7,9 @@ from pathlib import Path
 from rlt_common import topics
 from rlt_common.codecs import floats, matrix, stamp_ns, to_time, vector
 from rlt_common.episode_file import read_messages
-from rlt_msgs.msg import ActionChunk, ControlState, EpisodeState, ExecutedAction, VlaOutput
+from rlt_msgs.msg import ActionChunk, ChunkRequest, ControlState, EpisodeState, ExecutedAction, VlaOutput
 from rlt_rl_node.episode_assembly import EpisodeAssembly
-from rlt_rl_node.policy import Chunk, Output
+from rlt_rl_node.policy import Chunk, Episode, Output, Request
 from rlt_rl_node.records import Encoded, Label, Source, Step
 
 JOURNALLED = (topics.EXECUTED_ACTION, topics.VLA_OUTPUT, topics.EPISODE_STATE)
@@ -80,6 +80,30 @@ def output(message: VlaOutput) -> Output:
         observation_id=message.observation_id,
         vla_hash=message.vla_hash,
         encoded=encoded(message),
+    )
+
+
+def request(message: ChunkRequest) -> Request:
+    """A chunk request for the policy."""
+    return Request(
+        episode_id=message.episode_id,
+        epoch=message.epoch,
+        request_id=message.request_id,
+        boundary_step=message.boundary_step,
+        first_step=message.first_step,
+        rows=message.rows,
+    )
+
+
+def episode(message: EpisodeState) -> Episode:
+    """The episode manager's state for the policy."""
+    critical = message.phase == EpisodeState.PHASE_CRITICAL
+    return Episode(
+        episode_id=message.episode_id,
+        epoch=message.epoch,
+        rl_drives=critical and message.driver == EpisodeState.DRIVER_RL,
+        explore=message.explore,
+        actor_version=message.actor_version,
     )
 
 

@@ -20,10 +20,9 @@ from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ActionChunk, ActorParameters, ChunkRequest, EpisodeState, VlaOutput
-from rlt_rl_node import actor_codec
+from rlt_rl_node import actor_codec, messages
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
-from rlt_rl_node.messages import chunk_message, output
-from rlt_rl_node.policy import ChunkPolicy, Episode, Request
+from rlt_rl_node.policy import ChunkPolicy
 from rlt_rl_node.tensor_file import TensorFileError
 
 
@@ -71,36 +70,18 @@ class PolicyNode(Node):
                 raise CodecError(
                     f"vla_output has {message.action_dim} action columns, the robot {self.robot.action_dim}"
                 )
-            self.core.on_output(output(message))
+            self.core.on_output(messages.output(message))
         except CodecError as error:
             self._refuse(error)
             return
         self._answer()
 
     def _on_request(self, message: ChunkRequest) -> None:
-        self.core.on_request(
-            Request(
-                episode_id=message.episode_id,
-                epoch=message.epoch,
-                request_id=message.request_id,
-                boundary_step=message.boundary_step,
-                first_step=message.first_step,
-                rows=message.rows,
-            )
-        )
+        self.core.on_request(messages.request(message))
         self._answer()
 
     def _on_episode(self, message: EpisodeState) -> None:
-        critical = message.phase == EpisodeState.PHASE_CRITICAL
-        self.core.on_episode(
-            Episode(
-                episode_id=message.episode_id,
-                epoch=message.epoch,
-                rl_drives=critical and message.driver == EpisodeState.DRIVER_RL,
-                explore=message.explore,
-                actor_version=message.actor_version,
-            )
-        )
+        self.core.on_episode(messages.episode(message))
         self._answer()
 
     def _on_actor(self, message: ActorParameters) -> None:
@@ -125,7 +106,7 @@ class PolicyNode(Node):
             return
         if chunk is None:
             return
-        self._publisher.publish(chunk_message(chunk))
+        self._publisher.publish(messages.chunk_message(chunk))
         self._error = ""
         self._chunks += 1
         self._distance = chunk.reference_distance

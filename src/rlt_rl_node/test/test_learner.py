@@ -59,6 +59,21 @@ def test_stages_and_the_budget():
     assert learner.agent.updates == 6 + transitions // 2
 
 
+def test_an_actor_is_due_once_it_may_drive_and_after_each_change():
+    learner = new_learner()
+    first, second, third = episodes(3)
+    learner.add_episode(first)
+    learner.add_episode(second)
+    assert not learner.unreleased
+    pay_all(learner)
+    assert learner.unreleased
+    assert learner.release().version == 1
+    assert not learner.unreleased
+    learner.add_episode(third)
+    learner.run_updates(1)
+    assert learner.unreleased
+
+
 def test_the_statistics_of_x_come_from_the_warm_up_and_stay():
     learner = new_learner()
     warm_up = episodes(2)

@@ -43,6 +43,12 @@ def test_success_is_terminal_and_the_last_chunks_are_partial():
     np.testing.assert_array_equal(table.rewards, [0] * 9 + [1])
 
 
+def test_single_steps_are_chunks_of_one_row():
+    data = episode(steps=range(3), encoded=range(3))
+    table = assemble(data, chunk_length=1, stride=1)
+    assert rows(table, data) == [(0, 1, 0, 1, False), (1, 2, 1, 1, False), (2, 2, 2, 1, True)]
+
+
 def test_failure_is_terminal_without_reward():
     data = episode(steps=range(10), label=Label.FAILURE)
     table = assemble(data, 4, 2)

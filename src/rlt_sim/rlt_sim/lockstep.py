@@ -10,6 +10,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+GATE_STEPS = 4
+"""Control steps between two decisions of the scripted operator: 80 ms, a quick person's reaction time."""
 EPISODE_CLOCK_S = 1000
 """The clock of episode n starts at n * EPISODE_CLOCK_S: stamps stay unique when the simulator restarts."""
 

@@ -32,7 +32,7 @@ from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_msgs.srv import ResetScene
 from rlt_sim.collect import pose_label
-from rlt_sim.lockstep import Awaiting, LockstepGate, episode_stamp_ns
+from rlt_sim.lockstep import GATE_STEPS, Awaiting, LockstepGate, episode_stamp_ns
 from rlt_sim.task_cell import make_cell
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
@@ -47,7 +47,7 @@ class NodeParameters:
     robot: str = param(description="path of the robot file")
     task: str = param(description="path of the task file")
     gate_steps: int = param(
-        4,
+        GATE_STEPS,
         "control steps between two decisions of the scripted operator in lockstep; 0: a person presses, nothing waits",
         minimum=0,
         maximum=1000,

@@ -109,6 +109,17 @@ class VlaBackend(Protocol):
         """L_vla (scalar), z (B, M, D) and its mask (B, M), in one pass."""
 
 
+class StateEncoder(Protocol):
+    """Makes one vector of an observation: the RL token, or what takes its place."""
+
+    @property
+    def width(self) -> int:
+        """D, its length."""
+
+    def represent(self, observation: ObservationBatch, prefix: Prefix) -> Tensor:
+        """(B, D) float32 of B observations and what the VLA made of them."""
+
+
 def check_observation(spec: BackendSpec, observation: ObservationBatch) -> None:
     """Raise ValueError when a batch does not have the shapes of `spec` or its proprioception is not finite."""
     images, state = observation.images, observation.state

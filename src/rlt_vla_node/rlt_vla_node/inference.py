@@ -18,9 +18,8 @@ import torch
 
 from rlt_common.codecs import ObservationData
 from rlt_common.config import RobotConfig, TaskConfig
-from rlt_vla_node.backend import ObservationBatch, VlaBackend
+from rlt_vla_node.backend import ObservationBatch, StateEncoder, VlaBackend
 from rlt_vla_node.handoff import HandoffHead
-from rlt_vla_node.rl_token import RlToken
 
 FLOW_STEPS = 5
 
@@ -45,7 +44,7 @@ class FrozenModel:
     """What `adapt` produced: VLA and RL token, frozen together, with the facts they depend on."""
 
     backend: VlaBackend
-    token: RlToken
+    token: StateEncoder
     vla_state: tuple[tuple[str, int], ...]
     """Proprioception blocks the VLA takes, in order, with their sizes."""
     hash: str
@@ -103,7 +102,7 @@ def flow_noise(seed: int, horizon: int, action_dim: int) -> torch.Tensor:
 
 def run_batch(
     backend: VlaBackend,
-    token: RlToken,
+    token: StateEncoder,
     observation: ObservationBatch,
     seeds: Sequence[int],
     *,
@@ -114,7 +113,7 @@ def run_batch(
     """Outputs of B observations from one pass over them.
 
     Args:
-        backend, token: the frozen models.
+        backend, token: the frozen models; `token` is the RL token, or what an ablation puts in its place.
         observation: B observations.
         seeds: flow noise seed of each.
         steps: flow steps.
@@ -131,17 +130,16 @@ def run_batch(
     noise = torch.stack([flow_noise(seed, spec.horizon, spec.action_dim) for seed in seeds])[fill]
     with torch.inference_mode():
         prefix, chunks = backend.encode_and_sample(padded, steps=steps, noise=noise)
-        mask = prefix.token_mask()
-        rl_tokens = token.encode(prefix.tokens, mask)
+        rl_tokens = token.represent(padded, prefix)
         probability = torch.full((size,), torch.nan)
         if head is not None:
-            probability = head.probability(prefix.tokens, mask, padded.state)
+            probability = head.probability(prefix.tokens, prefix.token_mask(), padded.state)
     return Outputs(rl_tokens[:count].numpy(), chunks[:count].numpy(), probability[:count].numpy())
 
 
 def run_observation(
     backend: VlaBackend,
-    token: RlToken,
+    token: StateEncoder,
     observation: ObservationBatch,
     seed: int,
     *,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlt_common.parameters import ParameterError, param, validate
+from rlt_vla_node.backend import ObservationBatch, Prefix
 from rlt_vla_node.layers import Block
 
 
@@ -63,6 +64,15 @@ class RlToken(nn.Module):
         self.decoder = nn.ModuleList([Block(width, config.heads) for _ in range(config.decoder_blocks)])
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, width)
+
+    @property
+    def width(self) -> int:
+        """D, width of z_rl."""
+        return self.config.token_dim
+
+    def represent(self, observation: ObservationBatch, prefix: Prefix) -> Tensor:
+        """z_rl (B, D) of B observations, from their embeddings alone."""
+        return self.encode(prefix.tokens, prefix.token_mask())
 
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """z_rl (B, token_dim) of Eq. 1. `tokens` (B, M, D) with M <= max_tokens, `mask` (B, M) True where real."""

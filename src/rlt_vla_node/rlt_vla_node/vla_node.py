@@ -12,7 +12,6 @@ one.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -23,32 +22,31 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, ObservationData, floats, observation_from_msg, stamp_ns, to_time, vector
+from rlt_common.codecs import CodecError, ObservationData, observation_from_msg, stamp_ns, vector
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
+from rlt_vla_node import encoding
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
+from rlt_vla_node.encoding import EncodingConfig, OutputEncoder
 from rlt_vla_node.handoff import HandoffError, HandoffHead, has_head, load_head
-from rlt_vla_node.inference import FLOW_STEPS, LayoutError, Outputs, noise_seed, run_batch, run_observation
-from rlt_vla_node.scheduler import Boundary, Request, Scheduler, Step, Strided
+from rlt_vla_node.inference import LayoutError
+from rlt_vla_node.scheduler import Scheduler
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 ANSWERS_KEPT = 64
 IDLE_WAIT_S = 0.5
 
 
-@dataclass(frozen=True)
-class NodeParameters:
+@dataclass(frozen=True, kw_only=True)
+class NodeParameters(EncodingConfig):
     """Parameters of the VLA node."""
 
     robot: str = param(description="path of the robot file")
     task: str = param(description="path of the task file")
     checkpoint: str = param(description="folder that `adapt` wrote")
-    run_seed: int = param(0, "seed of the flow noise, with episode and observation", minimum=0)
-    flow_steps: int = param(FLOW_STEPS, "steps from noise to chunk", minimum=1, maximum=1000)
-    group_size: int = param(16, "strided observations in one batch", minimum=1, maximum=1024)
     max_pending: int = param(2000, "strided observations that may wait", minimum=1, maximum=1_000_000)
     threads: int = param(1, "threads of torch; another number gives other last digits", minimum=1, maximum=256)
     require_handoff: bool = param(False, "refuse to start without a hand-off head beside the checkpoint")
@@ -78,6 +76,7 @@ class VlaNode(Node):
             round(self.robot.period_s * 1e9),
             max_pending=self.parameters.max_pending,
         )
+        self._encoder = OutputEncoder(self.model, self.task, self.parameters, self.robot.frame, self.head)
         self._answers: OrderedDict[int, VlaOutput] = OrderedDict()
         self._boundaries = self._strided = self._refused = self._repeated = 0
         self._refusal = ""
@@ -114,9 +113,7 @@ class VlaNode(Node):
             self._repeated += 1
             self._publisher.publish(self._answers[message.request_id])
             return
-        not_before = stamp_ns(message.not_before)
-        request = Request(message.request_id, message.episode_id, message.epoch, not_before)
-        self._scheduler.on_request(request)
+        self._scheduler.on_request(encoding.request(message))
         self._answer()
 
     def _on_episode(self, message: EpisodeState) -> None:
@@ -130,15 +127,7 @@ class VlaNode(Node):
 
     def _on_executed(self, message: ExecutedAction) -> None:
         self.activity += 1
-        self._scheduler.on_step(
-            Step(
-                stamp_ns(message.header.stamp),
-                message.episode_id,
-                message.epoch,
-                message.step,
-                message.phase == EpisodeState.PHASE_CRITICAL,
-            )
-        )
+        self._scheduler.on_step(encoding.step(message))
 
     def _on_control(self, message: ControlState) -> None:
         self.activity += 1
@@ -150,13 +139,15 @@ class VlaNode(Node):
     def _answer(self) -> None:
         """Answer the request in hand, if its observation is there; one that cannot be used is passed over."""
         while (work := self._scheduler.next_boundary()) is not None:
+            started = time.perf_counter()
             try:
-                output = self._run_boundary(work)
+                output = self._encoder.boundary(observation_from_msg(work.observation), work.request)
             except (CodecError, LayoutError) as error:
                 self._refuse(str(error))
                 self._scheduler.drop(work.stamp_ns)
                 self._scheduler.on_request(work.request)
                 continue
+            self._boundary_s = output.inference_s = time.perf_counter() - started
             self._publisher.publish(output)
             self._answers[work.request.request_id] = output
             while len(self._answers) > ANSWERS_KEPT:
@@ -167,74 +158,24 @@ class VlaNode(Node):
 
     def work_once(self) -> None:
         """Encode one group of strided observations, if one is due."""
+        started = time.perf_counter()
         group = self._scheduler.next_group()
-        usable: list[tuple[Strided[Observation], ObservationData]] = []
+        usable: list[tuple[int, int, ObservationData]] = []
         for item in group:
             try:
                 observation = observation_from_msg(item.observation)
                 self.model.batch([observation])
-                usable.append((item, observation))
+                usable.append((item.episode_id, item.epoch, observation))
             except (CodecError, LayoutError) as error:
                 self._refuse(str(error))
         if usable:
-            self._run_strided(usable)
+            outputs = self._encoder.strided(usable)
+            each_s = (time.perf_counter() - started) / len(outputs)
+            for output in outputs:
+                output.inference_s = each_s
+                self._publisher.publish(output)
+            self._strided += len(usable)
             self._show()
-
-    def _run_boundary(self, work: Boundary[Observation]) -> VlaOutput:
-        started = time.perf_counter()
-        observation = observation_from_msg(work.observation)
-        seed = noise_seed(self.parameters.run_seed, work.request.episode_id, observation.observation_id)
-        outputs = run_observation(
-            self.model.backend,
-            self.model.token,
-            self.model.batch([observation]),
-            seed,
-            steps=self.parameters.flow_steps,
-            head=self.head,
-        )
-        output = self._output(observation, outputs, seed)
-        output.episode_id, output.epoch = work.request.episode_id, work.request.epoch
-        output.request_id, output.is_boundary = work.request.request_id, True
-        self._boundary_s = output.inference_s = time.perf_counter() - started
-        return output
-
-    def _run_strided(self, usable: list[tuple[Strided[Observation], ObservationData]]) -> None:
-        started = time.perf_counter()
-        observations = [observation for _, observation in usable]
-        seeds = [noise_seed(self.parameters.run_seed, item.episode_id, o.observation_id) for item, o in usable]
-        outputs = run_batch(
-            self.model.backend,
-            self.model.token,
-            self.model.batch(observations),
-            seeds,
-            steps=self.parameters.flow_steps,
-            size=self.parameters.group_size,
-            head=self.head,
-        )
-        each_s = (time.perf_counter() - started) / len(usable)
-        for i, (item, observation) in enumerate(usable):
-            output = self._output(observation, Outputs(*(values[i] for values in outputs)), seeds[i])
-            output.episode_id, output.epoch = item.episode_id, item.epoch
-            output.inference_s = each_s
-            self._publisher.publish(output)
-        self._strided += len(usable)
-
-    def _output(self, observation: ObservationData, outputs: Outputs, seed: int) -> VlaOutput:
-        output = VlaOutput(
-            observation_id=observation.observation_id,
-            rl_token=floats(outputs.rl_token),
-            rl_state=floats(observation.state(self.task.rl_state)),
-            horizon=outputs.reference.shape[0],
-            action_dim=outputs.reference.shape[1],
-            reference=floats(outputs.reference),
-            noise_seed=seed,
-            vla_hash=self.model.hash,
-            handoff_probability=float(outputs.handoff_probability),
-            handoff_threshold=self.head.threshold if self.head else math.nan,
-        )
-        output.header.stamp = to_time(observation.stamp_ns)
-        output.header.frame_id = self.robot.frame
-        return output
 
     def _load_head(self) -> HandoffHead | None:
         folder, spec = self.parameters.checkpoint, self.model.backend.spec
