@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from harness.against_graph import Recorded
 
 from rlt_bringup import demo
 from rlt_bringup.graph import GraphOptions, describe, resolve
@@ -141,6 +142,20 @@ def test_no_arm_moved_without_a_chunk(finished):
                 assert (message.episode_id, message.epoch) == (chunk.episode_id, chunk.epoch)
             else:
                 assert not any(message.action)
+
+
+def test_in_process_the_same_steps_are_executed_bit_for_bit(finished):
+    """The warm-up, in which the VLA was killed, and the first evaluation episode of each policy, RL's among them.
+
+    Training with RL is left out: a learner misses what the killed VLA had not encoded yet.
+    """
+    run, _ = finished
+    recorded = Recorded(run)
+    first = demo.QUICK.training_episodes + 1
+    evaluation = [first + i * demo.QUICK.evaluation_episodes for i in range(3)]
+    found = [*recorded.check_training(2), *recorded.check_evaluation(evaluation)]
+    assert [c.episode_id for c in found] == [1, 2, *evaluation]
+    assert [str(c) for c in found if not c.equal] == []
 
 
 def test_the_learner_resumed_where_it_was(finished):

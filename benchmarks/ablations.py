@@ -1,0 +1,251 @@
+"""`make bench-ablations`: the full system and the paper's four ablations (Sec. V-B) on the screw, in process.
+
+Per seed one VLA, adapted as `make demo` does, and for every variant its own actor and critic on the same resets. The
+runs are resumable; ARGS="--runs DIR" says where they lie (those of bench-screw will do), "--seeds 0 --variants
+full,no-chunk" does a part. QUICK=1 shows the path with everything small, and re-reads the committed result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness.curves import write_curves
+from harness.experiment import Experiment
+from harness.in_process import build_report, evaluate, evaluate_base, experiment_of, prepare
+from harness.results import Goal, goal_table, markdown_table, read_result, result_path, update_readme, write_result
+
+from rlt_bringup import statistics
+from rlt_bringup.demo import QUICK
+from rlt_common.parameters import ParameterError
+
+NAME = "ablations"
+SEEDS = (0, 1, 2)
+FULL = "full"
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    FULL: ("full system", {}),
+    "no-rl-token": ("no RL token: frozen random convolutional encoder", {"state_encoder": "random_conv"}),
+    "no-chunk": ("no chunk: C = 1, every step its own reference", {"chunk_length": 1, "stride": 1}),
+    "no-bc": ("beta = 0", {"agent": {"beta": 0.0, "beta_start": 0.0}}),
+    "no-pass-through": ("no pass-through: the actor does not see the reference", {"agent": {"use_reference": False}}),
+    "mean-pool": ("no RL token: mean of the VLA's embeddings", {"state_encoder": "mean_pool"}),
+    "proprioception": ("no RL token: proprioception alone", {"agent": {"use_rl_token": False}}),
+}
+"""Name -> title and what differs from the task file."""
+PAPER = (FULL, "no-rl-token", "no-chunk", "no-bc", "no-pass-through")
+COST = {"no-chunk": 4.0}
+"""Rough cost of a variant in units of the full system, for the time left."""
+SMALL = {
+    "training_episodes": QUICK.training_episodes,
+    "evaluation_episodes": 2,
+    "execute_steps": (10,),
+    "budget": {key.removeprefix("budget."): value for key, value in QUICK.learner.items()},
+}
+
+
+def experiment(variant: str, seed: int, more: Mapping[str, Any]) -> Experiment:
+    """The experiment of a variant."""
+    return experiment_of({"name": variant, "seed": seed, **VARIANTS[variant][1], **more}, ())
+
+
+def adapt(run: Path, seed: int, quick: bool) -> None:
+    """Demonstrations and adapted VLA of a seed, where they are not there yet."""
+    if (run / "vla" / "config.json").exists():
+        return
+    command = [sys.executable, "-m", "rlt_bringup.demo", "--prepare", "--run", str(run), "--seed", str(seed)]
+    subprocess.run([*command, *(["--quick"] if quick else [])], check=True, stdin=subprocess.DEVNULL)
+
+
+def work(run: Path, todo: Experiment, base: bool) -> None:
+    """One job in a process of its own: the base VLA's evaluation, or training and evaluation of a variant."""
+
+    def say(text: str) -> None:
+        print(f"[{run.name}] {text}", flush=True)
+
+    setting = prepare(todo, run)
+    if base:
+        evaluate_base(setting, say)
+    else:
+        evaluate(setting, say)
+
+
+def run_all(runs: Mapping[int, Path], jobs: Sequence[tuple[int, Experiment, bool]], workers: int) -> None:
+    """Run every job that has no result yet, a few at a time, and say how long it will take."""
+    weights = {i: 0.5 if base else COST.get(todo.name, 1.0) for i, (_, todo, base) in enumerate(jobs)}
+    start, done = time.monotonic(), 0.0
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(work, runs[seed], todo, base): i for i, (seed, todo, base) in enumerate(jobs)}
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                done += weights[futures[future]]
+                left_min = (time.monotonic() - start) / done * (sum(weights.values()) - done) / 60.0
+                print(f"[ablations] {number} of {len(jobs)} jobs done, about {left_min:.0f} min left", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def row(variant: str, seed: int, report: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
+    """What the result keeps of one variant and seed; `full`: the full system's report of the same seed."""
+    keys = ("episodes", "successes", "success_rate", "ci95", "throughput_per_10min", "median_steps")
+    episodes = {key: report["rlt"][key] for key in ("seeds", "success", "steps")}
+    if report["rlt"]["seeds"] != full["rlt"]["seeds"]:
+        raise ParameterError(f"{variant}, seed {seed}: evaluated on other resets than the full system")
+    curve = report["training"]["curve"]
+    return {
+        "variant": variant,
+        "seed": seed,
+        "commit": report["commit"],
+        **{key: report["rlt"][key] for key in keys},
+        "evaluation": episodes,
+        "base_throughput_per_10min": report["base"]["throughput_per_10min"],
+        "training": {key: curve[key] for key in ("success", "steps")},
+        "training_successes": sum(curve["success"]),
+        "robot_minutes": report["robot_minutes"],
+        "wall_minutes": report["wall_minutes"],
+        "control_hz": report["control_hz"],
+    }
+
+
+def pooled(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:
+    """A variant over all seeds: every held-out reset of every seed counts once."""
+    own = {r["seed"]: r for r in rows if r["variant"] == variant}
+    full = {r["seed"]: r for r in rows if r["variant"] == FULL}
+    success, steps, full_success, full_steps = (
+        [value for seed in sorted(own) for value in source[seed]["evaluation"][key]]
+        for source, key in ((own, "success"), (own, "steps"), (full, "success"), (full, "steps"))
+    )
+    hz = next(iter(own.values()))["control_hz"]
+    throughput = statistics.throughput(sum(success), sum(steps), hz)
+    reference = statistics.throughput(sum(full_success), sum(full_steps), hz)
+    return {
+        "episodes": len(success),
+        "success_rate": sum(success) / len(success),
+        "ci95": statistics.wilson_interval(sum(success), len(success)),
+        "throughput": throughput,
+        "median_steps": statistics.median([n for n, won in zip(steps, success, strict=True) if won]),
+        "ratio": throughput / reference if reference else None,
+        "ratio_ci95": statistics.bootstrap_throughput_ratio(success, steps, full_success, full_steps, seed=0),
+        "per_seed": [own[seed]["throughput_per_10min"] for seed in sorted(own)],
+        "training_successes": sum(r["training_successes"] for r in own.values()) / len(own),
+    }
+
+
+def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """Every part of the method is worth its place: each ablation falls below the full system."""
+    found = []
+    for variant in dict.fromkeys(r["variant"] for r in rows):
+        if variant != FULL:
+            ratio = pooled(rows, variant)["ratio"]
+            met = ratio is not None and ratio < 1.0
+            found.append(Goal(f"throughput of {variant} over the full system", ratio, "< 1", met))
+    return found
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The result in Markdown."""
+    rows = document["rows"]
+    lines = []
+    for variant in dict.fromkeys(r["variant"] for r in rows):
+        p = pooled(rows, variant)
+        low, high = p["ratio_ci95"]
+        ratio = "none" if p["ratio"] is None else f"{p['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(
+            [
+                VARIANTS[variant][0],
+                f"{p['success_rate']:.2f} [{p['ci95'][0]:.2f}, {p['ci95'][1]:.2f}]",
+                f"{p['throughput']:.1f}",
+                ", ".join(f"{value:.0f}" for value in p["per_seed"]),
+                "none" if p["median_steps"] is None else f"{p['median_steps']:.0f}",
+                "" if variant == FULL else ratio,
+                f"{p['training_successes']:.0f}",
+            ]
+        )
+    header = (
+        "variant",
+        "success (95 %)",
+        "per 10 min",
+        "per 10 min of each seed",
+        "median steps",
+        "throughput over full (95 %)",
+        "successes in training",
+    )
+    seeds = ", ".join(map(str, document["seeds"]))
+    return (
+        f"`{document['command']}`, commit `{document['commit'][:10]}`, {document['machine']['cpu']}, "
+        f"{document['machine']['cores']} cores; seeds {seeds}, n = {document['n']} held-out resets per variant and "
+        f"seed.\n\n{markdown_table(header, lines)}\n\n![learning curves](results/{NAME}.svg)\n\n"
+        + goal_table(document["goals"])
+    )
+
+
+def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """The learning curves beside the full system's."""
+    curves = {
+        VARIANTS[variant][0]: [
+            (np.array(r["training"]["success"]), np.array(r["training"]["steps"]))
+            for r in rows
+            if r["variant"] == variant
+        ]
+        for variant in dict.fromkeys(r["variant"] for r in rows)
+    }
+    base = np.mean([r["base_throughput_per_10min"] or 0.0 for r in rows if r["variant"] == FULL])
+    title = "screw: throughput while training"
+    return write_curves(path, curves, control_hz=rows[0]["control_hz"], base=float(base), title=title)
+
+
+def main() -> None:
+    """Run what is missing, write the result, the table and the curves."""
+    parser = argparse.ArgumentParser(prog="bench-ablations", description=__doc__)
+    parser.add_argument("--runs", default="runs/bench-screw", help="folder of the runs, one per seed")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="run seeds, comma separated")
+    parser.add_argument("--variants", default=",".join(PAPER), help=f"comma separated, of: {', '.join(VARIANTS)}")
+    parser.add_argument("--checkpoints", type=int, default=1, help="actors to choose from by a held-out selection")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    options = parser.parse_args()
+    quick = os.environ.get("QUICK", "0") not in ("", "0")
+    variants = list(dict.fromkeys([FULL, *options.variants.split(",")]))
+    unknown = [v for v in variants if v not in VARIANTS]
+    if unknown:
+        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    seeds = [0] if quick else [int(seed) for seed in options.seeds.split(",")]
+    folder = Path(options.runs).resolve()
+    runs = {seed: folder / (f"{NAME}-quick" if quick else f"seed{seed}") for seed in seeds}
+    for seed, run in runs.items():
+        adapt(run, seed, quick)
+    more = dict(SMALL) if quick else {"checkpoints": options.checkpoints}
+    todo = {(v, seed): experiment(v, seed, more) for seed in seeds for v in variants}
+    base_jobs = [(seed, todo[FULL, seed], True) for seed in seeds]
+    own_jobs = [
+        (seed, todo[v, seed], False) for v in sorted(variants, key=lambda v: -COST.get(v, 1.0)) for seed in seeds
+    ]
+    run_all(runs, [*base_jobs, *own_jobs], options.workers)
+    reports = {key: build_report(prepare(e, runs[key[1]])) for key, e in todo.items()}
+    rows = [row(v, seed, reports[v, seed], reports[FULL, seed]) for v in variants for seed in seeds]
+    if quick:
+        draw(runs[0] / f"{NAME}.svg", rows)
+        print(f"path shown: {', '.join(variants)}, {rows[0]['episodes']} episodes each")
+        if result_path(NAME).exists():
+            print(f"goals from {result_path(NAME)}:\n{goal_table(read_result(NAME)['goals'])}")
+        return
+    command = "make bench-ablations" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
+    path = write_result(
+        NAME, command=command, seeds=seeds, n=min(r["episodes"] for r in rows), rows=rows, goals=goals(rows)
+    )
+    draw(path.with_suffix(".svg"), rows)
+    update_readme(NAME, table(read_result(NAME)))
+    print(f"{path}\n{goal_table(read_result(NAME)['goals'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""Experiments without the graph: warm-up, online RL, checkpoint selection and evaluation in one process.
+
+    python -m harness.in_process --run DIR [--name NAME] [--set agent.beta=0.004 chunk_length=1 ...]   (in benchmarks/)
+
+DIR holds an adapted VLA in DIR/vla, as `make demo` and `python -m rlt_bringup.demo --prepare` leave it. Results lie in
+DIR/in_process/<name>, those of the base VLA in DIR/in_process/base; what is there already is not run again.
+Episodes, seeds and order are those of the graph's demo (see `episode_loop`, `training`), so are the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from harness.episode_loop import EpisodeLoop, Plant
+from harness.experiment import (
+    SELECTION_EPISODE_ID,
+    SELECTION_SEEDS,
+    Experiment,
+    kept,
+    plain,
+)
+from harness.settings import Settings, settings
+from harness.training import Trainer, shape_of
+from rlt_bringup import report
+from rlt_bringup.demo import EVALUATION_SEEDS, TRAIN_SEEDS
+from rlt_bringup.graph import GraphOptions, Resolved, resolve
+from rlt_bringup.report import EpisodeOutcome, PolicyResult
+from rlt_common.atomic import sha256_hex, write_atomic
+from rlt_common.config import config_hash, load_robot
+from rlt_common.parameters import ParameterError, from_mapping
+from rlt_rl_node.actor_codec import PolicyWeights, pack, unpack
+from rlt_rl_node.tensor_file import TensorFileError
+from rlt_teleop.episode_machine import Driver, Purpose
+from rlt_vla_node.checkpoint import METRICS_FILE, CheckpointError, load_checkpoint
+from rlt_vla_node.inference import LayoutError
+from rlt_vla_node.state_encoder import with_state_encoder
+
+FOLDER = "in_process"
+BASE = "base"
+RLT = "RLT"
+PROGRESS_S = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An experiment with everything it needs, ready to run."""
+
+    experiment: Experiment
+    resolved: Resolved
+    plant: Plant
+    settings: Settings
+    folder: Path
+    facts: Mapping[str, Any]
+    """What the results depend on."""
+
+    @property
+    def shape(self) -> Any:
+        """The learner's shape."""
+        return shape_of(self.plant, self.resolved.checkpoint)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy on a row of resets."""
+
+    name: str
+    driver: Driver
+    episodes: int
+    first_seed: int
+    first_episode_id: int
+    execute_steps: int = 0
+    actor: PolicyWeights | None = None
+
+
+def prepare(experiment: Experiment, run: Path) -> Setting:
+    """Read robot, task and frozen model. Raises ParameterError, CheckpointError or LayoutError."""
+    torch.set_num_threads(1)
+    resolved = resolve(GraphOptions(task=experiment.task, robot="sim", run=str(run), seed=experiment.seed))
+    robot, task = load_robot(resolved.robot_file), experiment.task_of(resolved.task)
+    model = with_state_encoder(load_checkpoint(resolved.checkpoint), experiment.state_encoder)
+    own = settings(task, experiment.seed, experiment.agent, experiment.budget)
+    facts = {"experiment": plain(experiment), "config_hash": config_hash(robot, task), "vla_hash": model.hash}
+    folder = resolved.run / FOLDER / experiment.name
+    return Setting(experiment, resolved, Plant.build(robot, task, model), own, folder, facts)
+
+
+def evaluate_base(setting: Setting, say: Say = print) -> list[PolicyResult]:
+    """The base VLA on the held-out resets, once for each number of executed rows.
+
+    Its task is the file's own: chunk length and stride of an ablation are none of its business.
+    """
+    experiment, task = setting.experiment, setting.resolved.task
+    count = experiment.evaluation_episodes
+    plant = setting.plant if setting.plant.task == task else replace(setting.plant, task=task)
+    results = []
+    for i, rows in enumerate(experiment.execute_steps):
+        name = f"base VLA, executes {rows}"
+        first_id = experiment.training_episodes + 1 + i * count
+        evaluation = Evaluation(name, Driver.VLA, count, experiment.first_seed(EVALUATION_SEEDS), first_id, rows)
+        facts = {
+            "config_hash": config_hash(plant.robot, task),
+            "seed": experiment.seed,
+            "vla_hash": load_checkpoint(setting.resolved.checkpoint).hash,
+            "first_episode_id": first_id,
+            "episodes": count,
+        }
+        path = setting.folder.parent / BASE / f"executes-{rows}-n{count}-from{first_id}.json"
+        stored = kept(path, facts, partial(_evaluate, plant, setting.settings, evaluation, say))
+        results.append(_policy_result(name, rows, stored))
+    return results
+
+
+def train(setting: Setting, say: Say = print) -> dict[str, Any]:
+    """Warm-up and online RL. Keeps the candidates' actors; returns outcomes, updates and metrics."""
+    return kept(setting.folder / "training.json", setting.facts, lambda: _train(setting, say))
+
+
+def select(setting: Setting, say: Say = print) -> dict[str, Any]:
+    """Which candidate is to be evaluated: the one of the best throughput on the selection's own resets."""
+    experiment = setting.experiment
+    candidates = experiment.candidates()
+    if len(candidates) == 1:
+        return {"chosen": candidates[0], "candidates": []}
+
+    def work() -> dict[str, Any]:
+        found = []
+        for end in candidates:
+            name = f"{experiment.name}: actor after {end} episodes"
+            evaluation = Evaluation(
+                name,
+                Driver.RL,
+                experiment.selection_episodes,
+                experiment.first_seed(SELECTION_SEEDS),
+                SELECTION_EPISODE_ID,
+                actor=read_actor(setting, end),
+            )
+            stored = _evaluate(setting.plant, setting.settings, evaluation, say)
+            summary = report.summarise(_policy_result(name, 0, stored), setting.plant.robot.control_hz)
+            found.append({"training_episodes": end, **summary})
+        return {"chosen": best_candidate(found), "candidates": found}
+
+    return kept(setting.folder / "selection.json", setting.facts, work)
+
+
+def best_candidate(found: Sequence[Mapping[str, Any]]) -> int:
+    """Training episodes of the candidate with the best throughput; the later one of equals, it has seen more."""
+    best = max(found, key=lambda c: (c["throughput_per_10min"] or 0.0, c["training_episodes"]))
+    return best["training_episodes"]
+
+
+def evaluate(setting: Setting, say: Say = print) -> PolicyResult:
+    """RLT on the held-out resets, without exploration. Trains and selects first, where that is still to do."""
+    train(setting, say)
+    chosen = select(setting, say)["chosen"]
+    experiment = setting.experiment
+    count = experiment.evaluation_episodes
+    evaluation = Evaluation(
+        f"{experiment.name}: RLT",
+        Driver.RL,
+        count,
+        experiment.first_seed(EVALUATION_SEEDS),
+        experiment.training_episodes + 1 + len(experiment.execute_steps) * count,
+        actor=read_actor(setting, chosen),
+    )
+    work = partial(_evaluate, setting.plant, setting.settings, evaluation, say)
+    stored = kept(setting.folder / "evaluation.json", {**setting.facts, "chosen": chosen}, work)
+    return _policy_result(RLT, setting.plant.task.chunk_length, stored)
+
+
+def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
+    """Everything that is not there yet, and the report: the form of the demo's `report.json`, and how fast it was."""
+    base, rlt = evaluate_base(setting, say), evaluate(setting, say)
+    training, selection = train(setting, say), select(setting, say)
+    experiment, plant = setting.experiment, setting.plant
+    seconds = {
+        "train": training["seconds"],
+        "select": selection.get("seconds", 0.0),
+        "evaluate": json.loads((setting.folder / "evaluation.json").read_text(encoding="utf-8"))["seconds"],
+    }
+    outcomes = [EpisodeOutcome(**outcome) for outcome in training["outcomes"]]
+    document = report.build_report(
+        report.Provenance(
+            task=plant.task.name,
+            seeds=experiment.reset_seeds,
+            commit=report.source_commit(Path(__file__).resolve().parent),
+            config_hash=setting.facts["config_hash"],
+            vla_hash=plant.model.hash,
+            actor_hash=sha256_hex(pack(read_actor(setting, selection["chosen"])))[:16],
+            command=f"python -m harness.in_process, experiment {experiment.name}",
+            configuration={"experiment": plain(experiment), "learner": asdict(setting.settings.learner)},
+        ),
+        control_hz=plant.robot.control_hz,
+        demonstrations=_demonstrations(setting.resolved.run),
+        vla=json.loads((setting.resolved.checkpoint / METRICS_FILE).read_text(encoding="utf-8")),
+        training=report.Training(outcomes, training["updates"]),
+        base_candidates=base,
+        rlt=rlt,
+        stage_seconds=seconds,
+    )
+    document["selection"] = {key: selection[key] for key in ("chosen", "candidates")}
+    document["metrics"] = training["metrics"]
+    robot_s = sum(o.total_steps for o in outcomes) / plant.robot.control_hz
+    document["speed"] = {
+        "train_times_real_time": robot_s / seconds["train"],
+        "train_s_per_100_episodes": 100.0 * seconds["train"] / len(outcomes),
+        "evaluate_times_real_time": sum(o.total_steps for o in rlt.outcomes)
+        / plant.robot.control_hz
+        / seconds["evaluate"],
+    }
+    write_atomic(setting.folder / report.REPORT_JSON, (json.dumps(document, indent=1) + "\n").encode())
+    return document
+
+
+def read_actor(setting: Setting, end: int) -> PolicyWeights:
+    """The actor kept after `end` training episodes. Raises ParameterError when it is missing or torn."""
+    path = _actor_path(setting, end)
+    try:
+        return unpack(path.read_bytes())
+    except (OSError, TensorFileError) as error:
+        raise ParameterError(f"{path}: {error}: remove {setting.folder} and run the experiment again") from error
+
+
+# ---- the work behind the stages
+
+
+def _train(setting: Setting, say: Say) -> dict[str, Any]:
+    experiment = setting.experiment
+    trainer = Trainer(EpisodeLoop(setting.plant, setting.settings), setting.shape, setting.settings)
+    progress = Progress(f"{experiment.name}: training", experiment.training_episodes, say)
+    outcomes, metrics = [], []
+    first = experiment.first_seed(TRAIN_SEEDS)
+    for i in range(experiment.training_episodes):
+        outcome = trainer.episode(first + i)
+        outcomes.append(asdict(outcome))
+        figures = {name: value if value == value else None for name, value in trainer.learner.metrics().items()}
+        metrics.append({"updates": trainer.learner.agent.updates, **figures})
+        if i + 1 in experiment.candidates():
+            write_atomic(_actor_path(setting, i + 1, make=True), pack(trainer.learner.policy()))
+        progress.show(outcome, f"; {trainer.learner.stage}, {trainer.learner.agent.updates} updates")
+    if not trainer.learner.ready:
+        raise ParameterError(
+            f"{experiment.name}: after {experiment.training_episodes} episodes the learner is still in its "
+            f"{trainer.learner.stage} stage: give more episodes, or a smaller budget.warmup_episodes"
+        )
+    return {"outcomes": outcomes, "updates": trainer.learner.agent.updates, "metrics": metrics}
+
+
+def _evaluate(plant: Plant, own: Settings, evaluation: Evaluation, say: Say) -> dict[str, Any]:
+    loop = EpisodeLoop(plant, own, evaluation.first_episode_id)
+    version = 0
+    if evaluation.actor is not None:
+        loop.policy.on_actor(evaluation.actor)
+        version = evaluation.actor.version
+    progress = Progress(evaluation.name, evaluation.episodes, say)
+    outcomes = []
+    for i in range(evaluation.episodes):
+        outcome, _ = loop.run(
+            Purpose.EVALUATE,
+            evaluation.driver,
+            evaluation.first_seed + i,
+            execute_steps=evaluation.execute_steps,
+            actor_version=version,
+        )
+        outcomes.append(asdict(outcome))
+        progress.show(outcome)
+    return {"outcomes": outcomes}
+
+
+def _policy_result(name: str, rows: int, stored: Mapping[str, Any]) -> PolicyResult:
+    return PolicyResult(name, rows, [EpisodeOutcome(**outcome) for outcome in stored["outcomes"]])
+
+
+def _actor_path(setting: Setting, end: int, make: bool = False) -> Path:
+    folder = setting.folder / "actors"
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"e{end:06d}.safetensors"
+
+
+def _demonstrations(run: Path) -> list[int]:
+    """Control steps of the demonstrations' critical phases, where the run's collection says them."""
+    path = run / "stages" / "collect.json"
+    return json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else []
+
+
+class Progress:
+    """Says how far a stage is, every ten seconds and at its end."""
+
+    def __init__(self, title: str, total: int, say: Say) -> None:
+        self._title, self._total, self._say = title, total, say
+        self._start = self._last = time.monotonic()
+        self._seen: list[EpisodeOutcome] = []
+
+    def show(self, outcome: EpisodeOutcome, more: str = "") -> None:
+        """One more episode is done."""
+        self._seen.append(outcome)
+        now, done = time.monotonic(), len(self._seen)
+        if done < self._total and now - self._last < PROGRESS_S:
+            return
+        self._last = now
+        recent = self._seen[-10:]
+        left_min = (now - self._start) / done * (self._total - done) / 60.0
+        self._say(
+            f"{self._title} {done}/{self._total}: last {len(recent)}: {sum(o.success for o in recent)} successes, "
+            f"{sum(o.critical_steps for o in recent) / len(recent):.0f} steps{more}; about {left_min:.1f} min left"
+        )
+
+
+# ---- command line
+
+
+def experiment_of(values: Mapping[str, Any], assignments: Iterable[str]) -> Experiment:
+    """An experiment from values and `key=value` texts; `agent.` and `budget.` keys go into these mappings.
+
+    Raises ParameterError for what is no assignment or names an unknown field.
+    """
+    tree: dict[str, Any] = {"agent": {}, "budget": {}, **values}
+    known = {f.name for f in fields(Experiment)}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        head, dot, tail = key.partition(".")
+        if not equals or head not in known or (dot and head not in ("agent", "budget")):
+            raise ParameterError(f"--set {text!r}: write key=value with one of {', '.join(sorted(known))}")
+        parsed = yaml.safe_load(value)
+        if dot:
+            tree[head][tail] = parsed
+        else:
+            tree[head] = parsed
+    return from_mapping(Experiment, tree, "experiment")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m harness.in_process`."""
+    parser = argparse.ArgumentParser(prog="in_process", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True, type=Path, help="run directory with an adapted VLA in vla/")
+    parser.add_argument("--name", default="full", help="name of the experiment")
+    parser.add_argument("--seed", type=int, default=0, help="run seed")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="what differs, e.g. agent.beta=0.004 checkpoints=3"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        experiment = experiment_of({"name": options.name, "seed": options.seed}, options.set)
+        document = build_report(prepare(experiment, options.run), lambda text: print(text, flush=True))
+    except (ParameterError, CheckpointError, LayoutError, report.ReportError) as error:
+        sys.exit(f"in_process: {error}")
+    print(report.format_table(document))
+    print(json.dumps(document["speed"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""Experiments in process: a real cell, a small random VLA and an impatient operator, so that episodes are short."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ablations import FULL, PAPER, VARIANTS, draw, experiment, goals, pooled, row
+from harness import in_process
+from harness.against_graph import compare, episode_ids
+from harness.episode_loop import EpisodeLoop
+from harness.experiment import SELECTION_SEEDS, Experiment
+from harness.in_process import best_candidate, build_report, experiment_of, prepare, read_actor
+from harness.settings import settings
+
+from rlt_bringup.demo import EVALUATION_SEEDS, TRAIN_SEEDS
+from rlt_bringup.graph import config_file
+from rlt_common.config import load_robot, load_task, read_yaml
+from rlt_common.parameters import ParameterError
+from rlt_rl_node.actor_codec import pack
+from rlt_rl_node.records import Label
+from rlt_teleop.episode_machine import Driver, Purpose
+from rlt_vla_node.builtin import BuiltinConfig, build_vla
+from rlt_vla_node.checkpoint import save_checkpoint
+from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
+
+ROBOT = load_robot(config_file("robots", "sim"))
+PATIENCE, BASE_PATIENCE = 32, 8
+SMALL = {
+    "training_episodes": 4,
+    "evaluation_episodes": 2,
+    "selection_episodes": 2,
+    "execute_steps": (10,),
+    "agent": {"hidden": (16, 16), "batch_size": 8},
+    "budget": {"warmup_episodes": 2, "min_transitions": 10, "initial_updates": 6, "max_updates_per_episode": 6},
+}
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory with a small random VLA."""
+    folder = tmp_path_factory.mktemp("run")
+    task = load_task(config_file("tasks", "screw"))
+    vla = build_vla(
+        BuiltinConfig(
+            cameras=tuple(camera.name for camera in ROBOT.cameras),
+            image_height=64,
+            image_width=64,
+            state_dim=sum(ROBOT.block_sizes[name] for name in task.vla_state),
+            action_dim=ROBOT.action_dim,
+            control_hz=ROBOT.control_hz,
+            horizon=task.horizon,
+            width=16,
+            heads=2,
+            camera_tokens=2,
+            stem_channels=(4, 4),
+        ),
+        seed=0,
+    )
+    vla.action_spread.copy_(torch.linspace(1e-3, 2e-3, ROBOT.action_dim))
+    token = build_rl_token(RlTokenConfig(embed_dim=16, max_tokens=vla.config.tokens, token_dim=8, heads=2), seed=1)
+    vla_state = [(name, ROBOT.block_sizes[name]) for name in task.vla_state]
+    save_checkpoint(
+        folder / "vla", vla, token, vla_state, {"statistics": {"action_spread": vla.action_spread.tolist()}}, {}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task_file(tmp_path_factory):
+    """The screw task with an operator who gives up soon."""
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
+def write_task(folder, nodes=(), **changes):
+    values = {**read_yaml(config_file("tasks", "screw")), **changes}
+    operator = {"patience_steps": PATIENCE, "base_patience_steps": BASE_PATIENCE}
+    values["nodes"] = {**values["nodes"], "scripted_operator": {"operator": operator}, **dict(nodes)}
+    path = folder / "task.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def small(task_file, name, **changes):
+    return Experiment(name=name, task=task_file, **{**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(run, task_file):
+    """One experiment with a selection, from training to report."""
+    setting = prepare(small(task_file, "first", checkpoints=2, checkpoint_every=1), run)
+    return setting, build_report(setting, quiet)
+
+
+def test_warm_up_then_rl_then_evaluation_without_noise(finished):
+    _, report = finished
+    assert report["training"]["curve"]["driver"] == ["vla", "vla", "rl", "rl"]
+    assert report["training"]["updates"] == 6 + 2 * 6
+    assert report["base"]["drivers"] == {"vla": 2}
+    assert report["rlt"]["drivers"] == {"rl": 2}
+    assert report["rlt"]["steps"] == [PATIENCE, PATIENCE]
+    assert report["rlt"]["total_steps"] == [PATIENCE + BASE_PATIENCE] * 2
+    assert report["speed"]["train_times_real_time"] > 0
+
+
+def test_every_kind_of_episode_has_its_own_resets(finished):
+    setting, report = finished
+    training = json.loads((setting.folder / "training.json").read_text())
+    seeds = {
+        TRAIN_SEEDS: [o["seed"] for o in training["outcomes"]],
+        SELECTION_SEEDS: report["selection"]["candidates"][0]["seeds"],
+        EVALUATION_SEEDS: report["rlt"]["seeds"],
+    }
+    assert seeds == {first: list(range(first, first + n)) for first, n in zip(seeds, (4, 2, 2), strict=True)}
+    assert report["base"]["seeds"] == report["rlt"]["seeds"]
+
+
+def test_a_selection_compares_the_last_actors_on_equal_resets(finished):
+    setting, report = finished
+    first, second = report["selection"]["candidates"]
+    assert (first["training_episodes"], second["training_episodes"]) == (3, 4)
+    assert first["seeds"] == second["seeds"]
+    assert pack(read_actor(setting, 3)) != pack(read_actor(setting, 4))
+
+
+def test_the_best_throughput_is_chosen_and_the_later_one_of_equals():
+    def found(**throughputs):
+        return [{"training_episodes": int(k[1:]), "throughput_per_10min": v} for k, v in throughputs.items()]
+
+    assert best_candidate(found(e10=30.0, e20=50.0, e30=40.0)) == 20
+    assert best_candidate(found(e10=50.0, e20=None, e30=50.0)) == 30
+
+
+def test_equal_seeds_give_equal_episodes_and_actors_another_seed_does_not(finished, run, task_file):
+    first, _ = finished
+    again = prepare(small(task_file, "again", checkpoints=2, checkpoint_every=1), run)
+    other = prepare(small(task_file, "other", seed=1), run)
+    results = [in_process.train(setting, quiet) for setting in (first, again, other)]
+    actors = [pack(read_actor(setting, 4)) for setting in (first, again, other)]
+    assert results[0]["outcomes"] == results[1]["outcomes"]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert actors[0] == actors[1]
+    assert actors[0] != actors[2]
+
+
+def test_what_is_there_is_not_run_again(finished, monkeypatch):
+    setting, report = finished
+
+    def fail(*_, **__):
+        raise AssertionError("an episode was run again")
+
+    monkeypatch.setattr(EpisodeLoop, "run", fail)
+    assert build_report(setting, quiet) == report
+
+
+def test_another_experiment_of_the_same_name_is_an_error(finished, run, task_file):
+    setting = prepare(small(task_file, "first", agent={**SMALL["agent"], "beta": 0.5}), run)
+    with pytest.raises(ParameterError, match="made with another experiment: remove it"):
+        in_process.train(setting, quiet)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains_and_is_what_it_says(run, task_file, variant):
+    changes = VARIANTS[variant][1]
+    changes = {**changes, "agent": {**SMALL["agent"], **changes.get("agent", {})}}
+    setting = prepare(small(task_file, f"variant-{variant}", **changes), run)
+    in_process.train(setting, quiet)
+    layout, agent = read_actor(setting, 4).actor.layout, setting.settings.learner.agent
+    assert layout.chunk_length == (1 if variant == "no-chunk" else 10)
+    assert setting.plant.task.stride == (1 if variant == "no-chunk" else 2)
+    assert layout.token_dim == (16 if variant == "mean-pool" else 8)
+    assert layout.use_rl_token == (variant != "proprioception")
+    assert layout.use_reference == (variant != "no-pass-through")
+    assert (agent.beta == 0) == (variant == "no-bc")
+    encoders = {"no-rl-token": "RandomConvolutions", "mean-pool": "MeanPooledEmbeddings"}
+    assert type(setting.plant.model.token).__name__ == encoders.get(variant, "RlToken")
+
+
+def test_single_steps_are_asked_for_at_every_step(run, task_file):
+    setting = prepare(small(task_file, "single", chunk_length=1, stride=1), run)
+    executed = []
+    loop = EpisodeLoop(setting.plant, setting.settings, on_executed=executed.append)
+    in_process.train(setting, quiet)
+    actor = read_actor(setting, 4)
+    loop.policy.on_actor(actor)
+    outcome, data = loop.run(Purpose.TRAIN, Driver.RL, 1, actor_version=actor.version)
+    critical = executed[BASE_PATIENCE:]
+    assert outcome.critical_steps == len(critical) == PATIENCE
+    assert len({message.chunk_id for message in critical}) == PATIENCE
+    assert {message.row for message in critical} == {0}
+    assert data.boundary.all()
+    assert data.encoded_steps.tolist() == data.steps.tolist()
+
+
+def test_a_training_episode_has_an_encoding_on_every_stride(run, task_file):
+    setting = prepare(small(task_file, "strides"), run)
+    loop = EpisodeLoop(setting.plant, setting.settings)
+    outcome, data = loop.run(Purpose.TRAIN, Driver.VLA, 7)
+    assert data.label is Label.FAILURE
+    assert data.steps.tolist() == list(range(BASE_PATIENCE, BASE_PATIENCE + PATIENCE))
+    assert data.encoded_steps.tolist() == data.steps.tolist()[::2]
+    assert data.boundary.tolist() == [step % 10 == 0 for step in range(0, PATIENCE, 2)]
+    assert outcome.label == "failure"
+
+
+def test_the_executor_s_time_out_ends_an_episode_without_a_label(run, tmp_path):
+    setting = prepare(small(write_task(tmp_path, max_critical_steps=14), "timeout"), run)
+    outcome, data = EpisodeLoop(setting.plant, setting.settings).run(Purpose.TRAIN, Driver.VLA, 7)
+    assert (outcome.label, outcome.critical_steps) == ("timeout", 14)
+    assert data.label is Label.TIMEOUT
+
+
+def test_a_learner_that_never_leaves_the_warm_up_is_an_error(run, task_file):
+    setting = prepare(small(task_file, "cold", training_episodes=1), run)
+    with pytest.raises(ParameterError, match="still in its warmup stage"):
+        in_process.train(setting, quiet)
+
+
+def test_settings_come_from_the_task_file_and_the_experiment(task_file):
+    task = load_task(task_file)
+    own = settings(task, 3, agent={"tau": 0.5}, budget={"max_debt": 7})
+    assert (own.operator.patience_steps, own.gate_steps, own.encoding.run_seed) == (PATIENCE, 4, 3)
+    assert (own.learner.agent.tau, own.learner.agent.critics, own.learner.budget.max_debt) == (0.5, 4, 7)
+
+
+def test_a_setting_that_would_be_lost_is_an_error(tmp_path):
+    task = load_task(write_task(tmp_path, {"chunk_executor": {"human_timeout_s": 0.2}}))
+    with pytest.raises(ParameterError, match="chunk_executor: 'human_timeout_s' has no effect in process"):
+        settings(task, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("agent.bta=1", "unknown key 'bta'"),
+        ("colour=1", "write key=value"),
+        ("name.x=1", "write key=value"),
+        ("beta", "write key=value"),
+        ("training_episodes=many", "expected int"),
+        ("state_encoder=resnet", "choose one of rl_token"),
+        ("chunk_length=3", "must be a multiple of stride 2"),
+    ],
+)
+def test_a_wrong_assignment_says_what_is_wrong(run, task_file, text, words):
+    with pytest.raises(ParameterError, match=words):
+        prepare(experiment_of({"task": task_file}, [text]), run)
+
+
+def test_assignments_reach_the_experiment():
+    found = experiment_of({"seed": 2}, ["agent.beta=0.5", "budget.max_debt=9", "checkpoints=3"])
+    assert (found.seed, found.agent, found.budget, found.checkpoints) == (2, {"beta": 0.5}, {"max_debt": 9}, 3)
+    assert found.candidates() == [80, 90, 100]
+
+
+def test_a_comparison_finds_the_first_difference(run, task_file):
+    setting = prepare(small(task_file, "compare"), run)
+    recordings = []
+    for _ in range(2):
+        executed = []
+        EpisodeLoop(setting.plant, setting.settings, on_executed=executed.append).run(Purpose.EVALUATE, Driver.VLA, 7)
+        recordings.append(executed)
+    graph, own = recordings
+    assert compare(1, graph, own).equal
+    own[5].action[3] = np.float32(own[5].action[3] + 1e-6)
+    own[9].row += 1
+    different = compare(1, graph, own)
+    assert different.first_difference == (5, "action")
+    assert different.largest == pytest.approx(1e-6, rel=0.1)
+    assert not compare(1, graph, recordings[0][:-1]).equal
+
+
+def test_episode_ids_are_read_as_ranges():
+    assert episode_ids("1-3,7,9-10") == [1, 2, 3, 7, 9, 10]
+    with pytest.raises(ParameterError, match="write for example"):
+        episode_ids("one")
+
+
+def ablation_report(success, steps):
+    count = len(success)
+    rlt = {"seeds": list(range(count)), "success": success, "steps": steps, "episodes": count}
+    rlt |= {"successes": sum(success), "success_rate": 0.5, "ci95": [0, 1]}
+    rlt |= {"throughput_per_10min": sum(success) * 30000 / sum(steps), "median_steps": 100}
+    return {
+        "commit": "c",
+        "rlt": rlt,
+        "base": {"throughput_per_10min": 30.0},
+        "training": {"curve": {"success": success, "steps": steps}},
+        "robot_minutes": 1.0,
+        "wall_minutes": 1.0,
+        "control_hz": 50.0,
+    }
+
+
+def test_ablations_are_compared_reset_by_reset_over_all_seeds(tmp_path):
+    full = ablation_report([True, True, True, False], [100, 100, 100, 100])
+    slow = ablation_report([True, True, False, False], [200, 200, 200, 200])
+    rows = [row(v, s, r, full) for v, r in ((FULL, full), ("no-bc", slow)) for s in (0, 1)]
+    found = pooled(rows, "no-bc")
+    assert found["episodes"] == 8
+    assert found["throughput"] == pytest.approx(4 * 30000 / 1600)
+    assert found["ratio"] == pytest.approx(1 / 3)
+    low, high = found["ratio_ci95"]
+    assert low < 1 / 3 < high
+    assert [(g.value, g.met) for g in goals(rows)] == [(pytest.approx(1 / 3), True)]
+    svg = draw(tmp_path / "curves.svg", rows).read_text()
+    assert "full system" in svg
+    assert "beta = 0" in svg
+
+
+def test_the_paper_s_four_ablations_are_the_default():
+    assert [experiment(v, 0, {}).name for v in PAPER] == [FULL, "no-rl-token", "no-chunk", "no-bc", "no-pass-through"]
