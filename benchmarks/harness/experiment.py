@@ -77,7 +77,7 @@ class Experiment:
 
 
 def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """The result in `path`, made by `work` when it is not there yet; wall time is added as `seconds`.
+    """The result in `path`, made by `work` when it is not there yet; wall and CPU time are added, s.
 
     Raises ParameterError when `path` holds the result of other `facts` (plain JSON values).
     """
@@ -90,9 +90,9 @@ def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, A
                 f"{path} was made with another {', '.join(different)}: remove it, or give the experiment another name"
             )
         return found
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     result = {"facts": facts, **work()}
-    result["seconds"] = time.monotonic() - start
+    result["seconds"], result["cpu_seconds"] = time.monotonic() - start, time.process_time() - cpu_start
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(result) + "\n").encode())
     return json.loads(path.read_text(encoding="utf-8"))

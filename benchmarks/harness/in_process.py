@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 import yaml
 
 from harness.episode_loop import EpisodeLoop, Plant
+from harness.evaluation import Evaluation, Progress, Say, policy_result, run_evaluation
 from harness.experiment import (
     SELECTION_EPISODE_ID,
     SELECTION_SEEDS,
@@ -41,7 +41,7 @@ from rlt_common.config import config_hash, load_robot
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_rl_node.actor_codec import PolicyWeights, pack, unpack
 from rlt_rl_node.tensor_file import TensorFileError
-from rlt_teleop.episode_machine import Driver, Purpose
+from rlt_teleop.episode_machine import Driver
 from rlt_vla_node.checkpoint import METRICS_FILE, CheckpointError, load_checkpoint
 from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.state_encoder import with_state_encoder
@@ -49,9 +49,6 @@ from rlt_vla_node.state_encoder import with_state_encoder
 FOLDER = "in_process"
 BASE = "base"
 RLT = "RLT"
-PROGRESS_S = 10.0
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,19 +67,6 @@ class Setting:
     def shape(self) -> Any:
         """The learner's shape."""
         return shape_of(self.plant, self.resolved.checkpoint)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One policy on a row of resets."""
-
-    name: str
-    driver: Driver
-    episodes: int
-    first_seed: int
-    first_episode_id: int
-    execute_steps: int = 0
-    actor: PolicyWeights | None = None
 
 
 def prepare(experiment: Experiment, run: Path) -> Setting:
@@ -118,8 +102,8 @@ def evaluate_base(setting: Setting, say: Say = print) -> list[PolicyResult]:
             "episodes": count,
         }
         path = setting.folder.parent / BASE / f"executes-{rows}-n{count}-from{first_id}.json"
-        stored = kept(path, facts, partial(_evaluate, plant, setting.settings, evaluation, say))
-        results.append(_policy_result(name, rows, stored))
+        stored = kept(path, facts, partial(run_evaluation, plant, setting.settings, evaluation, say))
+        results.append(policy_result(name, rows, stored))
     return results
 
 
@@ -129,9 +113,11 @@ def train(setting: Setting, say: Say = print) -> dict[str, Any]:
 
 
 def select(setting: Setting, say: Say = print) -> dict[str, Any]:
-    """Which candidate is to be evaluated: the one of the best throughput on the selection's own resets."""
-    experiment = setting.experiment
-    candidates = experiment.candidates()
+    """Which candidate is to be evaluated: the one of the best throughput on the selection's own resets.
+
+    Trains first, where that is still to do. An actor from before the end of the warm-up is no candidate.
+    """
+    experiment, candidates = setting.experiment, train(setting, say)["actors"]
     if len(candidates) == 1:
         return {"chosen": candidates[0], "candidates": []}
 
@@ -147,8 +133,8 @@ def select(setting: Setting, say: Say = print) -> dict[str, Any]:
                 SELECTION_EPISODE_ID,
                 actor=read_actor(setting, end),
             )
-            stored = _evaluate(setting.plant, setting.settings, evaluation, say)
-            summary = report.summarise(_policy_result(name, 0, stored), setting.plant.robot.control_hz)
+            stored = run_evaluation(setting.plant, setting.settings, evaluation, say)
+            summary = report.summarise(policy_result(name, 0, stored), setting.plant.robot.control_hz)
             found.append({"training_episodes": end, **summary})
         return {"chosen": best_candidate(found), "candidates": found}
 
@@ -163,7 +149,6 @@ def best_candidate(found: Sequence[Mapping[str, Any]]) -> int:
 
 def evaluate(setting: Setting, say: Say = print) -> PolicyResult:
     """RLT on the held-out resets, without exploration. Trains and selects first, where that is still to do."""
-    train(setting, say)
     chosen = select(setting, say)["chosen"]
     experiment = setting.experiment
     count = experiment.evaluation_episodes
@@ -175,20 +160,21 @@ def evaluate(setting: Setting, say: Say = print) -> PolicyResult:
         experiment.training_episodes + 1 + len(experiment.execute_steps) * count,
         actor=read_actor(setting, chosen),
     )
-    work = partial(_evaluate, setting.plant, setting.settings, evaluation, say)
+    work = partial(run_evaluation, setting.plant, setting.settings, evaluation, say)
     stored = kept(setting.folder / "evaluation.json", {**setting.facts, "chosen": chosen}, work)
-    return _policy_result(RLT, setting.plant.task.chunk_length, stored)
+    return policy_result(RLT, setting.plant.task.chunk_length, stored)
 
 
 def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
     """Everything that is not there yet, and the report: the form of the demo's `report.json`, and how fast it was."""
     base, rlt = evaluate_base(setting, say), evaluate(setting, say)
     training, selection = train(setting, say), select(setting, say)
+    evaluation = json.loads((setting.folder / "evaluation.json").read_text(encoding="utf-8"))
     experiment, plant = setting.experiment, setting.plant
     seconds = {
         "train": training["seconds"],
         "select": selection.get("seconds", 0.0),
-        "evaluate": json.loads((setting.folder / "evaluation.json").read_text(encoding="utf-8"))["seconds"],
+        "evaluate": evaluation["seconds"],
     }
     outcomes = [EpisodeOutcome(**outcome) for outcome in training["outcomes"]]
     document = report.build_report(
@@ -212,13 +198,9 @@ def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
     )
     document["selection"] = {key: selection[key] for key in ("chosen", "candidates")}
     document["metrics"] = training["metrics"]
-    robot_s = sum(o.total_steps for o in outcomes) / plant.robot.control_hz
     document["speed"] = {
-        "train_times_real_time": robot_s / seconds["train"],
-        "train_s_per_100_episodes": 100.0 * seconds["train"] / len(outcomes),
-        "evaluate_times_real_time": sum(o.total_steps for o in rlt.outcomes)
-        / plant.robot.control_hz
-        / seconds["evaluate"],
+        "train": _speed(outcomes, plant.robot.control_hz, training),
+        "evaluate": _speed(rlt.outcomes, plant.robot.control_hz, evaluation),
     }
     write_atomic(setting.folder / report.REPORT_JSON, (json.dumps(document, indent=1) + "\n").encode())
     return document
@@ -240,14 +222,15 @@ def _train(setting: Setting, say: Say) -> dict[str, Any]:
     experiment = setting.experiment
     trainer = Trainer(EpisodeLoop(setting.plant, setting.settings), setting.shape, setting.settings)
     progress = Progress(f"{experiment.name}: training", experiment.training_episodes, say)
-    outcomes, metrics = [], []
+    outcomes, metrics, actors = [], [], []
     first = experiment.first_seed(TRAIN_SEEDS)
     for i in range(experiment.training_episodes):
         outcome = trainer.episode(first + i)
         outcomes.append(asdict(outcome))
         figures = {name: value if value == value else None for name, value in trainer.learner.metrics().items()}
         metrics.append({"updates": trainer.learner.agent.updates, **figures})
-        if i + 1 in experiment.candidates():
+        if trainer.learner.version and i + 1 in experiment.candidates():
+            actors.append(i + 1)
             write_atomic(_actor_path(setting, i + 1, make=True), pack(trainer.learner.policy()))
         progress.show(outcome, f"; {trainer.learner.stage}, {trainer.learner.agent.updates} updates")
     if not trainer.learner.ready:
@@ -255,32 +238,20 @@ def _train(setting: Setting, say: Say) -> dict[str, Any]:
             f"{experiment.name}: after {experiment.training_episodes} episodes the learner is still in its "
             f"{trainer.learner.stage} stage: give more episodes, or a smaller budget.warmup_episodes"
         )
-    return {"outcomes": outcomes, "updates": trainer.learner.agent.updates, "metrics": metrics}
+    return {"outcomes": outcomes, "updates": trainer.learner.agent.updates, "metrics": metrics, "actors": actors}
 
 
-def _evaluate(plant: Plant, own: Settings, evaluation: Evaluation, say: Say) -> dict[str, Any]:
-    loop = EpisodeLoop(plant, own, evaluation.first_episode_id)
-    version = 0
-    if evaluation.actor is not None:
-        loop.policy.on_actor(evaluation.actor)
-        version = evaluation.actor.version
-    progress = Progress(evaluation.name, evaluation.episodes, say)
-    outcomes = []
-    for i in range(evaluation.episodes):
-        outcome, _ = loop.run(
-            Purpose.EVALUATE,
-            evaluation.driver,
-            evaluation.first_seed + i,
-            execute_steps=evaluation.execute_steps,
-            actor_version=version,
-        )
-        outcomes.append(asdict(outcome))
-        progress.show(outcome)
-    return {"outcomes": outcomes}
-
-
-def _policy_result(name: str, rows: int, stored: Mapping[str, Any]) -> PolicyResult:
-    return PolicyResult(name, rows, [EpisodeOutcome(**outcome) for outcome in stored["outcomes"]])
+def _speed(outcomes: Sequence[EpisodeOutcome], control_hz: float, stored: Mapping[str, Any]) -> dict[str, float]:
+    """Robot time over wall time and over this process's CPU time, which busy cores do not change as much."""
+    robot_s = sum(outcome.total_steps for outcome in outcomes) / control_hz
+    return {
+        "robot_s": robot_s,
+        "wall_s": stored["seconds"],
+        "cpu_s": stored["cpu_seconds"],
+        "times_real_time": robot_s / stored["seconds"],
+        "times_real_time_cpu": robot_s / stored["cpu_seconds"],
+        "wall_s_per_100_episodes": 100.0 * stored["seconds"] / len(outcomes),
+    }
 
 
 def _actor_path(setting: Setting, end: int, make: bool = False) -> Path:
@@ -294,29 +265,6 @@ def _demonstrations(run: Path) -> list[int]:
     """Control steps of the demonstrations' critical phases, where the run's collection says them."""
     path = run / "stages" / "collect.json"
     return json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else []
-
-
-class Progress:
-    """Says how far a stage is, every ten seconds and at its end."""
-
-    def __init__(self, title: str, total: int, say: Say) -> None:
-        self._title, self._total, self._say = title, total, say
-        self._start = self._last = time.monotonic()
-        self._seen: list[EpisodeOutcome] = []
-
-    def show(self, outcome: EpisodeOutcome, more: str = "") -> None:
-        """One more episode is done."""
-        self._seen.append(outcome)
-        now, done = time.monotonic(), len(self._seen)
-        if done < self._total and now - self._last < PROGRESS_S:
-            return
-        self._last = now
-        recent = self._seen[-10:]
-        left_min = (now - self._start) / done * (self._total - done) / 60.0
-        self._say(
-            f"{self._title} {done}/{self._total}: last {len(recent)}: {sum(o.success for o in recent)} successes, "
-            f"{sum(o.critical_steps for o in recent) / len(recent):.0f} steps{more}; about {left_min:.1f} min left"
-        )
 
 
 # ---- command line

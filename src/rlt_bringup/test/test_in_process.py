@@ -105,7 +105,8 @@ def test_warm_up_then_rl_then_evaluation_without_noise(finished):
     assert report["rlt"]["drivers"] == {"rl": 2}
     assert report["rlt"]["steps"] == [PATIENCE, PATIENCE]
     assert report["rlt"]["total_steps"] == [PATIENCE + BASE_PATIENCE] * 2
-    assert report["speed"]["train_times_real_time"] > 0
+    assert report["speed"]["train"]["robot_s"] == 4 * (PATIENCE + BASE_PATIENCE) / ROBOT.control_hz
+    assert report["speed"]["train"]["times_real_time"] > 0
 
 
 def test_every_kind_of_episode_has_its_own_resets(finished):
@@ -126,6 +127,12 @@ def test_a_selection_compares_the_last_actors_on_equal_resets(finished):
     assert (first["training_episodes"], second["training_episodes"]) == (3, 4)
     assert first["seeds"] == second["seeds"]
     assert pack(read_actor(setting, 3)) != pack(read_actor(setting, 4))
+
+
+def test_an_actor_of_the_warm_up_is_no_candidate(run, task_file):
+    setting = prepare(small(task_file, "candidates", checkpoints=10, checkpoint_every=1), run)
+    assert in_process.train(setting, quiet)["actors"] == [2, 3, 4]
+    assert [c["training_episodes"] for c in in_process.select(setting, quiet)["candidates"]] == [2, 3, 4]
 
 
 def test_the_best_throughput_is_chosen_and_the_later_one_of_equals():

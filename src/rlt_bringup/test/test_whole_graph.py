@@ -197,6 +197,14 @@ def test_the_same_command_again_only_reports(finished, capsys):
     assert "RLT over base" in out
 
 
+def test_preparing_again_starts_no_graph_and_reports_nothing(finished, capsys):
+    run, _ = finished
+    demo.main(["--quick", "--run", str(run), "--seed", "5", "--prepare"])
+    out = capsys.readouterr().out
+    assert out.count("done before, kept") == 2
+    assert "train" not in out
+
+
 def test_the_graph_of_the_run_is_the_described_one(finished):
     run, _ = finished
     modes = ("train", "deploy")
