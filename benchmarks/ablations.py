@@ -26,7 +26,10 @@ from harness.results import Goal, goal_table, markdown_table, read_result, resul
 
 from rlt_bringup import statistics
 from rlt_bringup.demo import QUICK
+from rlt_bringup.report import ReportError
 from rlt_common.parameters import ParameterError
+from rlt_vla_node.checkpoint import CheckpointError
+from rlt_vla_node.inference import LayoutError
 
 NAME = "ablations"
 SEEDS = (0, 1, 2)
@@ -205,6 +208,16 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def main() -> None:
+    """Entry point: errors of configuration and data without a traceback; the same command goes on after them."""
+    try:
+        run_benchmark()
+    except (ParameterError, CheckpointError, LayoutError, ReportError, subprocess.CalledProcessError) as error:
+        sys.exit(f"[ablations] failed: {error}")
+    except KeyboardInterrupt:
+        sys.exit("[ablations] interrupted; the same command goes on from here")
+
+
+def run_benchmark() -> None:
     """Run what is missing, write the result, the table and the curves."""
     parser = argparse.ArgumentParser(prog="bench-ablations", description=__doc__)
     parser.add_argument("--runs", default="runs/bench-screw", help="folder of the runs, one per seed")
