@@ -24,13 +24,15 @@ from rlt_bringup.demo import FINAL, FULL, QUICK
 from rlt_bringup.graph import GraphOptions, resolve
 from rlt_common import topics
 from rlt_common.config import load_robot
-from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
 from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import EpisodeState, ExecutedAction
+from rlt_rl_node import checkpoint
 from rlt_rl_node.actor_codec import pack
 from rlt_rl_node.checkpoint import ACTOR, load_actor
 from rlt_teleop.episode_machine import Driver, Purpose
-from rlt_vla_node.checkpoint import load_checkpoint
+from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
+from rlt_vla_node.inference import LayoutError
 
 COMPARED = (
     "step",
@@ -131,9 +133,13 @@ class Recorded:
         return (self.run / "checkpoints" / FINAL / ACTOR).read_bytes()
 
     def check_evaluation(self, episode_ids: Iterable[int]) -> Iterable[Comparison]:
-        """Episodes of the evaluation, which do not depend on one another."""
+        """Episodes of the evaluation, which do not depend on one another. Raises ParameterError for another kind."""
         for episode_id in episode_ids:
             facts = episode_metadata(self._path(episode_id))
+            if facts["purpose"] != "evaluate":
+                raise ParameterError(
+                    f"episode {episode_id} is of purpose {facts['purpose']}: training and evaluation only"
+                )
             executed: list[ExecutedAction] = []
             loop = EpisodeLoop(self.plant, self.settings, episode_id, executed.append)
             driver = Driver[facts["driver"].upper()]
@@ -175,8 +181,14 @@ def main() -> None:
     parser.add_argument("--run", required=True, type=Path, help="run directory of a demo")
     parser.add_argument("--episodes", default="1-3", help="episode ids; training episodes begin with 1")
     options = parser.parse_args()
-    recorded = Recorded(options.run)
-    wanted = episode_ids(options.episodes)
+    try:
+        sys.exit(0 if report_equality(Recorded(options.run), episode_ids(options.episodes)) else 1)
+    except (ParameterError, EpisodeFileError, CheckpointError, LayoutError, checkpoint.CheckpointError) as error:
+        sys.exit(f"against_graph: {error}")
+
+
+def report_equality(recorded: Recorded, wanted: Sequence[int]) -> bool:
+    """Print a line per episode; whether all are equal, and the trained actor where training was run to its end."""
     training = max((i for i in wanted if recorded.is_training(i)), default=0)
     found = []
     for comparison in _chain(recorded, training, [i for i in wanted if i > training]):
@@ -184,10 +196,11 @@ def main() -> None:
         print(comparison, flush=True)
     equal = sum(comparison.equal for comparison in found)
     print(f"{equal} of {len(found)} episodes are equal bit for bit")
+    same = True
     if training == recorded.training_episodes:
         same = recorded.actor == recorded.final_actor()
         print(f"the trained actor is {'equal, byte for byte' if same else 'ANOTHER'}")
-    sys.exit(equal != len(found))
+    return same and equal == len(found)
 
 
 def _chain(recorded: Recorded, training: int, evaluation: Sequence[int]) -> Iterable[Comparison]:

@@ -248,11 +248,12 @@ class EpisodeLoop:
         else:
             self._assembly.forget(episode.episode_id)
         self._machine.confirm("")
+        began = episode.handoff_step or episode.start_in == "critical"
         outcome = EpisodeOutcome(
             episode_id=episode.episode_id,
             seed=episode.seed,
             label=episode.label.name.lower(),
-            critical_steps=steps - episode.handoff_step,
+            critical_steps=steps - episode.handoff_step if began else 0,
             total_steps=steps,
             driver=driver.name.lower(),
         )

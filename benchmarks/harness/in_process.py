@@ -40,9 +40,10 @@ from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_rl_node.actor_codec import PolicyWeights, pack, unpack
+from rlt_rl_node.learner import TaskShape
 from rlt_rl_node.tensor_file import TensorFileError
 from rlt_teleop.episode_machine import Driver
-from rlt_vla_node.checkpoint import METRICS_FILE, CheckpointError, load_checkpoint
+from rlt_vla_node.checkpoint import METRICS_FILE, CheckpointError, load_checkpoint, read_config
 from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.state_encoder import with_state_encoder
 
@@ -64,7 +65,7 @@ class Setting:
     """What the results depend on."""
 
     @property
-    def shape(self) -> Any:
+    def shape(self) -> TaskShape:
         """The learner's shape."""
         return shape_of(self.plant, self.resolved.checkpoint)
 
@@ -97,11 +98,11 @@ def evaluate_base(setting: Setting, say: Say = print) -> list[PolicyResult]:
         facts = {
             "config_hash": config_hash(plant.robot, task),
             "seed": experiment.seed,
-            "vla_hash": load_checkpoint(setting.resolved.checkpoint).hash,
+            "vla_hash": read_config(setting.resolved.checkpoint)["hash"],
             "first_episode_id": first_id,
             "episodes": count,
         }
-        path = setting.folder.parent / BASE / f"executes-{rows}-n{count}-from{first_id}.json"
+        path = setting.folder.parent / BASE / f"executes-{rows}-{config_hash(facts)}.json"
         stored = kept(path, facts, partial(run_evaluation, plant, setting.settings, evaluation, say))
         results.append(policy_result(name, rows, stored))
     return results

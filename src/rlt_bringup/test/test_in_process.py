@@ -222,6 +222,19 @@ def test_the_executor_s_time_out_ends_an_episode_without_a_label(run, tmp_path):
     assert data.label is Label.TIMEOUT
 
 
+def test_an_episode_that_ends_before_the_hand_off_has_no_critical_step(run, tmp_path):
+    setting = prepare(small(write_task(tmp_path, max_base_steps=6), "base-timeout"), run)
+    outcome, data = EpisodeLoop(setting.plant, setting.settings).run(Purpose.TRAIN, Driver.VLA, 7)
+    assert (outcome.label, outcome.critical_steps, outcome.total_steps) == ("timeout", 0, 6)
+    assert len(data.steps) == 0
+
+
+def test_an_episode_may_start_in_the_critical_phase(run, tmp_path):
+    setting = prepare(small(write_task(tmp_path, start_in="critical"), "critical"), run)
+    outcome, data = EpisodeLoop(setting.plant, setting.settings).run(Purpose.TRAIN, Driver.VLA, 7)
+    assert outcome.critical_steps == outcome.total_steps == PATIENCE == len(data.steps)
+
+
 def test_a_learner_that_never_leaves_the_warm_up_is_an_error(run, task_file):
     setting = prepare(small(task_file, "cold", training_episodes=1), run)
     with pytest.raises(ParameterError, match="still in its warmup stage"):
