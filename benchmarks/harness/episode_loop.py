@@ -81,6 +81,7 @@ class EpisodeLoop:
         robot, task = plant.robot, plant.task
         self.policy = ChunkPolicy(settings.run_seed)
         self._plant, self._settings, self._on_executed = plant, settings, on_executed
+        self._trained = 0  # training episodes so far, which the curriculum counts
         self._period_ns = round(1e9 / robot.control_hz)
         self._machine = EpisodeMachine(task.name, first_episode_id - 1)
         self._gate = LockstepGate(settings.gate_steps)
@@ -119,7 +120,7 @@ class EpisodeLoop:
         request = StartEpisode.Request(
             purpose=int(purpose), driver=int(driver), explore=explore, seed=seed, execute_steps=execute_steps
         )
-        spec = replace(spec_from_request(request, plant.task), actor_version=actor_version)
+        spec = replace(spec_from_request(request, plant.task, self._trained), actor_version=actor_version)
         machine.start(spec)
         self._tell()
         plant.cell.reset(spec.seed, spec.start_in)
@@ -248,6 +249,7 @@ class EpisodeLoop:
         else:
             self._assembly.forget(episode.episode_id)
         self._machine.confirm("")
+        self._trained += episode.purpose == Purpose.TRAIN
         began = episode.handoff_step or episode.start_in == "critical"
         outcome = EpisodeOutcome(
             episode_id=episode.episode_id,

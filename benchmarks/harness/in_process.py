@@ -195,6 +195,7 @@ def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
         training=report.Training(outcomes, training["updates"]),
         base_candidates=base,
         rlt=rlt,
+        handoff=None,
         stage_seconds=seconds,
     )
     document["selection"] = {key: selection[key] for key in ("chosen", "candidates")}

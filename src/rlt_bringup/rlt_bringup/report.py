@@ -131,7 +131,7 @@ def build_report(
     training: Training,
     base_candidates: Sequence[PolicyResult],
     rlt: PolicyResult,
-    handoff: Handoff,
+    handoff: Handoff | None,
     stage_seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Everything that `report.json` holds. Pure: equal arguments give an equal report on one machine.
@@ -144,7 +144,7 @@ def build_report(
         training: online RL.
         base_candidates: the base VLA executing different numbers of rows; the one with the best throughput is `base`.
         rlt: RLT on the same resets.
-        handoff: the hand-off head, and RLT with it on some of these resets.
+        handoff: the hand-off head, and RLT with it on some of these resets; None: no head was trained.
         stage_seconds: wall time of each stage in order, s.
 
     Raises ReportError when there is no base, when resets repeat, or when the policies ran on different resets.
@@ -171,7 +171,7 @@ def build_report(
         "base_candidates": candidates,
         "rlt": improved,
         "ratio": ratio,
-        "handoff": _handoff(handoff, rlt, control_hz),
+        "handoff": _handoff(handoff, rlt, control_hz) if handoff else None,
         "demonstrations": {
             "episodes": len(demonstrations),
             "median_steps": statistics.median(demonstrations),
@@ -260,7 +260,8 @@ def format_table(report: Mapping[str, Any]) -> str:
         f"Online RL: {report['training']['episodes']} episodes, {report['robot_minutes']:.1f} robot minutes. "
         f"Wall time: {report['wall_minutes']:.1f} minutes."
     )
-    lines.append(_handoff_line(report["handoff"]))
+    if report["handoff"]:
+        lines.append(_handoff_line(report["handoff"]))
     return "\n".join([*lines, *(f"Note: {note}" for note in report["notes"])])
 
 

@@ -109,7 +109,7 @@ def render(report: Mapping[str, Any]) -> str:
                 "Dashed: the base VLA in evaluation. Exploration noise is on while training.",
                 _learning(report),
             ),
-            _handoff(report),
+            _handoff(report) if report["handoff"] else "",
             _details(report),
         ]
     )
