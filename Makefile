@@ -6,7 +6,7 @@ WITH_ENV := scripts/with_env.sh
 # Nothing may hang for ever: pytest.ini limits each test, this limits them together.
 TEST_LIMIT := 25m
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
-DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
+DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
 .PHONY: help setup build demo test lint clean distclean
 
@@ -19,7 +19,7 @@ setup: ## Make .venv and build the workspace; quick when nothing changed
 
 build: setup ## The same as setup, which builds what changed
 
-demo: setup ## From nothing to the comparison of base VLA and RLT; QUICK=1 small, SEED=n, RUN=directory
+demo: setup ## From nothing to the comparison of base VLA and RLT; TASK=screw, QUICK=1 small, SEED=n, RUN=directory
 	@$(WITH_ENV) python -m rlt_bringup.demo $(DEMO_OPTIONS)
 
 lint: setup ## Formatting and static checks

@@ -34,7 +34,7 @@ from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import EpisodeState
 
-TASK = "screw"
+DEFAULT_TASK = "screw"
 STAGES = 6
 FINAL = "final"
 """Name of the checkpoint that is evaluated."""
@@ -96,11 +96,11 @@ class DemoError(RuntimeError):
 class Demo:
     """The stages of one run."""
 
-    def __init__(self, run: Path, seed: int, scale: Scale) -> None:
+    def __init__(self, run: Path, seed: int, scale: Scale, task: str = DEFAULT_TASK) -> None:
         self.seed = seed
         self.scale = scale
         self.resolved = resolve(
-            GraphOptions(task=TASK, robot="sim", mode="train", run=str(run), seed=seed, episodes=False)
+            GraphOptions(task=task, robot="sim", mode="train", run=str(run), seed=seed, episodes=False)
         )
         self.robot = load_robot(self.resolved.robot_file)
         self.run = self.resolved.run
@@ -231,7 +231,7 @@ class Demo:
             config_hash=config_hash(self.robot, self.resolved.task),
             vla_hash=vla["hash"],
             actor_hash=self._actor_hash(),
-            command=f"make demo SEED={self.seed}" + (" QUICK=1" if self.scale.name == "quick" else ""),
+            command=self._make_command(),
             configuration={"scale": asdict(self.scale), "nodes": dict(self.resolved.task.nodes)},
         )
         document = report.build_report(
@@ -253,10 +253,16 @@ class Demo:
 
     # ---- helpers
 
+    def _make_command(self) -> str:
+        """The command that repeats this run."""
+        task = self.resolved.options.task
+        extra = "" if task == DEFAULT_TASK else f" TASK={task}"
+        return f"make demo{extra} SEED={self.seed}" + (" QUICK=1" if self.scale.name == "quick" else "")
+
     def _claim(self) -> None:
         """Make the run directory this run's own. Raises DemoError when it holds another configuration."""
         wanted = {
-            "task": TASK,
+            "task": self.resolved.task.name,
             "scale": self.scale.name,
             "seed": self.seed,
             "config_hash": config_hash(self.robot, self.resolved.task),
@@ -375,6 +381,10 @@ def _facts_to_outcome(facts: Mapping[str, str]) -> dict:
     )
 
 
+def _run_directory(task: str, quick: bool) -> str:
+    return "runs/demo" + ("" if task == DEFAULT_TASK else f"-{Path(task).stem}") + ("-quick" if quick else "")
+
+
 def _say(text: str) -> None:
     print(f"[demo] {text}", flush=True)
 
@@ -382,7 +392,8 @@ def _say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m rlt_bringup.demo`."""
     parser = argparse.ArgumentParser(prog="demo", description="RLT from nothing to a comparison, in simulation")
-    parser.add_argument("--run", default="", help="run directory (default: runs/demo, or runs/demo-quick)")
+    parser.add_argument("--task", default=DEFAULT_TASK, help="task name or task file (default: %(default)s)")
+    parser.add_argument("--run", default="", help="run directory (default: runs/demo[-<task>][-quick])")
     parser.add_argument("--seed", type=int, default=0, help="run seed")
     parser.add_argument("--quick", action="store_true", help="the same path, small: shows that it works, no figures")
     parser.add_argument(
@@ -402,12 +413,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not 0 <= options.deploy_episodes <= scale.evaluation_episodes:
             parser.error(f"--deploy-episodes must be 0 to {scale.evaluation_episodes}")
         scale = replace(scale, deploy_episodes=options.deploy_episodes)
-    run = Path(options.run or ("runs/demo-quick" if options.quick else "runs/demo"))
+    run = Path(options.run or _run_directory(options.task, options.quick))
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell made a background job ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        demo = Demo(run, options.seed, scale)
+        demo = Demo(run, options.seed, scale, options.task)
         if options.prepare:
             demo.prepare()
             return

@@ -99,7 +99,7 @@ def _one_command(name: str, command: list[str]) -> list:
 def _command_arguments(mode: str, resolved) -> list[str]:
     seed = ["--seed", str(resolved.options.seed)]
     if mode == "demo":
-        return ["--run", str(resolved.run), *seed]
+        return ["--task", resolved.options.task, "--run", str(resolved.run), *seed]
     files = ["--robot", str(resolved.robot_file), "--task", str(resolved.task_file)]
     if mode == "handoff":
         return [*files, "--run", str(resolved.run), "--checkpoint", str(resolved.checkpoint), *seed]

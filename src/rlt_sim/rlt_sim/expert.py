@@ -1,29 +1,29 @@
 """A scripted tele-operator: slow, hesitant and imprecise like a person, yet it nearly always gets there.
 
 It looks at the privileged task state (a person looks at the work piece), misjudges it by a bias, trembles,
-pauses at random and before each phase, probes the recess, and retreats to look again when the bit gets stuck.
+pauses at random and before each phase, probes the mouth, and retreats to look again when the tool gets stuck.
 
-    travel -> approach -> align -> push -> turn
+    travel -> approach -> align -> push -> finish
                             ^        |       |
                             +--- retreat <---+
+
+What is the same for every task is here; a scene's expert says how its tool is pushed in and what finishes the task.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from rlt_sim.cell import Cell, TaskState
-from rlt_sim.scene import HOME_POSITIONS
+from rlt_sim.arms import HOME_POSITIONS
+from rlt_sim.task_scene import TaskState
 
-_GAIN = 0.12
-"""Fraction of the remaining distance a step covers, before the speed limit."""
-_ROTATION_GAIN = 0.06
-_ROTATION_STEP = 0.008
-_APPROACH_AT, _ALIGN_AT, _RETREAT_AT = 0.012, 0.004, 0.007
-"""Distances from the mouth along the screw's axis, m."""
+if TYPE_CHECKING:
+    from rlt_sim.cell import Cell
 
 
 class Phase(Enum):
@@ -34,7 +34,7 @@ class Phase(Enum):
     ALIGN = "align"
     PUSH = "push"
     RETREAT = "retreat"
-    TURN = "turn"
+    FINISH = "finish"
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,15 @@ class Temperament:
     Attributes:
         travel_speed: in free space, m per step.
         speed: near the work piece, m per step.
-        turn_speed: rad per step.
+        turn_speed: rad per step, of a tool that must be turned.
         misjudgement: standard deviation of the bias in the perceived tip position, per axis, m.
         angle_misjudgement: the same for the perceived roll and tilt, rad.
         tremor: standard deviation of a slow tremor, m per step; its rotation is 10 rad/m times this.
         hesitation: chance per step to pause.
         patience: factor on the length of every pause.
         max_probes: up to this many times the operator touches the mouth and backs off before inserting.
+        gain: fraction of the remaining distance a step covers, before the speed limit.
+        rotation_gain, rotation_speed: the same for angles, and their limit per axis, rad per step.
     """
 
     travel_speed: float = 0.0009
@@ -62,21 +64,51 @@ class Temperament:
     hesitation: float = 0.016
     patience: float = 1.3
     max_probes: int = 1
+    gain: float = 0.12
+    rotation_gain: float = 0.06
+    rotation_speed: float = 0.008
 
 
-class Expert:
+BRISK = Temperament(
+    travel_speed=0.0022,
+    speed=0.0012,
+    turn_speed=0.02,
+    misjudgement=0.0,
+    angle_misjudgement=0.0,
+    tremor=0.0,
+    hesitation=0.0,
+    patience=0.0,
+    max_probes=0,
+    gain=0.2,
+    rotation_gain=0.15,
+    rotation_speed=0.015,
+)
+"""A sure hand: shows how fast the physics let a task be done."""
+
+
+class Expert(ABC):
     """One episode of the scripted tele-operator on a cell that was just reset.
 
     Args:
         cell: the plant; read, never changed.
         rng: source of everything human about it.
-        temperament: how it moves.
+        temperament: how it moves; the task's `temperament` when None.
     """
+
+    temperament: ClassVar[Temperament] = Temperament()
+    approach_at: ClassVar[float] = 0.012
+    align_at: ClassVar[float] = 0.004
+    retreat_at: ClassVar[float] = 0.007
+    """Distances from the mouth along its axis, m."""
+    roll_tolerance: ClassVar[float] = 0.06
+    """Largest seen roll error with which the operator pushes, rad."""
+    turns_tool: ClassVar[bool] = False
+    """In the last phase the tool is turned about its axis rather than kept at the opening's angle."""
 
     def __init__(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> None:
         self._cell = cell
         self._rng = rng
-        self._t = temperament or Temperament()
+        self._t = temperament or self.temperament
         pace = rng.uniform(0.7, 1.3)
         self._travel_speed, self._speed = self._t.travel_speed * pace, self._t.speed * pace
         self._turn_speed = self._t.turn_speed * rng.uniform(0.7, 1.3)
@@ -86,7 +118,6 @@ class Expert:
         self._stuck = 0
         self._retreating = 0
         self._last_depth = 0.0
-        self._rests = [0.45, 2.0]
         self.phase = Phase.TRAVEL
         self._misjudge(1.0)
 
@@ -104,34 +135,52 @@ class Expert:
             move, limit = np.zeros(3), self._speed
         else:
             move, limit, turn = self._move(state, seen)
-        velocity = _GAIN * move
+        velocity = self._t.gain * move
         size = float(np.linalg.norm(velocity))
         if size > limit:
             velocity *= limit / size
         if self._wait > 0:
             angles = np.zeros(3)
-        rotation = np.clip(_ROTATION_GAIN * angles, -_ROTATION_STEP, _ROTATION_STEP)
-        if self.phase is Phase.TURN:
+        rotation = np.clip(self._t.rotation_gain * angles, -self._t.rotation_speed, self._t.rotation_speed)
+        if self.turns_tool and self.phase is Phase.FINISH:
             rotation[0] = -turn
         action = np.zeros(14)
         action[7:10] = frame @ velocity
         action[10:13] = frame @ rotation
-        left = self._cell.tool_poses()[0][0]
-        action[:3] = np.clip(0.03 * (np.array(HOME_POSITIONS["left"]) - left), -0.0006, 0.0006)
+        action[:6] = self.left_action(frame @ velocity)
         self._tremble = 0.9 * self._tremble + 0.1 * self._rng.normal(0.0, 1.0, 12)
         scale = self._t.tremor / 0.23 * np.array([1, 1, 1, 10, 10, 10])  # 0.23: spread of the smoothed noise
         action[:6] += 0.5 * scale * self._tremble[:6]
         action[7:13] += scale * self._tremble[6:]
         return action
 
+    def left_action(self, right_velocity: np.ndarray) -> np.ndarray:
+        """What the left hand does (6,), m and rad; `right_velocity` (3,) is the right hand's. Here: it goes home."""
+        left = self._cell.tool_poses()[0][0]
+        home = np.clip(0.03 * (np.array(HOME_POSITIONS["left"]) - left), -0.0006, 0.0006)
+        return np.concatenate([home, np.zeros(3)])
+
+    @abstractmethod
+    def push(self, state: TaskState, seen: np.ndarray) -> np.ndarray:
+        """Wanted motion (3,) m in the mouth's frame while the tool is being pushed in; may change phase."""
+
+    @abstractmethod
+    def finish(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float]:
+        """Wanted motion (3,) m in the mouth's frame and turn (rad) once the tool is in; may change phase."""
+
+    def aligned(self, state: TaskState, seen: np.ndarray) -> bool:
+        """Whether the operator thinks that the tool would go in; `seen` is the tip's position as it sees it."""
+        centred = np.abs(seen[1:]).max() < 0.0007
+        return bool(centred and abs(state.roll_error_rad) < self.roll_tolerance + abs(self._angle_bias[0]))
+
     def _move(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Wanted motion in the screw's frame (m), its limit (m per step), and the turn (rad); may change phase."""
+        """Wanted motion in the mouth's frame (m), its limit (m per step), and the turn (rad); may change phase."""
         if self.phase is Phase.TRAVEL:
             if state.hand_off_ready:
                 self.phase = Phase.APPROACH
-            return np.array([_APPROACH_AT, 0.0, 0.0]) - seen, self._travel_speed, 0.0
+            return np.array([self.approach_at, 0.0, 0.0]) - seen, self._travel_speed, 0.0
         if self.phase is Phase.APPROACH:
-            move = np.array([_APPROACH_AT, 0.0, 0.0]) - seen
+            move = np.array([self.approach_at, 0.0, 0.0]) - seen
             if np.linalg.norm(move) < 0.002:
                 self.phase = Phase.ALIGN
                 self._bias *= 0.5
@@ -140,46 +189,30 @@ class Expert:
         if self.phase is Phase.ALIGN:
             return self._align(state, seen), self._speed, 0.0
         if self.phase is Phase.PUSH:
-            return self._push(state, seen), self._speed, 0.0
+            return self.push(state, seen), self._speed, 0.0
         if self.phase is Phase.RETREAT:
-            move = np.array([_RETREAT_AT, 0.0, 0.0]) - seen
+            move = np.array([self.retreat_at, 0.0, 0.0]) - seen
             self._retreating += 1
             if np.linalg.norm(move) < 0.002 or self._retreating > 60:
                 self.phase = Phase.ALIGN
                 self._pause(5, 20)
             return move, self._speed, 0.0
-        return self._turn(state, seen)
+        move, turn = self.finish(state, seen)
+        return move, self._speed, turn
 
     def _align(self, state: TaskState, seen: np.ndarray) -> np.ndarray:
-        move = np.array([_ALIGN_AT, 0.0, 0.0]) - seen
+        move = np.array([self.align_at, 0.0, 0.0]) - seen
         move[0] *= 0.6
-        centred = np.abs(seen[1:]).max() < 0.0007 and abs(move[0]) < 0.001
-        if centred and abs(state.roll_error_rad) < 0.06 + abs(self._angle_bias[0]):
+        if abs(move[0]) < 0.001 and self.aligned(state, seen):
             self.phase = Phase.PUSH
             self._pause(8, 25)
             self._stuck, self._last_depth = 0, seen[0]
         return move
 
-    def _push(self, state: TaskState, seen: np.ndarray) -> np.ndarray:
-        depth = state.tip_error_m[0]
+    def _note_progress(self, depth: float) -> None:
+        """Count the steps without progress; `depth` is the tip's position along the axis, m."""
         self._stuck = self._stuck + 1 if abs(depth - self._last_depth) < 0.0002 else 0
         self._last_depth = depth
-        if depth < -0.0068:
-            self.phase = Phase.TURN
-            self._pause(8, 25)
-        elif self._stuck > 8 or (self._probes > 0 and abs(seen[0]) < 0.001):
-            self._back_off()
-        return np.array([-0.008, -0.5 * seen[1], -0.5 * seen[2]])
-
-    def _turn(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float, float]:
-        if state.tip_error_m[0] > -0.003:
-            self._back_off()
-            return np.zeros(3), self._speed, 0.0
-        if state.turned_rad > self._rests[0]:  # a person stops to look, now and then
-            self._rests.pop(0)
-            self._pause(8, 25)
-        floor = -self._cell.spec.recess_depth - 0.0005
-        return np.array([floor - state.tip_error_m[0], -0.3 * seen[1], -0.3 * seen[2]]), self._speed, self._turn_speed
 
     def _back_off(self) -> None:
         self.phase = Phase.RETREAT

@@ -31,7 +31,6 @@ from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_msgs.srv import ResetScene
-from rlt_sim.collect import pose_label
 from rlt_sim.lockstep import GATE_STEPS, Awaiting, LockstepGate, episode_stamp_ns
 from rlt_sim.task_cell import make_cell
 
@@ -164,8 +163,8 @@ class SimRobotNode(Node):
             step=self._gate.step,
             hand_off_ready=state.hand_off_ready,
             success=state.success,
-            task_error=floats(pose_label(state)),
-            progress=float(np.clip(state.turned_rad / self.cell.options.turn_angle, 0.0, 1.0)),
+            task_error=floats(state.label),
+            progress=state.progress,
         )
         message.header.stamp = to_time(self._now_ns())
         self._state.publish(message)

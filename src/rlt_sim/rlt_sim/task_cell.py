@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from rlt_common.config import RobotConfig, TaskConfig
-from rlt_common.parameters import ParameterError
-from rlt_sim.cell import CONTROL_PERIOD_S, Cell, CellOptions
-from rlt_sim.scene import CAMERAS, JOINT_NAMES
-
-TASKS = ("screw",)
+from rlt_common.parameters import ParameterError, from_mapping
+from rlt_sim.arms import CAMERAS, JOINT_NAMES
+from rlt_sim.cell import CONTROL_PERIOD_S, Cell
+from rlt_sim.scenes import SCENES
 
 
 def make_cell(robot: RobotConfig, task: TaskConfig) -> Cell:
     """The cell of `task`, with the options of its `simulation` section.
 
+    The key `scene` of that section names the scene; without it, it is the task's name.
+
     Raises:
-        ParameterError: no such task in simulation, unknown option, or a robot file that does not fit the cell.
+        ParameterError: no such scene, unknown option, or a robot file that does not fit the cell.
     """
-    if task.name not in TASKS:
-        raise ParameterError(f"task {task.name!r} has no simulated scene; there are: {', '.join(TASKS)}")
+    settings = dict(task.simulation)
+    name = settings.pop("scene", task.name)
+    if name not in SCENES:
+        raise ParameterError(
+            f"task {task.name}: there is no simulated scene {name!r}; there are: {', '.join(SCENES)}; "
+            "name one as `scene` in the task's section `simulation`"
+        )
+    scene = SCENES[name]()
     if robot.joint_names != tuple(JOINT_NAMES):
         raise ParameterError(f"robot {robot.name}: the simulated cell has the joints {', '.join(JOINT_NAMES)}")
     if [c.name for c in robot.cameras] != list(CAMERAS):
@@ -27,8 +34,5 @@ def make_cell(robot: RobotConfig, task: TaskConfig) -> Cell:
         raise ParameterError(f"robot {robot.name}: simulated cameras are square and of one size, got {sorted(sizes)}")
     if abs(robot.period_s - CONTROL_PERIOD_S) > 1e-9:
         raise ParameterError(f"robot {robot.name}: the simulated cell runs at {1 / CONTROL_PERIOD_S:.0f} Hz")
-    try:
-        options = CellOptions(**dict(task.simulation))
-    except TypeError as error:
-        raise ParameterError(f"task {task.name}: simulation: {error}") from error
-    return Cell(options, image_size=sizes.pop()[0])
+    options = from_mapping(scene.options_type, settings, f"task {task.name}: simulation")
+    return Cell(scene, options, image_size=sizes.pop()[0])

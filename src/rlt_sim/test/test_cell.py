@@ -1,24 +1,24 @@
-"""The plant: determinism, cameras, and that the screw turns through contact only."""
+"""The plant, on the screw's scene: determinism, cameras, and that the screw turns through contact only."""
 
 import numpy as np
 import pytest
 
 from rlt_common.rotations import rotation_matrix
-from rlt_sim.cell import Cell, CellOptions
-from rlt_sim.collect import make_integrator
-from rlt_sim.scene import HOME_POSITIONS, HOME_ROTATIONS, JOINT_NAMES, RIGHT_FACING, SceneSpec
+from rlt_sim.arms import HOME_POSITIONS, HOME_ROTATIONS, JOINT_NAMES, RIGHT_FACING, make_integrator
+from rlt_sim.cell import Cell
+from rlt_sim.scenes.screw import ScrewOptions, ScrewScene, ScrewSpec
 
 
 @pytest.fixture(scope="module")
 def cell() -> Cell:
-    return Cell()
+    return Cell(ScrewScene())
 
 
 def put_bit(cell: Cell, offset: tuple[float, float, float], roll: float = 0.0) -> None:
     """Place the bit tip at `offset` (m) in the screw's frame, square to the recess but for `roll` (rad)."""
     origin, frame = cell.mouth_pose()
-    rotation = frame @ rotation_matrix(np.array([roll - cell.screw_angle(), 0.0, 0.0])) @ RIGHT_FACING
-    tip = origin + frame @ np.array(offset) - rotation @ cell.bit_offset()
+    rotation = frame @ rotation_matrix(np.array([roll - cell.scene.opening_angle(), 0.0, 0.0])) @ RIGHT_FACING
+    tip = origin + frame @ np.array(offset) - rotation @ cell.scene.tool_offset()
     left = (np.array(HOME_POSITIONS["left"]), HOME_ROTATIONS["left"])
     cell.place_arms([left, (tip, rotation)], iterations=60)
 
@@ -52,7 +52,7 @@ def test_same_seed_same_episode_whatever_came_before(cell):
     again, images_again = rollout(cell, 5)
     np.testing.assert_array_equal(states, again)
     np.testing.assert_array_equal(images, images_again)
-    fresh, _ = rollout(Cell(), 5)
+    fresh, _ = rollout(Cell(ScrewScene()), 5)
     np.testing.assert_array_equal(states, fresh)
 
 
@@ -105,7 +105,7 @@ def test_recess_angle_is_visible(cell):
     put = {"position_range": 0.0, "start_range": 0.0, "start_angle": 0.0}
     cell.reset(1, "critical", put)
     before = cell.images().astype(int)
-    cell.turn_screw(0.2)
+    cell.scene.turn_screw(0.2)
     changed = (np.abs(cell.images().astype(int) - before).max(axis=-1) > 8).sum(axis=(1, 2))
     assert (changed > 5).all()
 
@@ -162,13 +162,13 @@ def test_rolled_bit_does_not_seat(cell):
 def test_taper_guides_a_bit_that_is_a_little_off(cell):
     cell.reset(12)
     put_bit(cell, (0.003, 0.0011, 0.0))
-    assert cell.task_state().tip_error_m[1] > SceneSpec().clearance
+    assert cell.task_state().tip_error_m[1] > ScrewSpec().clearance
     drive(cell, 60, push=0.0003, turn=0.0)
     assert cell.task_state().engaged
 
 
 def test_seating_clearance_is_below_a_millimetre():
-    assert SceneSpec().clearance < 0.001
+    assert ScrewSpec().clearance < 0.001
 
 
 def test_bad_input_is_an_error(cell):
@@ -184,7 +184,7 @@ def test_bad_input_is_an_error(cell):
 
 
 def test_options_of_a_reset_do_not_outlive_it():
-    cell = Cell(CellOptions(turn_angle=0.9))
+    cell = Cell(ScrewScene(), ScrewOptions(turn_angle=0.9))
     cell.reset(0, "full", {"hand_off_distance": 1.0})
     assert cell.task_state().hand_off_ready
     cell.reset(0, "full")

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from rlt_control.delta_pose import MotionLimits
-from rlt_sim.cell import Cell, make_kinematics, make_limits
-from rlt_sim.collect import demonstrate, demonstrations, make_integrator, random_poses, tool_pose_block
-from rlt_sim.scene import HOME_POSITIONS, HOME_ROTATIONS
+from rlt_sim.arms import HOME_POSITIONS, HOME_ROTATIONS, make_integrator, make_kinematics, make_limits
+from rlt_sim.cell import Cell
+from rlt_sim.collect import demonstrate, demonstrations, random_poses, tool_pose_block
+from rlt_sim.scenes.screw import ScrewScene
 
 
 @pytest.fixture(scope="module")
 def cell() -> Cell:
-    return Cell()
+    return Cell(ScrewScene())
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from rlt_common.kinematics import build_kinematics
 from rlt_common.parameters import ParameterError
 from rlt_common.rotations import rotation_matrix
 from rlt_control.arms import motion_limits
-from rlt_sim import scene
-from rlt_sim.cell import make_limits
+from rlt_sim import arms
 from rlt_sim.collect import demonstrate
 from rlt_sim.collect_command import write_demonstration
 from rlt_sim.task_cell import make_cell
@@ -24,16 +23,16 @@ ROBOT = load_robot(CONFIG / "robots" / "sim.yaml")
 TASK = load_task(CONFIG / "tasks" / "screw.yaml")
 
 
-def test_the_kinematics_file_is_the_scene_s_arms():
-    assert ROBOT.kinematics_path.read_text(encoding="utf-8") == scene.arms_xml()
+def test_the_kinematics_file_is_the_cell_s_arms():
+    assert ROBOT.kinematics_path.read_text(encoding="utf-8") == arms.arms_xml()
 
 
-def test_the_robot_file_has_the_scene_s_homes_and_limits():
+def test_the_robot_file_has_the_cell_s_homes_and_limits():
     for arm in ROBOT.arms:
-        np.testing.assert_allclose(arm.home_position, scene.HOME_POSITIONS[arm.name], atol=1e-9)
+        np.testing.assert_allclose(arm.home_position, arms.HOME_POSITIONS[arm.name], atol=1e-9)
         rotation = rotation_matrix(np.array(arm.home_rotation))
-        np.testing.assert_allclose(rotation, scene.HOME_ROTATIONS[arm.name], atol=1e-6)
-    assert motion_limits(ROBOT, build_kinematics(ROBOT)) == make_limits()
+        np.testing.assert_allclose(rotation, arms.HOME_ROTATIONS[arm.name], atol=1e-6)
+    assert motion_limits(ROBOT, build_kinematics(ROBOT)) == arms.make_limits()
 
 
 def test_an_unknown_simulation_option_is_an_error():

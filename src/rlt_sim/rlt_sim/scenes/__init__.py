@@ -1,0 +1,7 @@
+"""The simulated scenes, one module per task."""
+
+from rlt_sim.scenes.screw import ScrewScene
+from rlt_sim.task_scene import TaskScene
+
+SCENES: dict[str, type[TaskScene]] = {scene.name: scene for scene in (ScrewScene,)}
+"""Every scene by its name."""
