@@ -9,8 +9,10 @@ from ament_index_python.packages import get_package_prefix, get_package_share_di
 
 from rlt_bringup.graph import GRAPH_MODES, GraphOptions, config_file, describe, resolve
 from rlt_common.parameters import ParameterError
+from rlt_sim.operator import OperatorConfig
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
+TASKS = sorted(path.stem for path in (CONFIG / "tasks").glob("*.yaml"))
 
 
 def graph(tmp_path, **options):
@@ -40,6 +42,23 @@ def test_training_in_simulation_has_the_whole_picture(tmp_path):
 
 def test_only_what_commands_the_arms_stays_down_when_it_dies(tmp_path):
     assert [name for name, node in graph(tmp_path).items() if not node.respawn] == ["chunk_executor"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_graph_and_a_launch_file(tmp_path, task):
+    nodes = graph(tmp_path, task=task)
+    assert nodes["sim_robot"].parameters["task"].endswith(f"tasks/{task}.yaml")
+    launch = CONFIG.parent / "launch" / f"{task}.launch.py"
+    assert f'launch_description("{task}")' in launch.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_scripted_operator_gives_up_before_the_time_out(tmp_path, task):
+    """A failure is the operator's label; a time-out is none."""
+    config = resolve(GraphOptions(run=str(tmp_path), task=task))
+    parameters = graph(tmp_path, task=task)["scripted_operator"].parameters
+    patience = parameters.get("operator.patience_steps", OperatorConfig().patience_steps)
+    assert patience < config.task.max_critical_steps
 
 
 def test_a_person_replaces_the_scripted_operator_and_nothing_waits_for_it(tmp_path):

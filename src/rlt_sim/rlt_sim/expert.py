@@ -227,3 +227,38 @@ class Expert(ABC):
 
     def _pause(self, low: int, high: int) -> None:
         self._wait = int(self._rng.integers(low, high) * self._t.patience)
+
+
+class InsertionExpert(Expert):
+    """Pushes a tool in and, once it is well inside, home."""
+
+    engaged_depth: ClassVar[float] = 0.006
+    """Depth from which the tool cannot slip out of the mouth, m: from here on the operator pushes firmly."""
+    tilt_tolerance: ClassVar[float] = 0.05
+    """Largest tilt with which the operator pushes, rad."""
+    patient_steps: ClassVar[int] = 60
+    """Steps without progress after which the operator gives up a firm push and looks again."""
+
+    def aligned(self, state: TaskState, seen: np.ndarray) -> bool:
+        """See Expert; the tool's axis must fit too."""
+        biased = self.tilt_tolerance + np.abs(self._angle_bias[1:]).max()
+        return super().aligned(state, seen) and bool(np.abs(state.tilt_rad).max() < biased)
+
+    def push(self, state: TaskState, seen: np.ndarray) -> np.ndarray:
+        """See Expert."""
+        depth = state.tip_error_m[0]
+        self._note_progress(depth)
+        if depth < -self.engaged_depth:
+            self.phase = Phase.FINISH
+            self._stuck = 0
+            self._pause(8, 25)
+        elif self._stuck > 8 or (self._probes > 0 and seen[0] < 0.001):
+            self._back_off()
+        return np.array([-0.008, -0.5 * seen[1], -0.5 * seen[2]])
+
+    def finish(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float]:
+        """See Expert: push on, and look again when nothing moves for long."""
+        self._note_progress(state.tip_error_m[0])
+        if self._stuck > self.patient_steps or state.tip_error_m[0] > -0.002:
+            self._back_off()
+        return np.array([-0.008, -0.3 * seen[1], -0.3 * seen[2]]), 0.0

@@ -37,11 +37,11 @@ def camera(name: str, position: Sequence[float], target: Sequence[float], fovy: 
     return f'<camera name="{name}" pos="{position[0]} {position[1]} {position[2]}" xyaxes="{numbers}" fovy="{fovy}"/>'
 
 
-def box(low: Sequence[float], high: Sequence[float], rgba: str, attributes: str = "") -> str:
+def box(low: Sequence[float], high: Sequence[float], rgb: str, attributes: str = "") -> str:
     """A box between two corners (m, in the frame of its body), with its colour as 'r g b' and further attributes."""
     size = " ".join(f"{(b - a) / 2:.6f}" for a, b in zip(low, high, strict=True))
     centre = " ".join(f"{(b + a) / 2:.6f}" for a, b in zip(low, high, strict=True))
-    return f'<geom type="box" size="{size}" pos="{centre}" rgba="{rgba} 1" {attributes}/>'
+    return f'<geom type="box" size="{size}" pos="{centre}" rgba="{rgb} 1" {attributes}/>'
 
 
 def frustum(name: str, start: tuple[float, float, float], end: tuple[float, float, float]) -> str:
@@ -49,3 +49,17 @@ def frustum(name: str, start: tuple[float, float, float], end: tuple[float, floa
     corners = [(x, y * wide, z * high) for x, wide, high in (start, end) for y in (-1, 1) for z in (-1, 1)]
     vertices = " ".join(f"{value:.6f}" for corner in corners for value in corner)
     return f'<asset><mesh name="{name}" inertia="convex" vertex="{vertices}"/></asset>'
+
+
+def frame(
+    x: tuple[float, float], inner: tuple[float, float], outer: tuple[float, float], rgb: str, attributes: str = ""
+) -> str:
+    """Four boxes around a rectangular opening along x; `inner` and `outer` are half widths along y and z, m."""
+    (low, high), (y, z), (wide, tall) = x, inner, outer
+    corners = (
+        ((low, y, -tall), (high, wide, tall)),
+        ((low, -wide, -tall), (high, -y, tall)),
+        ((low, -y, z), (high, y, tall)),
+        ((low, -y, -tall), (high, y, -z)),
+    )
+    return "".join(box(a, b, rgb, attributes) for a, b in corners)

@@ -1,0 +1,8 @@
+"""Charger: `ros2 launch rlt_bringup charger.launch.py robot:=sim mode:=demo`; `--show-args` lists the arguments."""
+
+from rlt_bringup.launch_graph import launch_description
+
+
+def generate_launch_description():
+    """The graph of the charger task."""
+    return launch_description("charger")
