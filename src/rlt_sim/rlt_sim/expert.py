@@ -168,6 +168,10 @@ class Expert(ABC):
     def finish(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float]:
         """Wanted motion (3,) m in the mouth's frame and turn (rad) once the tool is in; may change phase."""
 
+    def retreat(self, seen: np.ndarray) -> np.ndarray:
+        """Wanted motion (3,) m in the mouth's frame while the operator backs off."""
+        return np.array([self.retreat_at, 0.0, 0.0]) - seen
+
     def aligned(self, state: TaskState, seen: np.ndarray) -> bool:
         """Whether the operator thinks that the tool would go in; `seen` is the tip's position as it sees it."""
         centred = np.abs(seen[1:]).max() < 0.0007
@@ -191,7 +195,7 @@ class Expert(ABC):
         if self.phase is Phase.PUSH:
             return self.push(state, seen), self._speed, 0.0
         if self.phase is Phase.RETREAT:
-            move = np.array([self.retreat_at, 0.0, 0.0]) - seen
+            move = self.retreat(seen)
             self._retreating += 1
             if np.linalg.norm(move) < 0.002 or self._retreating > 60:
                 self.phase = Phase.ALIGN
@@ -239,6 +243,11 @@ class InsertionExpert(Expert):
     patient_steps: ClassVar[int] = 60
     """Steps without progress after which the operator gives up a firm push and looks again."""
 
+    def retreat(self, seen: np.ndarray) -> np.ndarray:
+        """See Expert; straight out first."""
+        move = super().retreat(seen)
+        return move if seen[0] > 0.002 else np.array([move[0], 0.0, 0.0])
+
     def aligned(self, state: TaskState, seen: np.ndarray) -> bool:
         """See Expert; the tool's axis must fit too."""
         biased = self.tilt_tolerance + np.abs(self._angle_bias[1:]).max()
@@ -248,17 +257,22 @@ class InsertionExpert(Expert):
         """See Expert."""
         depth = state.tip_error_m[0]
         self._note_progress(depth)
-        if depth < -self.engaged_depth:
+        if depth < -self.engaged_depth and not self._beside(state):
             self.phase = Phase.FINISH
             self._stuck = 0
             self._pause(8, 25)
-        elif self._stuck > 8 or (self._probes > 0 and seen[0] < 0.001):
+        elif self._stuck > 8 or self._beside(state) or (self._probes > 0 and seen[0] < 0.001):
             self._back_off()
         return np.array([-0.008, -0.5 * seen[1], -0.5 * seen[2]])
 
     def finish(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float]:
         """See Expert: push on, and look again when nothing moves for long."""
         self._note_progress(state.tip_error_m[0])
-        if self._stuck > self.patient_steps or state.tip_error_m[0] > -0.002:
+        if self._stuck > self.patient_steps or self._beside(state) or state.tip_error_m[0] > -0.002:
             self._back_off()
         return np.array([-0.008, -0.3 * seen[1], -0.3 * seen[2]]), 0.0
+
+    @staticmethod
+    def _beside(state: TaskState) -> bool:
+        """The tip is past the mouth, but not through it."""
+        return bool(state.tip_error_m[0] < -0.002 and state.progress == 0.0)

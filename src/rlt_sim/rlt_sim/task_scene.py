@@ -152,6 +152,9 @@ class TaskScene(ABC):
         self._tool, self._work = model.body("tool").id, model.body("work").id
         self._tool_nominal = model.body_pos[self._tool].copy()
         self._work_nominal = model.body_pos[self._work].copy()
+        self._work_rotation = np.zeros(9)
+        mujoco.mju_quat2Mat(self._work_rotation, model.body_quat[self._work])
+        self._work_rotation = self._work_rotation.reshape(3, 3)
         self._tip, self._mouth = model.site("tip").id, model.site("mouth").id
 
     def place(self, options: SceneOptions, rng: np.random.Generator) -> None:
@@ -167,7 +170,7 @@ class TaskScene(ABC):
 
     def place_roll(self, askew: np.ndarray, roll: float) -> None:
         """Turn the work piece: `askew` (3, 3) tilts its axis, `roll` (rad) turns it about its axis."""
-        turned = askew @ rotation_matrix(np.array([roll, 0.0, 0.0]))
+        turned = self._work_rotation @ askew @ rotation_matrix(np.array([roll, 0.0, 0.0]))
         mujoco.mju_mat2Quat(self.model.body_quat[self._work], turned.reshape(-1))
 
     def start_poses(self, options: SceneOptions, start_in: str, rng: np.random.Generator) -> list[Pose]:
@@ -189,10 +192,10 @@ class TaskScene(ABC):
         offset, roll, tilt = self.random_offset(options, rng)
         rotation = frame @ rotation_matrix(np.array([0.0, *tilt]))
         rotation = rotation @ rotation_matrix(np.array([roll - self.opening_angle(), 0.0, 0.0])) @ RIGHT_FACING
-        tip = origin + frame @ offset - rotation @ self.tool_offset()
+        right = self.hand_pose(origin + frame @ offset, rotation)
         left = np.array(HOME_POSITIONS["left"]) + rng.uniform(-1.0, 1.0, 3) * 0.010
         left_rotation = rotation_matrix(np.array([0.0, 0.0, rng.uniform(-0.1, 0.1)])) @ HOME_ROTATIONS["left"]
-        place_arms([(left, left_rotation), (tip, rotation)], 12)
+        place_arms([(left, left_rotation), right], 12)
 
     def random_offset(self, options: SceneOptions, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
         """Random tip in the mouth's frame: position (3,) m, roll rad, tilt about y and z (2,) rad; half lie near."""
@@ -210,6 +213,10 @@ class TaskScene(ABC):
             roll, tilt = rng.normal(0.0, 0.05), np.clip(tilt, -0.05, 0.05)
             self.place_inserted(options, float(-offset[0]), rng)
         return offset, roll, tilt
+
+    def hand_pose(self, tip: np.ndarray, rotation: np.ndarray) -> Pose:
+        """Where the right tool pose must be for the tip to be at `tip` (3,) m, `rotation` (3, 3), in the world."""
+        return tip - rotation @ self.tool_offset(), rotation
 
     def opening_angle(self) -> float:
         """Angle of the opening about the mouth's axis, rad, against the mouth's frame."""

@@ -1,5 +1,7 @@
 """Every task's scene: experts that get there, success only through insertion, resets, and what is refused."""
 
+import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from rlt_common.parameters import ParameterError
 from rlt_common.rotations import rotation_matrix
 from rlt_sim.arms import HOME_POSITIONS, HOME_ROTATIONS, RIGHT_FACING, make_integrator
 from rlt_sim.cell import Cell
-from rlt_sim.collect import demonstrate, random_poses
+from rlt_sim.collect import demonstrate, observe, random_poses
+from rlt_sim.collect_command import blocks
 from rlt_sim.expert import BRISK
 from rlt_sim.scenes import SCENES
 from rlt_sim.task_cell import make_cell
@@ -21,8 +24,12 @@ CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
 ROBOT = load_robot(CONFIG / "robots" / "sim.yaml")
 NEW = sorted(set(SCENES) - {"screw"})
 """The screw has tests of its own: test_cell.py, test_collect.py."""
-BESIDE = {"ethernet": [(0.0, 0.006, 0.0), (0.0, 0.0, -0.006)], "charger": [(0.0, 0.0045, 0.0), (0.0, 0.0, 0.009)]}
-"""Where pushing leads nowhere: offsets from the mouth, m."""
+BESIDE = {
+    "ethernet": [(0.006, 0.0), (0.0, -0.006)],
+    "charger": [(0.0045, 0.0), (0.0, 0.009)],
+    "zip_tie": [(0.0045, 0.0), (0.0, 0.006)],
+}
+"""Where pushing leads onto the rim: offsets from the mouth along y and z, m."""
 
 
 @pytest.fixture(scope="module", params=NEW)
@@ -32,14 +39,14 @@ def cell(request) -> Cell:
 
 def put_tip(cell: Cell, offset: tuple[float, float, float], roll: float = 0.0) -> None:
     """Place the tip at `offset` (m) in the mouth's frame, square to it but for `roll` (rad)."""
+    home = [(np.array(HOME_POSITIONS[arm]), HOME_ROTATIONS[arm]) for arm in ("left", "right")]
+    cell.place_arms(home, iterations=60)
     origin, frame = cell.mouth_pose()
     rotation = frame @ rotation_matrix(np.array([roll, 0.0, 0.0])) @ RIGHT_FACING
-    tip = origin + frame @ np.array(offset) - rotation @ cell.scene.tool_offset()
-    left = (np.array(HOME_POSITIONS["left"]), HOME_ROTATIONS["left"])
-    cell.place_arms([left, (tip, rotation)], iterations=60)
+    cell.place_arms([home[0], cell.scene.hand_pose(origin + frame @ np.array(offset), rotation)], iterations=60)
 
 
-def push(cell: Cell, steps: int, speed: float = 0.0004) -> bool:
+def push(cell: Cell, steps: int, speed: float = 0.0004, each_step: Callable[[], None] = lambda: None) -> bool:
     """Push along the mouth's axis (speed in m per step); whether it ever was a success."""
     integrator = make_integrator()
     integrator.reset(cell.joint_state()[0])
@@ -49,6 +56,7 @@ def push(cell: Cell, steps: int, speed: float = 0.0004) -> bool:
     for _ in range(steps):
         cell.apply(integrator.step(action, cell.joint_state()[0]).joint_targets)
         done = done or cell.task_state().success
+        each_step()
     return done
 
 
@@ -73,6 +81,19 @@ def test_same_seed_same_demonstration(cell):
     for a, b in zip(first.samples, second.samples, strict=True):
         np.testing.assert_array_equal(a.images, b.images)
         np.testing.assert_array_equal(a.position, b.position)
+
+
+def test_proprioception_does_not_know_where_the_work_piece_and_the_tool_are(cell):
+    """The same arms with another scene: only the images tell."""
+    seen, labels = [], []
+    for hidden in ({}, {"position_range": 0.0, "slip": 0.0, "yaw_range": 0.0}):
+        cell.reset(5, "critical", hidden)
+        seen.append(observe(cell))
+        labels.append(cell.task_state().label)
+    assert np.abs(labels[0] - labels[1]).max() > 5e-4
+    for name in ("joint_position", "ee_pose"):
+        np.testing.assert_allclose(blocks(seen[0])[name], blocks(seen[1])[name], atol=1e-4)
+    assert not np.array_equal(seen[0].images, seen[1].images)
 
 
 def test_another_seed_is_another_scene(cell):
@@ -107,8 +128,8 @@ def test_pushing_straight_in_is_a_success(cell):
 def test_pushing_beside_the_mouth_is_none(cell):
     for beside in BESIDE[cell.scene.name]:
         cell.reset(11)
-        put_tip(cell, (0.004, beside[1], beside[2]))
-        assert not push(cell, 120)
+        put_tip(cell, (0.004, *beside))
+        assert not push(cell, 50)
         assert cell.task_state().tip_error_m[0] > -0.004
 
 
@@ -143,8 +164,6 @@ def test_every_camera_sees_the_tool_move_at_the_mouth(cell):
 
 def test_physics_is_far_faster_than_real_time(cell):
     """n steps of 20 ms take far less than n x 20 ms, also on a busy machine."""
-    import time
-
     cell.reset(0, "critical")
     hold = cell.joint_state()[0]
     start = time.process_time()
@@ -167,6 +186,41 @@ def test_the_ethernet_latch_snaps_only_at_the_end_and_then_holds():
     assert cell.task_state().tip_error_m[0] < -0.017
 
 
+def test_a_strap_that_passes_beside_the_head_is_not_threaded():
+    cell = Cell(SCENES["zip_tie"]())
+    cell.reset(11)
+    put_tip(cell, (0.004, 0.0, 0.016))
+    assert not push(cell, 120)
+    state = cell.task_state()
+    assert state.tip_error_m[0] < -0.018
+    assert state.progress == 0.0
+
+
+def test_the_strap_bends_when_it_is_pushed_onto_the_rim():
+    cell = Cell(SCENES["zip_tie"]())
+    cell.reset(11, "full", {"curl": 0.0})
+    put_tip(cell, (0.004, 0.005, 0.0))
+    bends = []
+    push(cell, 80, each_step=lambda: bends.append(np.abs(cell.task_state().tilt_rad).max()))
+    assert bends[0] < 0.01
+    assert max(bends) > 0.3
+
+
+def test_the_tie_s_head_moves_with_the_left_hand():
+    cell = Cell(SCENES["zip_tie"]())
+    cell.reset(3)
+    before = cell.mouth_pose()[0]
+    integrator = make_integrator()
+    integrator.reset(cell.joint_state()[0])
+    action = np.zeros(14)
+    action[0] = 0.0005
+    for _ in range(20):
+        cell.apply(integrator.step(action, cell.joint_state()[0]).joint_targets)
+    moved = cell.mouth_pose()[0] - before
+    assert 0.007 < moved[0] < 0.011
+    assert np.abs(moved[1:]).max() < 0.002
+
+
 @pytest.mark.parametrize("name", sorted(SCENES))
 def test_an_unknown_option_or_scene_is_refused(name):
     task = load_task(CONFIG / "tasks" / f"{name}.yaml")
@@ -185,5 +239,5 @@ def test_a_task_of_another_name_may_name_its_scene_and_options(name):
     object.__setattr__(task, "simulation", {"scene": name, "slip": 0.0})
     own = make_cell(ROBOT, task)
     own.reset(3)
-    np.testing.assert_array_equal(own.scene.tool_offset(), np.zeros(3))
+    np.testing.assert_array_equal(own.scene.tool_offset(), np.zeros(3))  # the slip
     assert {field.name for field in fields(own.options)} >= {"position_range", "hand_off_distance"}
