@@ -97,13 +97,13 @@ class ZipTieScene(TaskScene):
 
     def parts(self) -> SceneParts:
         """See TaskScene."""
-        right = mjcf.camera("right_wrist", (0.060, 0.0, 0.100), (0.150, 0.0, 0.0), 28) + mjcf.box(
+        right = mjcf.camera("right_wrist", (0.060, 0.0, 0.100), (0.150, 0.0, 0.0), 30) + mjcf.box(
             (0.033, -0.014, 0.095), (0.057, 0.014, 0.115), _BLACK, 'mass="0.02"'
         )
-        left = mjcf.camera("left_wrist", (0.030, 0.120, 0.065), (0.158, 0.024, -0.003), 15) + mjcf.box(
+        left = mjcf.camera("left_wrist", (0.030, 0.120, 0.065), (0.158, 0.025, -0.003), 16) + mjcf.box(
             (0.002, 0.115, 0.061), (0.026, 0.139, 0.085), _BLACK, 'mass="0.02"'
         )
-        base = mjcf.camera("base", (0.085, -0.150, 0.235), (0.010, 0.0, 0.122), 15)
+        base = mjcf.camera("base", (0.085, -0.150, 0.235), (0.012, 0.0, 0.122), 18)
         s = self.spec
         last = s.link_length
         taper = mjcf.frustum(
@@ -201,7 +201,7 @@ class ZipTieScene(TaskScene):
 class ZipTieExpert(InsertionExpert):
     """Threads the tip with the right hand while the left hand comes to its place, then both hands move together."""
 
-    temperament = Temperament(speed=0.0004, patience=1.8, max_probes=2)
+    temperament = Temperament(speed=0.00044, patience=1.6, max_probes=2)
     engaged_depth = 0.009
     tilt_tolerance = 0.08
     share = 0.3
