@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser
 
+FIRST_LOGIT = -2.0  # of a critic that has seen nothing: Q = 0.12, as a return some seconds ahead is
 RETURN_RANGE = (0.0, 1.0)  # the reward is +1 at success and 0 otherwise (Sec. V)
 
 
@@ -54,6 +56,12 @@ class AgentConfig:
     hidden: tuple[int, ...] = param((256, 256), "hidden widths of actor and critics (App. B: 256, 256; screw 512 x 3)")
     critics: int = param(2, "Q functions; the target is the minimum over all", minimum=1, maximum=10)
     critic_layer_norm: bool = param(True, "LayerNorm in the critics")
+    critic_loss: str = param(
+        "squared",
+        "of the TD error (Eq. 3): squared; or the cross-entropy of Q = sigmoid(output), which lies in [0, 1] as the "
+        "return does and weighs relative errors where Q is small (QT-Opt)",
+        choices=("squared", "cross_entropy"),
+    )
     clamp_targets: bool = param(True, "clamp bootstrapped values to the possible return, 0 to 1")
     actor_objective: str = param("min", "which Q the actor climbs", choices=("min", "mean", "first"))
     log_q_floor: float = param(
@@ -114,6 +122,9 @@ class Agent:
         self.standardise = Standardiser(layout.x_dim)
         self.actor = Actor(layout, generator, self.action_limit, config.bfloat16)
         self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, config.bfloat16)
+        if config.critic_loss == "cross_entropy":
+            with torch.no_grad():
+                self.critics.biases[-1].fill_(FIRST_LOGIT)
         self.target_actor, self.target_critics = self.actor.clone(), self.critics.clone()
         self.actor_optimiser = self.actor.optimiser(config.actor_lr)
         self.critic_optimiser = self.critics.optimiser(config.critic_lr)
@@ -147,17 +158,23 @@ class Agent:
         """Eq. 3: one step on the squared TD error. `x` is the standardised batch.x."""
         next_x = self.standardise(batch.next_x)
         next_action = self._target_action(next_x, batch.next_reference)
-        next_q = self.target_critics(next_x, next_action).amin(0)
+        next_q = self._value(self.target_critics(next_x, next_action).amin(0))
         if self.config.clamp_targets:
             next_q = next_q.clamp(*RETURN_RANGE)
         target = batch.rewards + batch.bootstrap * next_q
 
         tape: list[Tensor] = []
-        error = self.critics(x, self._visible(batch.action, batch.valid), tape) - target
-        self.critics.backward(tape, error * (2.0 / len(x)))
+        output = self.critics(x, self._visible(batch.action, batch.valid), tape)
+        if self.config.critic_loss == "cross_entropy":
+            loss = binary_cross_entropy_with_logits(output, target.expand_as(output), reduction="none")
+            gradient = output.sigmoid() - target
+        else:
+            error = output - target
+            loss, gradient = error.square(), 2.0 * error
+        self.critics.backward(tape, gradient / len(x))
         self.critic_optimiser.step()
         self.target_critics.follow(self.critics, self.config.tau)
-        return {"critic_loss": error.square().mean(1).sum(), "q_mean": target.mean()}
+        return {"critic_loss": loss.mean(1).sum(), "q_mean": target.mean()}
 
     @torch.no_grad()
     def update_actor(self, batch: Batch, x: Tensor, bc_only: bool) -> dict[str, Tensor]:
@@ -174,11 +191,14 @@ class Agent:
             action = mean + self._chunk_noise(len(x)) if self.config.actor_noise else mean
             objective = _OBJECTIVES[self.config.actor_objective]
             q_tape: list[Tensor] = []
-            q = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
+            output = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
+            q = self._value(output)
             value, share = objective.climb(q)
             if self.config.log_q_floor:
                 value, slope = _log_above(value, self.config.log_q_floor)
                 share = share * slope
+            if self.config.critic_loss == "cross_entropy":
+                share = share * q * (1.0 - q)
             ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
             gradient = self._visible(ascent, batch.valid) + self.beta * gradient
             loss = -value.mean() + self.beta * distance
@@ -188,6 +208,10 @@ class Agent:
         if self.config.target_actor:
             self.target_actor.follow(self.actor, self.config.tau)
         return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
+
+    def _value(self, output: Tensor) -> Tensor:
+        """Q from the critics' output."""
+        return output.sigmoid() if self.config.critic_loss == "cross_entropy" else output
 
     def _target_action(self, next_x: Tensor, next_reference: Tensor) -> Tensor:
         """a' ~ pi(x', a~'): reference never dropped, clipped to what the robot would execute."""
