@@ -55,8 +55,10 @@ QOS_LATCHED_READER = _profile(100, latched=True)
 QOS_OBSERVATION = _profile(200, latched=True)
 """Kept for those who come late: in lockstep the robot waits for the chunk of an observation that is already out, and a
 VLA node that was restarted meanwhile must find it."""
+QOS_OUTPUT = _profile(200, latched=True)
 QOS_CHUNK = _profile(50, latched=True)
-"""Kept for the recorder, whose subscription may be matched a moment after the first chunks of a run are out. The
-executor subscribes without history (QOS_CONTROL): it never sees a chunk from before its start."""
+"""Both are kept for the recorder, whose subscription may be matched a moment after the first outputs and chunks of a
+run are out. Everybody else subscribes without history (QOS_STREAM, QOS_CONTROL): the executor never sees a chunk, and
+nobody an output, from before its start."""
 QOS_SENSOR = _profile(5, reliable=False)
 QOS_CAMERA_LOCKSTEP = _profile(50)

@@ -86,7 +86,7 @@ class RecorderNode(Node):
         )
         for kind, topic, qos in (
             (Observation, topics.OBSERVATION, topics.QOS_STREAM),
-            (VlaOutput, topics.VLA_OUTPUT, topics.QOS_STREAM),
+            (VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT),
             (ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK),
             (ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM),
             (OperatorEvent, topics.OPERATOR_EVENT, topics.QOS_EVENT),

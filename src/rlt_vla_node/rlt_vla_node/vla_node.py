@@ -82,7 +82,7 @@ class VlaNode(Node):
         self._refusal = ""
         self._boundary_s = 0.0
         self._health = Health(self)
-        self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_STREAM)
+        self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT)
         self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, topics.QOS_OBSERVATION)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
