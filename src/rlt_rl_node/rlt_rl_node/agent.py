@@ -43,6 +43,9 @@ class AgentConfig:
     beta_updates: int = param(6000, "updates over which beta falls", minimum=1)
     sigma_independent: float = param(0.2, "exploration noise per action value, spread units (Eq. 4)", minimum=0.0)
     sigma_chunk: float = param(0.5, "exploration noise constant over a chunk, spread units", minimum=0.0)
+    sigma_speed: float = param(
+        0.0, "exploration noise of a chunk's speed: the chunk is stretched by 1 + sigma_speed * noise", minimum=0.0
+    )
     target_noise: float = param(
         0.2, "noise of a' in the target, the sample of Eq. 3, spread units; 0: the mean", minimum=0.0
     )
@@ -188,7 +191,7 @@ class Agent:
         if bc_only:
             loss = distance
         else:
-            action = mean + self._chunk_noise(len(x)) if self.config.actor_noise else mean
+            action = mean + self._chunk_noise(mean) if self.config.actor_noise else mean
             objective = _OBJECTIVES[self.config.actor_objective]
             q_tape: list[Tensor] = []
             output = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
@@ -225,11 +228,12 @@ class Agent:
     def _visible(self, chunk: Tensor, valid: Tensor) -> Tensor:
         return chunk * valid if self.config.partial_chunks == "mask" else chunk
 
-    def _chunk_noise(self, count: int) -> Tensor:
-        c, d = self.layout.chunk_length, self.layout.action_dim
+    def _chunk_noise(self, mean: Tensor) -> Tensor:
+        count, c, d = len(mean), self.layout.chunk_length, self.layout.action_dim
         independent = self._normal(count, c, d) * self.config.sigma_independent
         constant = self._normal(count, 1, d) * self.config.sigma_chunk
-        return (independent + constant).flatten(1)
+        stretched = mean * self._normal(count, 1) * self.config.sigma_speed
+        return (independent + constant).flatten(1) + stretched
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)
