@@ -89,6 +89,11 @@ class AgentConfig:
     use_reference: bool = param(True, "the actor sees the reference; false: the ablation without pass-through")
     use_rl_token: bool = param(True, "x holds z_rl; false: the ablation without RL token")
     squash: bool = param(False, "tanh at the actor's output, scaled to the robot's limits (TD3)")
+    chunk_sum: bool = param(
+        False,
+        "the critics see the sum of a chunk's rows, the displacement it asks for, beside the rows: what a chunk moves "
+        "is then learned much sooner than what each of its values does",
+    )
     bfloat16: bool = param(
         False, "round the factors of matrix products to bfloat16: faster where the processor has instructions for it"
     )
