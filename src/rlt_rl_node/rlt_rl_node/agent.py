@@ -41,6 +41,13 @@ class AgentConfig:
         minimum=0.0,
     )
     beta_updates: int = param(6000, "updates over which beta falls", minimum=1)
+    beta_speed: float = param(
+        1.0,
+        "share of beta for the part of the deviation that is along the reference itself, the same motion faster or "
+        "slower; 1: all deviations weigh alike (Eq. 5)",
+        minimum=0.0,
+        maximum=1.0,
+    )
     sigma_independent: float = param(0.2, "exploration noise per action value, spread units (Eq. 4)", minimum=0.0)
     sigma_chunk: float = param(0.5, "exploration noise constant over a chunk, spread units", minimum=0.0)
     sigma_speed: float = param(
@@ -192,9 +199,8 @@ class Agent:
         mean = self.actor(x, batch.reference * kept, tape)
         deviation = self._visible(mean - batch.reference, batch.valid)
         distance = deviation.square().sum(1).mean()
-        gradient = deviation * (2.0 / len(x))  # of the distance, with respect to the mean
         if bc_only:
-            loss = distance
+            loss, gradient = distance, deviation * (2.0 / len(x))
         else:
             action = mean + self._chunk_noise(mean) if self.config.actor_noise else mean
             objective = _OBJECTIVES[self.config.actor_objective]
@@ -208,14 +214,29 @@ class Agent:
             if self.config.critic_loss == "cross_entropy":
                 share = share * q * (1.0 - q)
             ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
-            gradient = self._visible(ascent, batch.valid) + self.beta * gradient
-            loss = -value.mean() + self.beta * distance
+            anchor, pull = self._anchor(deviation, batch.reference)
+            gradient = self._visible(ascent, batch.valid) + self.beta * pull
+            loss = -value.mean() + self.beta * anchor
 
         self.actor.backward(tape, gradient)
         self.actor_optimiser.step()
         if self.config.target_actor:
             self.target_actor.follow(self.actor, self.config.tau)
         return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
+
+    def _anchor(self, deviation: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 5's distance of (B, C*d) deviations, speed weighing `beta_speed`, and its gradient.
+
+        A reference shorter than one spread unit has no direction worth the name; it counts the less the shorter it is.
+        """
+        anchor, pull = deviation.square().sum(1).mean(), deviation
+        if self.config.beta_speed < 1.0:
+            direction = reference / reference.norm(dim=1, keepdim=True).clamp(min=1.0)
+            along = (deviation * direction).sum(1, keepdim=True)
+            freed = 1.0 - self.config.beta_speed
+            anchor = anchor - freed * along.square().mean()
+            pull = deviation - freed * along * direction
+        return anchor, pull * (2.0 / len(deviation))
 
     def _value(self, output: Tensor) -> Tensor:
         """Q from the critics' output."""
