@@ -44,8 +44,8 @@ class AgentConfig:
     beta_speed: float = param(
         1.0,
         "share of beta for the part of the deviation that is along the reference itself, the same motion faster or "
-        "slower; 1: all deviations weigh alike (Eq. 5)",
-        minimum=0.0,
+        "slower; it falls from 1 over `beta_updates`; 1: all deviations weigh alike (Eq. 5)",
+        minimum=1e-6,
         maximum=1.0,
     )
     sigma_independent: float = param(0.2, "exploration noise per action value, spread units (Eq. 4)", minimum=0.0)
@@ -149,10 +149,14 @@ class Agent:
     def beta(self) -> float:
         """The weight of the squared distance to the reference now."""
         config = self.config
-        left = max(0.0, 1.0 - self.updates / config.beta_updates)
-        if config.beta_start == 0.0 or left == 0.0:
+        if config.beta_start == 0.0 or self._fall == 1.0:
             return config.beta
-        return config.beta * (config.beta_start / config.beta) ** left
+        return config.beta * (config.beta_start / config.beta) ** (1.0 - self._fall)
+
+    @property
+    def _fall(self) -> float:
+        """How far beta has fallen, 0 to 1."""
+        return min(1.0, self.updates / self.config.beta_updates)
 
     @torch.no_grad()
     def update(self, batch: Batch, bc_only: bool = False) -> dict[str, Tensor]:
@@ -225,7 +229,7 @@ class Agent:
         return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
 
     def _anchor(self, deviation: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 5's distance of (B, C*d) deviations, speed weighing `beta_speed`, and its gradient.
+        """Eq. 5's distance of (B, C*d) deviations, those in speed weighing less, and its gradient.
 
         A reference shorter than one spread unit has no direction worth the name; it counts the less the shorter it is.
         """
@@ -233,7 +237,7 @@ class Agent:
         if self.config.beta_speed < 1.0:
             direction = reference / reference.norm(dim=1, keepdim=True).clamp(min=1.0)
             along = (deviation * direction).sum(1, keepdim=True)
-            freed = 1.0 - self.config.beta_speed
+            freed = 1.0 - self.config.beta_speed**self._fall
             anchor = anchor - freed * along.square().mean()
             pull = deviation - freed * along * direction
         return anchor, pull * (2.0 / len(deviation))

@@ -126,7 +126,8 @@ def test_the_same_motion_at_another_speed_weighs_beta_speed():
     along = reference / reference.norm(dim=1, keepdim=True)
     across = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
     across = across - (across * along).sum(1, keepdim=True) * along
-    subject = agent(beta_speed=0.1)
+    subject = agent(beta_speed=0.01, beta_updates=100)
+    subject.updates = 50  # half way: the root of 0.01
     for deviation, share in ((along, 0.1), (across, 1.0)):
         anchor, pull = subject._anchor(deviation, reference)
         assert anchor.item() == pytest.approx(share * deviation.square().sum(1).mean().item(), rel=1e-5)
