@@ -15,12 +15,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser
 
-FIRST_LOGIT = -2.0  # of a critic that has seen nothing: Q = 0.12, as a return some seconds ahead is
 RETURN_RANGE = (0.0, 1.0)  # the reward is +1 at success and 0 otherwise (Sec. V)
 
 
@@ -66,21 +64,8 @@ class AgentConfig:
     hidden: tuple[int, ...] = param((256, 256), "hidden widths of actor and critics (App. B: 256, 256; screw 512 x 3)")
     critics: int = param(2, "Q functions; the target is the minimum over all", minimum=1, maximum=10)
     critic_layer_norm: bool = param(True, "LayerNorm in the critics")
-    critic_loss: str = param(
-        "squared",
-        "of the TD error (Eq. 3): squared; or the cross-entropy of Q = sigmoid(output), which lies in [0, 1] as the "
-        "return does and weighs relative errors where Q is small (QT-Opt)",
-        choices=("squared", "cross_entropy"),
-    )
     clamp_targets: bool = param(True, "clamp bootstrapped values to the possible return, 0 to 1")
     actor_objective: str = param("min", "which Q the actor climbs", choices=("min", "mean", "first"))
-    log_q_floor: float = param(
-        0.0,
-        "the actor climbs log Q, linear below this floor, instead of Q: a step saved then counts the same far from the "
-        "goal, where Q is small, as near it; 0: Q itself (Eq. 5)",
-        minimum=0.0,
-        maximum=1.0,
-    )
     updates_per_actor_update: int = param(2, "critic updates per actor update (Sec. V)", minimum=1, maximum=100)
     reference_dropout: float = param(
         0.5,
@@ -96,11 +81,6 @@ class AgentConfig:
     use_reference: bool = param(True, "the actor sees the reference; false: the ablation without pass-through")
     use_rl_token: bool = param(True, "x holds z_rl; false: the ablation without RL token")
     squash: bool = param(False, "tanh at the actor's output, scaled to the robot's limits (TD3)")
-    chunk_sum: bool = param(
-        False,
-        "the critics see the sum of a chunk's rows, the displacement it asks for, beside the rows: what a chunk moves "
-        "is then learned much sooner than what each of its values does",
-    )
     bfloat16: bool = param(
         False, "round the factors of matrix products to bfloat16: faster where the processor has instructions for it"
     )
@@ -137,9 +117,6 @@ class Agent:
         self.standardise = Standardiser(layout.x_dim)
         self.actor = Actor(layout, generator, self.action_limit, config.bfloat16)
         self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, config.bfloat16)
-        if config.critic_loss == "cross_entropy":
-            with torch.no_grad():
-                self.critics.biases[-1].fill_(FIRST_LOGIT)
         self.target_actor, self.target_critics = self.actor.clone(), self.critics.clone()
         self.actor_optimiser = self.actor.optimiser(config.actor_lr)
         self.critic_optimiser = self.critics.optimiser(config.critic_lr)
@@ -177,23 +154,17 @@ class Agent:
         """Eq. 3: one step on the squared TD error. `x` is the standardised batch.x."""
         next_x = self.standardise(batch.next_x)
         next_action = self._target_action(next_x, batch.next_reference)
-        next_q = self._value(self.target_critics(next_x, next_action).amin(0))
+        next_q = self.target_critics(next_x, next_action).amin(0)
         if self.config.clamp_targets:
             next_q = next_q.clamp(*RETURN_RANGE)
         target = batch.rewards + batch.bootstrap * next_q
 
         tape: list[Tensor] = []
-        output = self.critics(x, self._visible(batch.action, batch.valid), tape)
-        if self.config.critic_loss == "cross_entropy":
-            loss = binary_cross_entropy_with_logits(output, target.expand_as(output), reduction="none")
-            gradient = output.sigmoid() - target
-        else:
-            error = output - target
-            loss, gradient = error.square(), 2.0 * error
-        self.critics.backward(tape, gradient / len(x))
+        error = self.critics(x, self._visible(batch.action, batch.valid), tape) - target
+        self.critics.backward(tape, error * (2.0 / len(x)))
         self.critic_optimiser.step()
         self.target_critics.follow(self.critics, self.config.tau)
-        return {"critic_loss": loss.mean(1).sum(), "q_mean": target.mean()}
+        return {"critic_loss": error.square().mean(1).sum(), "q_mean": target.mean()}
 
     @torch.no_grad()
     def update_actor(self, batch: Batch, x: Tensor, bc_only: bool) -> dict[str, Tensor]:
@@ -209,16 +180,10 @@ class Agent:
             action = mean + self._chunk_noise(mean) if self.config.actor_noise else mean
             objective = _OBJECTIVES[self.config.actor_objective]
             q_tape: list[Tensor] = []
-            output = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
-            q = self._value(output)
+            q = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
             value, share = objective.climb(q)
-            if self.config.log_q_floor:
-                value, slope = _log_above(value, self.config.log_q_floor)
-                share = share * slope
-            if self.config.critic_loss == "cross_entropy":
-                share = share * q * (1.0 - q)
             ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
-            anchor, pull = self._anchor(deviation, batch.reference)
+            anchor, pull = self._anchor(deviation, self._visible(batch.reference, batch.valid))
             gradient = self._visible(ascent, batch.valid) + self.beta * pull
             loss = -value.mean() + self.beta * anchor
 
@@ -241,10 +206,6 @@ class Agent:
             anchor = anchor - freed * along.square().mean()
             pull = deviation - freed * along * direction
         return anchor, pull * (2.0 / len(deviation))
-
-    def _value(self, output: Tensor) -> Tensor:
-        """Q from the critics' output."""
-        return output.sigmoid() if self.config.critic_loss == "cross_entropy" else output
 
     def _target_action(self, next_x: Tensor, next_reference: Tensor) -> Tensor:
         """a' ~ pi(x', a~'): reference never dropped, clipped to what the robot would execute."""
@@ -283,12 +244,6 @@ class _Objective:
 def _lowest(q: Tensor) -> tuple[Tensor, Tensor]:
     value, index = q.min(0, keepdim=True)
     return value[0], torch.zeros_like(q).scatter_(0, index, 1.0)
-
-
-def _log_above(q: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """log q where q >= floor, its tangent there below; and the derivative."""
-    held = q.clamp(min=floor)
-    return held.log() + (q - held) / floor, 1.0 / held
 
 
 _OBJECTIVES = {

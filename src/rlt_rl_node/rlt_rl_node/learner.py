@@ -63,7 +63,6 @@ class TaskShape:
             use_rl_token=config.use_rl_token,
             use_reference=config.use_reference,
             squash=config.squash,
-            chunk_sum=config.chunk_sum,
         )
 
 

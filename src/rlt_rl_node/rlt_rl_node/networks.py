@@ -40,7 +40,6 @@ class Layout:
     use_rl_token: bool = True  # False: the ablation without z_rl
     use_reference: bool = True  # False: the ablation without pass-through
     squash: bool = False  # True: tanh at the actor's output, TD3's way
-    chunk_sum: bool = False  # True: the critics see the sum of a chunk's rows beside them
 
     @property
     def x_dim(self) -> int:
@@ -61,8 +60,7 @@ class Layout:
     @property
     def critic_widths(self) -> tuple[int, ...]:
         """Widths of each critic from input to output."""
-        summed = self.action_dim if self.chunk_sum else 0
-        return (self.x_dim + self.chunk_dim + summed, *self.hidden, 1)
+        return (self.x_dim + self.chunk_dim, *self.hidden, 1)
 
 
 class Standardiser(nn.Module):
@@ -233,8 +231,7 @@ class Critics(Network):
     ) -> Tensor:
         """x (B, X) standardised and action (B, C*d) to the values (N, B) of the first `members` critics (all)."""
         count = len(self) if members is None else members
-        parts = [x, action, self._rows(action).sum(1)] if self.layout.chunk_sum else [x, action]
-        value = self._factor(torch.cat(parts, 1)).expand(count, -1, -1)
+        value = self._factor(torch.cat([x, action], 1)).expand(count, -1, -1)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if tape is not None:
@@ -261,15 +258,7 @@ class Critics(Network):
         """d loss / d action (B, C*d), from d loss / d Q (N, B) and `forward`'s tape; leaves the parameters' alone."""
         gradient = self._backward(tape, gradient, parameters=False)
         weight = self._factor(self.weights[0][: len(gradient), self.layout.x_dim :])
-        gradient = self._product(self._factor(gradient), weight.transpose(1, 2)).sum(0)
-        if self.layout.chunk_sum:
-            rows, summed = gradient.split((self.layout.chunk_dim, self.layout.action_dim), 1)
-            gradient = (self._rows(rows) + summed[:, None]).flatten(1)
-        return gradient
-
-    def _rows(self, chunk: Tensor) -> Tensor:
-        """(B, C*d) to (B, C, d)."""
-        return chunk.reshape(len(chunk), self.layout.chunk_length, self.layout.action_dim)
+        return self._product(self._factor(gradient), weight.transpose(1, 2)).sum(0)
 
     def _backward(self, tape: list[Tensor], gradient: Tensor, parameters: bool) -> Tensor:
         """Back to d loss / d (first layer's output), (N, B, hidden)."""

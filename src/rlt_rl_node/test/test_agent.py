@@ -7,7 +7,7 @@ import torch
 from rl_episodes import task_shape
 
 from rlt_common.parameters import ParameterError
-from rlt_rl_node.agent import Agent, AgentConfig, Batch, _log_above
+from rlt_rl_node.agent import Agent, AgentConfig, Batch
 from rlt_rl_node.networks import Actor, Critics, Layout
 
 QUIET = {"target_noise": 0.0, "reference_dropout": 0.0}
@@ -147,68 +147,6 @@ def test_the_objective_chooses_the_q_to_climb(objective, value):
     constant_critics(subject.critics, [0.8, 0.2])
     data = batch()
     assert subject.update_actor(data, data.x, False)["actor_loss"].item() == pytest.approx(-value)
-
-
-def test_cross_entropy_is_of_sigmoid_outputs_and_steps_by_autograds_gradient():
-    subject = agent(critic_loss="cross_entropy")
-    data = batch(rewards=torch.tensor([0.0, 0.3, 0.0, 1.0]), bootstrap=torch.tensor([0.9, 0.5, 0.9, 0.0]))
-    constant_critics(subject.target_critics, [0.0, 1.0])
-    target = data.rewards + data.bootstrap * 0.5
-    output = subject.critics(data.x, data.action).requires_grad_()
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(output, target.expand(2, -1), reduction="none")
-    loss = loss.mean(1).sum()
-    loss.backward()
-    tape: list[torch.Tensor] = []
-    subject.critics(data.x, data.action, tape)
-    subject.critics.backward(tape, output.grad)
-    expected = subject.critics.flat_gradient.clone()
-    assert subject.update_critic(data, data.x)["critic_loss"].item() == pytest.approx(loss.item())
-    torch.testing.assert_close(subject.critics.flat_gradient, expected)
-
-
-@pytest.mark.parametrize("floor", [0.0, 0.05])
-def test_the_actor_climbs_the_sigmoid_of_the_output(floor):
-    subject = agent(critic_loss="cross_entropy", actor_objective="first", beta=0.0, log_q_floor=floor)
-    data = batch()
-    mean = subject.actor(data.x, data.reference).requires_grad_()
-    hidden = torch.cat([data.x, mean], 1) @ subject.critics.weights[0][0] + subject.critics.biases[0][0]
-    hidden = torch.relu(torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]))
-    q = torch.sigmoid(hidden @ subject.critics.weights[1][0] + subject.critics.biases[1][0])[:, 0]
-    assert q.min() > 0.05
-    (-(q.log() if floor else q).mean()).backward()
-    tape: list[torch.Tensor] = []
-    subject.actor(data.x, data.reference, tape)
-    subject.actor.backward(tape, mean.grad)
-    expected = subject.actor.flat_gradient.clone()
-    subject.update_actor(data, data.x, bc_only=False)
-    torch.testing.assert_close(subject.actor.flat_gradient, expected)
-
-
-def test_log_q_is_climbed_with_its_tangent_below_the_floor():
-    value, slope = _log_above(torch.tensor([0.5, 0.1, -0.3]), 0.1)
-    torch.testing.assert_close(value, torch.tensor([0.5, 0.1, 0.1]).log() + torch.tensor([0.0, 0.0, -4.0]))
-    torch.testing.assert_close(slope, torch.tensor([2.0, 10.0, 10.0]))
-
-    # One step on the actor's loss equals autograd's on -log Q + beta * distance.
-    subject = agent(beta=0.25, log_q_floor=0.05, actor_objective="first")
-    data = batch()
-    with torch.no_grad():
-        subject.critics.biases[-1].add_(1.0)
-    mean = subject.actor(data.x, data.reference)
-    reached = mean.clone().requires_grad_()
-    weights_of = [w[0] for w in subject.critics.weights], [b[0] for b in subject.critics.biases]
-    hidden = torch.cat([data.x, reached], 1) @ weights_of[0][0] + weights_of[1][0]
-    hidden = torch.relu(torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]))
-    first = (hidden @ weights_of[0][1] + weights_of[1][1])[:, 0]
-    assert first.min() > 0.05
-    loss = -first.log().mean() + 0.25 * (reached - data.reference).square().sum(1).mean()
-    loss.backward()
-    tape: list[torch.Tensor] = []
-    subject.actor(data.x, data.reference, tape)
-    subject.actor.backward(tape, reached.grad)
-    expected = subject.actor.flat_gradient.clone()
-    assert subject.update_actor(data, data.x, bc_only=False)["actor_loss"].item() == pytest.approx(loss.item())
-    torch.testing.assert_close(subject.actor.flat_gradient, expected)
 
 
 def test_two_critic_updates_per_actor_update():

@@ -47,9 +47,6 @@ def critics_by_autograd(critics: Critics, x: torch.Tensor, action: torch.Tensor,
     values = []
     for n in range(len(weight)):
         value = torch.cat([x, action], 1)
-        if critics.layout.chunk_sum:
-            rows = action.view(len(x), critics.layout.chunk_length, critics.layout.action_dim)
-            value = torch.cat([value, rows.sum(1)], 1)
         for i in range(layers):
             value = value @ parameters[i][n] + parameters[layers + i][n]
             if i < layers - 1:
@@ -79,9 +76,8 @@ def test_the_actors_gradients_are_autograds(changes):
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("members", [None, 1])
-@pytest.mark.parametrize("chunk_sum", [False, True])
-def test_the_critics_gradients_are_autograds(layer_norm, members, chunk_sum):
-    shape = layout(chunk_sum=chunk_sum)
+def test_the_critics_gradients_are_autograds(layer_norm, members):
+    shape = layout()
     critics = Critics(shape, 3, layer_norm, generator())
     x, action = data(shape)
     weight = torch.randn(members or 3, BATCH, generator=generator())
