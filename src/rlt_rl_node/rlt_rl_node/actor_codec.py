@@ -30,7 +30,6 @@ class PolicyWeights:
     spread: np.ndarray  # (d,) float32, robot units per unit of the network's output
     sigma_independent: float
     sigma_chunk: float
-    sigma_speed: float
     vla_hash: str
     version: int
 
@@ -63,7 +62,6 @@ def pack(weights: PolicyWeights) -> bytes:
         "layout": asdict(weights.actor.layout),
         "sigma_independent": weights.sigma_independent,
         "sigma_chunk": weights.sigma_chunk,
-        "sigma_speed": weights.sigma_speed,
         "vla_hash": weights.vla_hash,
         "version": weights.version,
     }
@@ -77,7 +75,7 @@ def unpack(data: bytes, sha256: str | None = None) -> PolicyWeights:
     arrays, facts = tensor_file.parse(data, MAX_BYTES)
     try:
         layout = from_mapping(Layout, facts["layout"], "actor layout")
-        sigmas = [float(facts[f"sigma_{kind}"]) for kind in ("independent", "chunk", "speed")]
+        sigmas = float(facts["sigma_independent"]), float(facts["sigma_chunk"])
         vla_hash, version = str(facts["vla_hash"]), int(facts["version"])
     except (KeyError, TypeError, ValueError, OverflowError, ParameterError) as error:
         raise TensorFileError(f"the actor's facts do not fit: {error}") from error

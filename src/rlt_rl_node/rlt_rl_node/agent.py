@@ -39,18 +39,8 @@ class AgentConfig:
         minimum=0.0,
     )
     beta_updates: int = param(6000, "updates over which beta falls", minimum=1)
-    beta_speed: float = param(
-        1.0,
-        "share of beta for the part of the deviation that is along the reference itself, the same motion faster or "
-        "slower; it falls from 1 over `beta_updates`; 1: all deviations weigh alike (Eq. 5)",
-        minimum=1e-6,
-        maximum=1.0,
-    )
     sigma_independent: float = param(0.2, "exploration noise per action value, spread units (Eq. 4)", minimum=0.0)
     sigma_chunk: float = param(0.5, "exploration noise constant over a chunk, spread units", minimum=0.0)
-    sigma_speed: float = param(
-        0.0, "exploration noise of a chunk's speed: the chunk is stretched by 1 + sigma_speed * noise", minimum=0.0
-    )
     target_noise: float = param(
         0.2, "noise of a' in the target, the sample of Eq. 3, spread units; 0: the mean", minimum=0.0
     )
@@ -126,14 +116,10 @@ class Agent:
     def beta(self) -> float:
         """The weight of the squared distance to the reference now."""
         config = self.config
-        if config.beta_start == 0.0 or self._fall == 1.0:
+        left = max(0.0, 1.0 - self.updates / config.beta_updates)
+        if config.beta_start == 0.0 or left == 0.0:
             return config.beta
-        return config.beta * (config.beta_start / config.beta) ** (1.0 - self._fall)
-
-    @property
-    def _fall(self) -> float:
-        """How far beta has fallen, 0 to 1."""
-        return min(1.0, self.updates / self.config.beta_updates)
+        return config.beta * (config.beta_start / config.beta) ** left
 
     @torch.no_grad()
     def update(self, batch: Batch, bc_only: bool = False) -> dict[str, Tensor]:
@@ -174,38 +160,24 @@ class Agent:
         mean = self.actor(x, batch.reference * kept, tape)
         deviation = self._visible(mean - batch.reference, batch.valid)
         distance = deviation.square().sum(1).mean()
+        gradient = deviation * (2.0 / len(x))  # of the distance, with respect to the mean
         if bc_only:
-            loss, gradient = distance, deviation * (2.0 / len(x))
+            loss = distance
         else:
-            action = mean + self._chunk_noise(mean) if self.config.actor_noise else mean
+            action = mean + self._chunk_noise(len(x)) if self.config.actor_noise else mean
             objective = _OBJECTIVES[self.config.actor_objective]
             q_tape: list[Tensor] = []
             q = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
             value, share = objective.climb(q)
             ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
-            anchor, pull = self._anchor(deviation, self._visible(batch.reference, batch.valid))
-            gradient = self._visible(ascent, batch.valid) + self.beta * pull
-            loss = -value.mean() + self.beta * anchor
+            gradient = self._visible(ascent, batch.valid) + self.beta * gradient
+            loss = -value.mean() + self.beta * distance
 
         self.actor.backward(tape, gradient)
         self.actor_optimiser.step()
         if self.config.target_actor:
             self.target_actor.follow(self.actor, self.config.tau)
         return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
-
-    def _anchor(self, deviation: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 5's distance of (B, C*d) deviations, those in speed weighing less, and its gradient.
-
-        A reference shorter than one spread unit has no direction worth the name; it counts the less the shorter it is.
-        """
-        anchor, pull = deviation.square().sum(1).mean(), deviation
-        if self.config.beta_speed < 1.0:
-            direction = reference / reference.norm(dim=1, keepdim=True).clamp(min=1.0)
-            along = (deviation * direction).sum(1, keepdim=True)
-            freed = 1.0 - self.config.beta_speed**self._fall
-            anchor = anchor - freed * along.square().mean()
-            pull = deviation - freed * along * direction
-        return anchor, pull * (2.0 / len(deviation))
 
     def _target_action(self, next_x: Tensor, next_reference: Tensor) -> Tensor:
         """a' ~ pi(x', a~'): reference never dropped, clipped to what the robot would execute."""
@@ -219,12 +191,11 @@ class Agent:
     def _visible(self, chunk: Tensor, valid: Tensor) -> Tensor:
         return chunk * valid if self.config.partial_chunks == "mask" else chunk
 
-    def _chunk_noise(self, mean: Tensor) -> Tensor:
-        count, c, d = len(mean), self.layout.chunk_length, self.layout.action_dim
+    def _chunk_noise(self, count: int) -> Tensor:
+        c, d = self.layout.chunk_length, self.layout.action_dim
         independent = self._normal(count, c, d) * self.config.sigma_independent
         constant = self._normal(count, 1, d) * self.config.sigma_chunk
-        stretched = mean * self._normal(count, 1) * self.config.sigma_speed
-        return (independent + constant).flatten(1) + stretched
+        return (independent + constant).flatten(1)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)

@@ -174,7 +174,6 @@ class Learner:
             spread=np.asarray(self.shape.spread, np.float32),
             sigma_independent=self.config.agent.sigma_independent,
             sigma_chunk=self.config.agent.sigma_chunk,
-            sigma_speed=self.config.agent.sigma_speed,
             vla_hash=self.shape.vla_hash,
             version=self.version,
         )

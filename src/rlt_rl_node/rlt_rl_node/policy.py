@@ -176,10 +176,9 @@ class ChunkPolicy:
                 self._run_seed,
                 request.episode_id,
                 request.boundary_step,
-                mean,
+                mean.shape,
                 weights.sigma_independent,
                 weights.sigma_chunk,
-                weights.sigma_speed,
             )
         actions = (action * weights.spread).astype(np.float32)
         if not np.isfinite(actions).all():

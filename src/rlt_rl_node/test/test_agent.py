@@ -121,26 +121,6 @@ def test_the_actors_loss_is_minus_q_plus_beta_times_the_summed_squared_distance(
     assert subject.update_actor(data, data.x, bc_only=False)["actor_loss"].item() == pytest.approx(expected.item())
 
 
-def test_the_same_motion_at_another_speed_weighs_beta_speed():
-    reference = 2.0 * torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
-    along = reference / reference.norm(dim=1, keepdim=True)
-    across = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
-    across = across - (across * along).sum(1, keepdim=True) * along
-    subject = agent(beta_speed=0.01, beta_updates=100)
-    subject.updates = 50  # half way: the root of 0.01
-    for deviation, share in ((along, 0.1), (across, 1.0)):
-        anchor, pull = subject._anchor(deviation, reference)
-        assert anchor.item() == pytest.approx(share * deviation.square().sum(1).mean().item(), rel=1e-5)
-        torch.testing.assert_close(pull, share * deviation * 2 / 4)
-    # Against autograd for any deviation, and for a reference of nearly nothing.
-    for scale in (1.0, 0.01):
-        deviation = (along + across).requires_grad_()
-        anchor, pull = subject._anchor(deviation, scale * reference)
-        anchor.backward()
-        torch.testing.assert_close(pull.detach(), deviation.grad)
-    torch.testing.assert_close(agent()._anchor(across, reference)[0], across.square().sum(1).mean())
-
-
 @pytest.mark.parametrize(("objective", "value"), [("min", 0.2), ("mean", 0.5), ("first", 0.8)])
 def test_the_objective_chooses_the_q_to_climb(objective, value):
     subject = agent(beta=0.0, actor_objective=objective)
