@@ -22,7 +22,16 @@ import numpy as np
 from harness.curves import write_curves
 from harness.experiment import Experiment
 from harness.in_process import build_report, evaluate, evaluate_base, experiment_of, prepare
-from harness.results import Goal, goal_table, markdown_table, read_result, result_path, update_readme, write_result
+from harness.results import (
+    Goal,
+    goal_table,
+    markdown_table,
+    quick,
+    read_result,
+    show_committed,
+    update_readme,
+    write_result,
+)
 
 from rlt_bringup import statistics
 from rlt_bringup.demo import QUICK
@@ -226,17 +235,17 @@ def run_benchmark() -> None:
     parser.add_argument("--checkpoints", type=int, default=1, help="actors to choose from by a held-out selection")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
     options = parser.parse_args()
-    quick = os.environ.get("QUICK", "0") not in ("", "0")
+    small = quick()
     variants = list(dict.fromkeys([FULL, *options.variants.split(",")]))
     unknown = [v for v in variants if v not in VARIANTS]
     if unknown:
         parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
-    seeds = [0] if quick else [int(seed) for seed in options.seeds.split(",")]
+    seeds = [0] if small else [int(seed) for seed in options.seeds.split(",")]
     folder = Path(options.runs).resolve()
-    runs = {seed: folder / (f"{NAME}-quick" if quick else f"seed{seed}") for seed in seeds}
+    runs = {seed: folder / (f"{NAME}-quick" if small else f"seed{seed}") for seed in seeds}
     for seed, run in runs.items():
-        adapt(run, seed, quick)
-    more = dict(SMALL) if quick else {"checkpoints": options.checkpoints}
+        adapt(run, seed, small)
+    more = dict(SMALL) if small else {"checkpoints": options.checkpoints}
     todo = {(v, seed): experiment(v, seed, more) for seed in seeds for v in variants}
     base_jobs = [(seed, todo[FULL, seed], True) for seed in seeds]
     own_jobs = [
@@ -245,11 +254,9 @@ def run_benchmark() -> None:
     run_all(runs, [*base_jobs, *own_jobs], options.workers)
     reports = {key: build_report(prepare(e, runs[key[1]])) for key, e in todo.items()}
     rows = [row(v, seed, reports[v, seed], reports[FULL, seed]) for v in variants for seed in seeds]
-    if quick:
+    if small:
         draw(runs[0] / f"{NAME}.svg", rows)
-        print(f"path shown: {', '.join(variants)}, {rows[0]['episodes']} episodes each")
-        if result_path(NAME).exists():
-            print(f"goals from {result_path(NAME)}:\n{goal_table(read_result(NAME)['goals'])}")
+        show_committed(NAME, f"{', '.join(variants)}, {rows[0]['episodes']} episodes each")
         return
     command = "make bench-ablations" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
     path = write_result(

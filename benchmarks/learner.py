@@ -8,15 +8,23 @@ reference, ours leaves the reference out too and climbs the first critic as TD3 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from harness.results import Goal, goal_table, markdown_table, read_result, result_path, update_readme, write_result
-from harness.timing import interleaved
+from harness.results import (
+    Goal,
+    goal_table,
+    markdown_table,
+    quick,
+    read_result,
+    show_committed,
+    update_readme,
+    write_result,
+)
+from harness.timing import STORED, interleaved
 
 from rlt_rl_node.agent import Agent, AgentConfig
 from rlt_rl_node.networks import Layout
@@ -25,7 +33,6 @@ from rlt_rl_node.replay import Replay
 
 NAME = "learner"
 STATE, ACTION, CHUNK = 28, 14, 10
-STORED = 5000  # transitions in every buffer
 SIZES = [
     (x_dim, batch, hidden) for hidden in ((256, 256), (512, 512, 512)) for x_dim in (96, 2076) for batch in (128, 256)
 ]
@@ -215,9 +222,8 @@ def table(document: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, write the result and the table."""
     torch.set_num_threads(1)
-    if os.environ.get("QUICK", "0") not in ("", "0"):
-        print(measure(*SIZES[0], calls=3, rounds=5))
-        print(f"path shown; goals from {result_path(NAME)}:\n{goal_table(read_result(NAME)['goals'])}")
+    if quick():
+        show_committed(NAME, str(measure(*SIZES[0], calls=3, rounds=5)))
         return
     rows, rounds = [], 15
     for i, (x_dim, batch, hidden) in enumerate(SIZES, 1):

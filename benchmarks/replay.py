@@ -15,7 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness.results import Goal, goal_table, markdown_table, read_result, result_path, update_readme, write_result
+from harness.results import (
+    Goal,
+    goal_table,
+    markdown_table,
+    quick,
+    read_result,
+    show_committed,
+    update_readme,
+    write_result,
+)
 from harness.timing import interleaved
 
 from rlt_rl_node.episode_store import EpisodeStore
@@ -151,9 +160,8 @@ def table(document: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, write the result and the table."""
-    if os.environ.get("QUICK", "0") not in ("", "0"):
-        print(measure(1 / 30))
-        print(f"path shown; goals from {result_path(NAME)}:\n{goal_table(read_result(NAME)['goals'])}")
+    if quick():
+        show_committed(NAME, str(measure(1 / 30)))
         return
     row = measure(1.0)
     write_result(NAME, command="make bench-replay", seeds=[0], n=1, rows=[row], goals=goals(row))

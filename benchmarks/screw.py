@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.results import Goal, goal_table, markdown_table, read_result, result_path, update_readme, write_result
+from harness.results import (
+    Goal,
+    goal_table,
+    markdown_table,
+    quick,
+    read_result,
+    show_committed,
+    update_readme,
+    write_result,
+)
 
 NAME = "screw"
 SEEDS = (0, 1, 2)
@@ -112,10 +120,9 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/bench-screw", help="folder of the runs, one per seed")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="run seeds, comma separated")
     options = parser.parse_args()
-    if os.environ.get("QUICK", "0") not in ("", "0"):
+    if quick():
         report = run_demo(Path(options.runs) / "quick", 0, quick=True)
-        print(f"path shown: {report['rlt']['episodes']} episodes evaluated; goals from {result_path(NAME)}:")
-        print(goal_table(read_result(NAME)["goals"]))
+        show_committed(NAME, f"{report['rlt']['episodes']} episodes evaluated")
         return
     seeds = [int(seed) for seed in options.seeds.split(",")]
     reports = [run_demo(Path(options.runs) / f"seed{seed}", seed, quick=False) for seed in seeds]

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness.results import Goal, goal_table, markdown_table, read_result, result_path, update_readme, write_result
+from harness.results import (
+    Goal,
+    goal_table,
+    markdown_table,
+    quick,
+    read_result,
+    show_committed,
+    update_readme,
+    write_result,
+)
 from harness.td3_task import Task
 
 NAME = "td3"
@@ -74,10 +82,9 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/bench-td3", help="folder of finished seeds")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds, comma separated")
     options = parser.parse_args()
-    if os.environ.get("QUICK", "0") not in ("", "0"):
+    if quick():
         row = practise(TASKS[0], 0, bfloat16=False)
-        print(f"{row}\n{goal_table([vars(goal) for goal in goals([row])])}")
-        print(f"the rest from {result_path(NAME)}:\n{goal_table(read_result(NAME)['goals'])}")
+        show_committed(NAME, f"{row}\n{goal_table([vars(goal) for goal in goals([row])])}")
         return
     folder, rows = Path(options.runs), []
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 from torch.nn import functional
 
-STORED = 5000  # transitions in every buffer, as in ours
+from harness.timing import STORED
+
 LEARNING_RATE, TAU, GAMMA = 3e-4, 0.005, 0.99
 
 

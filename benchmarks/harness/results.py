@@ -48,6 +48,18 @@ def result_path(name: str) -> Path:
     return FOLDER / "results" / f"{name}.json"
 
 
+def quick() -> bool:
+    """Whether QUICK=1 asks for the small run that only shows the path."""
+    return os.environ.get("QUICK", "0") not in ("", "0")
+
+
+def show_committed(name: str, shown: str) -> None:
+    """End a quick run: what it has `shown`, and the goals as the committed full result has them, where there is one."""
+    print(f"path shown: {shown}")
+    if result_path(name).exists():
+        print(f"goals from {result_path(name)}:\n{goal_table(read_result(name)['goals'])}")
+
+
 def read_result(name: str) -> dict[str, Any]:
     """The committed result of a benchmark."""
     return json.loads(result_path(name).read_text(encoding="utf-8"))

@@ -6,6 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+STORED = 5000
+"""Transitions in every buffer that a learner is timed with."""
+
 
 def interleaved(work: Mapping[str, Callable[[], object]], calls: int, rounds: int) -> dict[str, float]:
     """Seconds per call of each piece: the median over `rounds` of blocks of `calls`, taken in turn.
