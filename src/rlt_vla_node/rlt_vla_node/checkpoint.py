@@ -24,17 +24,30 @@ from rlt_vla_node.builtin import NAME, BuiltinBackend, BuiltinConfig, BuiltinVla
 from rlt_vla_node.handoff import remove_head
 from rlt_vla_node.inference import FrozenModel
 from rlt_vla_node.rl_token import RlToken, RlTokenConfig
+from rlt_vla_node.sealed_files import SealedFiles, json_bytes
 from rlt_vla_node.tensors import tensors_hash
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
-MAX_MODEL_BYTES = 1 << 30
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, torn, foreign or does not fit; says which and what to do."""
+
+
+FILES = SealedFiles(
+    what="VLA checkpoint",
+    kind="checkpoint",
+    facts=CONFIG_FILE,
+    tensors=MODEL_FILE,
+    needed=("format", "hash", "file_sha256", "backend", "vla", "token", "vla_state"),
+    max_bytes=1 << 30,
+    absent=f"no VLA checkpoint here: give the folder that `adapt` wrote (it ends with writing {CONFIG_FILE})",
+    remedy="copy the whole checkpoint folder, or adapt again",
+    error=CheckpointError,
+)
 
 
 def save_checkpoint(
@@ -69,8 +82,8 @@ def save_checkpoint(
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     remove_head(folder)
     write_atomic(folder / MODEL_FILE, data)
-    write_atomic(folder / METRICS_FILE, _json(metrics))
-    write_atomic(folder / CONFIG_FILE, _json(config))
+    write_atomic(folder / METRICS_FILE, json_bytes(metrics))
+    write_atomic(folder / CONFIG_FILE, json_bytes(config))
     return digest
 
 
@@ -79,17 +92,7 @@ def load_checkpoint(folder: Path | str) -> FrozenModel:
     folder = Path(folder)
     config = read_config(folder)
     path = folder / MODEL_FILE
-    try:
-        if path.stat().st_size > MAX_MODEL_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_MODEL_BYTES} bytes")
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}: copy the whole checkpoint folder, or adapt again") from error
-    if sha256_hex(data) != config["file_sha256"]:
-        raise CheckpointError(
-            f"{path}: its sha256 is not the one in {CONFIG_FILE}: the file is torn or of another checkpoint; "
-            "copy the whole folder again"
-        )
+    data = FILES.read_tensors(folder, config)
     try:
         tensors = load(data)
         vla = BuiltinVla(_restored(BuiltinConfig, config["vla"], folder))
@@ -110,25 +113,11 @@ def load_checkpoint(folder: Path | str) -> FrozenModel:
 
 def read_config(folder: Path | str) -> dict[str, Any]:
     """config.json of a checkpoint, checked for format and needed keys. Raises CheckpointError."""
-    path = Path(folder) / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: no VLA checkpoint here: give the folder that `adapt` wrote (it ends with writing {CONFIG_FILE})"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    needed = ("format", "hash", "file_sha256", "backend", "vla", "token", "vla_state")
-    missing = [key for key in needed if not isinstance(config, dict) or key not in config]
-    if missing:
-        raise CheckpointError(f"{path}: not a VLA checkpoint: it has no {missing[0]!r}")
+    config = FILES.read_facts(folder)
     if config["format"] != FORMAT or config["backend"] != NAME:
         raise CheckpointError(
-            f"{path}: format {config['format']} of backend {config['backend']!r}: this version reads format {FORMAT} "
-            f"of {NAME!r}"
+            f"{Path(folder) / CONFIG_FILE}: format {config['format']} of backend {config['backend']!r}: "
+            f"this version reads format {FORMAT} of {NAME!r}"
         )
     return config
 
@@ -160,7 +149,3 @@ def _fill(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor], path: P
 
 def _restored(cls: type, values: Any, folder: Path) -> Any:
     return from_mapping(cls, values, str(folder / CONFIG_FILE))
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()

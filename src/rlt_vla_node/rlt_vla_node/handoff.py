@@ -11,7 +11,6 @@ threshold, hash of the VLA it belongs to, report), written last and naming the s
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,30 @@ from torch import Tensor, nn
 
 from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.parameters import ParameterError, from_mapping, param, validate
+from rlt_vla_node.sealed_files import SealedFiles, json_bytes
 
 FORMAT = 1
 TENSORS_FILE = "handoff.safetensors"
 FACTS_FILE = "handoff.json"
-MAX_BYTES = 1 << 28
 STD_FLOOR = 1e-3
 
 
 class HandoffError(RuntimeError):
     """A hand-off head that is missing, torn, foreign or does not fit; says which and what to do."""
+
+
+FILES = SealedFiles(
+    what="hand-off head",
+    kind="head",
+    facts=FACTS_FILE,
+    tensors=TENSORS_FILE,
+    needed=("format", "vla_hash", "file_sha256", "head", "threshold"),
+    max_bytes=1 << 28,
+    absent="there is no hand-off head: train one with `handoff` from episodes in which the operator handed off, or "
+    "start with auto_handoff:=false and let the operator press",
+    remedy="copy the whole folder, or train the head again",
+    error=HandoffError,
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ def save_head(folder: Path | str, head: HandoffHead, vla_hash: str, facts: Mappi
     }
     remove_head(folder)
     write_atomic(folder / TENSORS_FILE, data)
-    write_atomic(folder / FACTS_FILE, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+    write_atomic(folder / FACTS_FILE, json_bytes(document))
 
 
 def remove_head(folder: Path | str) -> None:
@@ -144,7 +157,8 @@ def load_head(folder: Path | str, vla_hash: str, embed_dim: int, state_dim: int)
     Raises HandoffError.
     """
     folder = Path(folder)
-    facts, data = _read(folder)
+    facts = read_facts(folder)
+    data = FILES.read_tensors(folder, facts)
     path = folder / FACTS_FILE
     try:
         config = from_mapping(HeadConfig, facts["head"], str(path))
@@ -177,38 +191,8 @@ def load_head(folder: Path | str, vla_hash: str, embed_dim: int, state_dim: int)
 
 def read_facts(folder: Path | str) -> dict[str, Any]:
     """handoff.json, checked for format and needed keys. Raises HandoffError."""
-    path = Path(folder) / FACTS_FILE
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise HandoffError(
-            f"{path}: there is no hand-off head: train one with `handoff` from episodes in which the operator handed "
-            "off, or start with auto_handoff:=false and let the operator press"
-        ) from error
-    except OSError as error:
-        raise HandoffError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise HandoffError(f"{path}: not JSON: {error}") from error
-    needed = ("format", "vla_hash", "file_sha256", "head", "threshold")
-    missing = [key for key in needed if not isinstance(facts, dict) or key not in facts]
-    if missing:
-        raise HandoffError(f"{path}: not a hand-off head: it has no {missing[0]!r}")
+    facts = FILES.read_facts(folder)
     if facts["format"] != FORMAT:
+        path = Path(folder) / FACTS_FILE
         raise HandoffError(f"{path}: format {facts['format']}: this version reads format {FORMAT}")
     return facts
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    facts, path = read_facts(folder), folder / TENSORS_FILE
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise HandoffError(f"{path}: larger than {MAX_BYTES} bytes")
-        data = path.read_bytes()
-    except OSError as error:
-        raise HandoffError(f"{path}: {error.strerror}: copy the whole folder, or train the head again") from error
-    if sha256_hex(data) != facts["file_sha256"]:
-        raise HandoffError(
-            f"{path}: its sha256 is not the one in {FACTS_FILE}: the file is torn or of another head; copy the whole "
-            "folder again"
-        )
-    return facts, data
