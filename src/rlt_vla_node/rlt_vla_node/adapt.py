@@ -27,7 +27,8 @@ from torch import Tensor
 
 from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
-from rlt_common.parameters import ParameterError, from_mapping
+from rlt_common.parameters import ParameterError
+from rlt_vla_node import training_options
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.builtin import BuiltinConfig, BuiltinVla, build_vla
 from rlt_vla_node.checkpoint import CONFIG_FILE, CheckpointError, read_config, save_checkpoint
@@ -294,44 +295,24 @@ def _listed(values: Mapping[str, float]) -> str:
 
 def build_config(task: TaskConfig, options: Mapping[str, Any]) -> AdaptConfig:
     """The task file's `nodes: adapt:` with the given options on top. Raises ParameterError."""
-    own = task.nodes.get("adapt", {})
-    given = {name: value for name, value in options.items() if value is not None}
-    return from_mapping(AdaptConfig, {**own, **given}, f"task {task.name}: nodes: adapt")
+    return training_options.configure(AdaptConfig, task, "adapt", options)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; every parameter of AdaptConfig is an option without a default of its own."""
     parser = argparse.ArgumentParser(prog="adapt", description="adapt the built-in VLA and train the RL token")
-    parser.add_argument("--robot", required=True, help="robot file")
-    parser.add_argument("--task", required=True, help="task file")
     parser.add_argument("--demonstrations", required=True, help="folder of episode files")
     parser.add_argument("--output", required=True, help="folder for the checkpoint")
     parser.add_argument("--pretraining", help="safetensors file of pre-training images")
-    parser.add_argument("--seed", type=int, default=0, help="of every random draw")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; another number gives other last digits")
     parser.add_argument("--resume", action="store_true", help="go on after a crash; does nothing when finished")
-    group = parser.add_argument_group("parameters")
-    for field in dataclasses.fields(AdaptConfig):
-        several = field.default is dataclasses.MISSING
-        default = field.default_factory() if several else field.default
-        group.add_argument(
-            "--" + field.name.replace("_", "-"),
-            dest=f"parameter_{field.name}",
-            type=float if several else type(default),
-            nargs="+" if several else None,
-            metavar="N",
-            help=f"{field.metadata['description']} (default {default})",
-        )
+    training_options.add_options(parser, AdaptConfig, seed_help="of every random draw")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_vla_node adapt`."""
     options = parse_arguments(arguments)
-    if options.threads < 1 or options.seed < 0:
-        sys.exit("adapt: --threads must be at least 1 and --seed not negative")
-    torch.set_num_threads(options.threads)
-    given = {k.removeprefix("parameter_"): v for k, v in vars(options).items() if k.startswith("parameter_")}
+    given = training_options.apply(options, "adapt")
     try:
         robot, task = load_robot(options.robot), load_task(options.task)
         config = build_config(task, given)

@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
-from rlt_common.parameters import ParameterError, from_mapping
+from rlt_common.parameters import ParameterError
+from rlt_vla_node import training_options
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.handoff import HeadConfig, save_head
@@ -93,9 +92,7 @@ def format_report(figures: Mapping[str, Any]) -> str:
 
 def build_config(task: TaskConfig, options: Mapping[str, Any]) -> HandoffConfig:
     """The task file's `nodes: handoff:` with the given options on top. Raises ParameterError."""
-    given = {name: value for name, value in options.items() if value is not None}
-    own = task.nodes.get("handoff", {})
-    return from_mapping(HandoffConfig, {**own, **given}, f"task {task.name}: nodes: handoff")
+    return training_options.configure(HandoffConfig, task, "handoff", options)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -103,31 +100,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="handoff", description="train the hand-off head from the operator's hand-offs"
     )
-    parser.add_argument("--robot", required=True, help="robot file")
-    parser.add_argument("--task", required=True, help="task file")
     parser.add_argument("--run", required=True, help="run directory; its episodes are read")
     parser.add_argument("--checkpoint", help="frozen VLA and RL token (default <run>/vla)")
-    parser.add_argument("--seed", type=int, default=0, help="of every random draw, the split of the episodes included")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; another number gives other last digits")
-    group = parser.add_argument_group("parameters")
-    for field in dataclasses.fields(HandoffConfig):
-        group.add_argument(
-            "--" + field.name.replace("_", "-"),
-            dest=f"parameter_{field.name}",
-            type=type(field.default),
-            metavar="N",
-            help=f"{field.metadata['description']} (default {field.default})".replace("%", "%%"),
-        )
+    seed_help = "of every random draw, the split of the episodes included"
+    training_options.add_options(parser, HandoffConfig, seed_help)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_vla_node handoff`."""
     options = parse_arguments(arguments)
-    if options.threads < 1 or options.seed < 0:
-        sys.exit("handoff: --threads must be at least 1 and --seed not negative")
-    torch.set_num_threads(options.threads)
-    given = {k.removeprefix("parameter_"): v for k, v in vars(options).items() if k.startswith("parameter_")}
+    given = training_options.apply(options, "handoff")
     run = Path(options.run)
     checkpoint = Path(options.checkpoint) if options.checkpoint else run / "vla"
     try:
