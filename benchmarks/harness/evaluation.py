@@ -66,15 +66,16 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._seen: list[EpisodeOutcome] = []
 
-    def show(self, outcome: EpisodeOutcome, more: str = "") -> None:
-        """One more episode is done."""
+    def show(self, outcome: EpisodeOutcome, more: str = "", share: float | None = None) -> None:
+        """One more episode is done; `share` of the stage that is done, when it does not end by episodes alone."""
         self._seen.append(outcome)
         now, done = time.monotonic(), len(self._seen)
         if done < self._total and now - self._last < PROGRESS_S:
             return
         self._last = now
         recent = self._seen[-10:]
-        left_min = (now - self._start) / done * (self._total - done) / 60.0
+        share = done / self._total if share is None else share
+        left_min = (now - self._start) * (1.0 / share - 1.0) / 60.0
         self._say(
             f"{self._title} {done}/{self._total}: last {len(recent)}: {sum(o.success for o in recent)} successes, "
             f"{sum(o.critical_steps for o in recent) / len(recent):.0f} steps{more}; about {left_min:.1f} min left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlt_bringup.demo import EVALUATION_SEEDS, SEED_STRIDE, TRAIN_SEEDS
+from rlt_bringup.report import source_commit
 from rlt_common.atomic import write_atomic
 from rlt_common.config import TaskConfig
 from rlt_common.parameters import ParameterError, param, validate
@@ -29,7 +31,10 @@ class Experiment:
     name: str = param("full", "names the results: letters, digits, '-', '_'")
     task: str = param("screw", "task name (config/tasks/<task>.yaml of rlt_bringup) or path of a task file")
     seed: int = param(0, "run seed: resets, noise, initial weights; its VLA was adapted with it", minimum=0)
-    training_episodes: int = param(100, "warm-up included", minimum=1, maximum=MAX_EPISODES)
+    training_episodes: int = param(100, "at most, warm-up included", minimum=1, maximum=MAX_EPISODES)
+    robot_minutes: float = param(
+        0.0, "robot time of all training episodes at most, BASE phase and warm-up included; 0: no limit", minimum=0.0
+    )
     evaluation_episodes: int = param(50, "held-out resets, the same for every policy", minimum=1, maximum=MAX_EPISODES)
     execute_steps: tuple[int, ...] = param((10, 20), "rows that the base VLA executes, one evaluation each")
     state_encoder: str = param("rl_token", "what the RL state holds beside proprioception", choices=STATE_ENCODERS)
@@ -70,14 +75,18 @@ class Experiment:
             "evaluation_resets": self.first_seed(EVALUATION_SEEDS),
         }
 
-    def candidates(self) -> list[int]:
-        """After how many training episodes an actor is kept."""
-        ends = range(self.training_episodes, 0, -self.checkpoint_every)
+    def robot_steps(self, control_hz: float) -> float:
+        """Control steps that fit into `robot_minutes`; infinite without a limit."""
+        return round(self.robot_minutes * 60.0 * control_hz) if self.robot_minutes else math.inf
+
+    def candidates(self, end: int) -> list[int]:
+        """After how many training episodes an actor is kept, when training ended after `end` of them."""
+        ends = range(end, 0, -self.checkpoint_every)
         return sorted(ends[: self.checkpoints])
 
 
 def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """The result in `path`, made by `work` when it is not there yet; wall and CPU time are added, s.
+    """The result in `path`, made by `work` when it is not there yet; commit, wall and CPU time (s) are added.
 
     Raises ParameterError when `path` holds the result of other `facts` (plain JSON values).
     """
@@ -91,7 +100,8 @@ def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, A
             )
         return found
     start, cpu_start = time.monotonic(), time.process_time()
-    result = {"facts": facts, **work()}
+    commit = source_commit(Path(__file__).resolve().parent)
+    result = {"facts": facts, "commit": commit, **work()}
     result["seconds"], result["cpu_seconds"] = time.monotonic() - start, time.process_time() - cpu_start
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(result) + "\n").encode())
@@ -99,5 +109,6 @@ def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, A
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:
-    """As JSON holds it."""
-    return asdict(experiment)
+    """As JSON holds it. A limit of robot time stands there only if there is one: older results do not know the word."""
+    values = asdict(experiment)
+    return values if experiment.robot_minutes else {k: v for k, v in values.items() if k != "robot_minutes"}

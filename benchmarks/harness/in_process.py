@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -48,6 +49,7 @@ from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.state_encoder import with_state_encoder
 
 FOLDER = "in_process"
+EVALUATION_JSON = "evaluation.json"
 BASE = "base"
 RLT = "RLT"
 
@@ -162,7 +164,7 @@ def evaluate(setting: Setting, say: Say = print) -> PolicyResult:
         actor=read_actor(setting, chosen),
     )
     work = partial(run_evaluation, setting.plant, setting.settings, evaluation, say)
-    stored = kept(setting.folder / "evaluation.json", {**setting.facts, "chosen": chosen}, work)
+    stored = kept(setting.folder / EVALUATION_JSON, {**setting.facts, "chosen": chosen}, work)
     return policy_result(RLT, setting.plant.task.chunk_length, stored)
 
 
@@ -170,7 +172,7 @@ def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
     """Everything that is not there yet, and the report: the form of the demo's `report.json`, and how fast it was."""
     base, rlt = evaluate_base(setting, say), evaluate(setting, say)
     training, selection = train(setting, say), select(setting, say)
-    evaluation = json.loads((setting.folder / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((setting.folder / EVALUATION_JSON).read_text(encoding="utf-8"))
     experiment, plant = setting.experiment, setting.plant
     seconds = {
         "train": training["seconds"],
@@ -182,7 +184,7 @@ def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
         report.Provenance(
             task=plant.task.name,
             seeds=experiment.reset_seeds,
-            commit=report.source_commit(Path(__file__).resolve().parent),
+            commit=training.get("commit") or report.source_commit(Path(__file__).resolve().parent),
             config_hash=setting.facts["config_hash"],
             vla_hash=plant.model.hash,
             actor_hash=sha256_hex(pack(read_actor(setting, selection["chosen"])))[:16],
@@ -224,23 +226,34 @@ def _train(setting: Setting, say: Say) -> dict[str, Any]:
     experiment = setting.experiment
     trainer = Trainer(EpisodeLoop(setting.plant, setting.settings), setting.shape, setting.settings)
     progress = Progress(f"{experiment.name}: training", experiment.training_episodes, say)
-    outcomes, metrics, actors = [], [], []
+    outcomes, metrics, stage = [], [], trainer.learner.stage
+    steps, most_steps = 0, experiment.robot_steps(setting.plant.robot.control_hz)
+    # Where the robot's time ends is known only then: any actor this near to the end may become a candidate.
+    latest: deque[tuple[int, bytes]] = deque(maxlen=(experiment.checkpoints - 1) * experiment.checkpoint_every + 1)
     first = experiment.first_seed(TRAIN_SEEDS)
     for i in range(experiment.training_episodes):
         outcome = trainer.episode(first + i)
+        steps += outcome.total_steps
+        if steps > most_steps:  # the robot's time was up in the middle of this episode: nothing of it is kept
+            break
+        stage = trainer.learner.stage
         outcomes.append(asdict(outcome))
         figures = {name: value if value == value else None for name, value in trainer.learner.metrics().items()}
         metrics.append({"updates": trainer.learner.agent.updates, **figures})
-        if trainer.learner.version and i + 1 in experiment.candidates():
-            actors.append(i + 1)
-            write_atomic(_actor_path(setting, i + 1, make=True), pack(trainer.learner.policy()))
-        progress.show(outcome, f"; {trainer.learner.stage}, {trainer.learner.agent.updates} updates")
-    if not trainer.learner.ready:
+        if trainer.learner.version:
+            latest.append((i + 1, pack(trainer.learner.policy())))
+        more = f"; {stage}, {trainer.learner.agent.updates} updates"
+        progress.show(outcome, more, max((i + 1) / experiment.training_episodes, steps / most_steps))
+    if not latest:
         raise ParameterError(
-            f"{experiment.name}: after {experiment.training_episodes} episodes the learner is still in its "
-            f"{trainer.learner.stage} stage: give more episodes, or a smaller budget.warmup_episodes"
+            f"{experiment.name}: after {len(outcomes)} episodes the learner is still in its {stage} stage: "
+            "give more episodes or robot_minutes, or a smaller budget.warmup_episodes"
         )
-    return {"outcomes": outcomes, "updates": trainer.learner.agent.updates, "metrics": metrics, "actors": actors}
+    wanted = experiment.candidates(len(outcomes))
+    actors = {end: packed for end, packed in latest if end in wanted}
+    for end, packed in actors.items():
+        write_atomic(_actor_path(setting, end, make=True), packed)
+    return {"outcomes": outcomes, "updates": metrics[-1]["updates"], "metrics": metrics, "actors": list(actors)}
 
 
 def _speed(outcomes: Sequence[EpisodeOutcome], control_hz: float, stored: Mapping[str, Any]) -> dict[str, float]:

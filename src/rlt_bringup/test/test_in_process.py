@@ -10,7 +10,7 @@ from ablations import FULL, PAPER, VARIANTS, draw, experiment, goals, pooled, ro
 from harness import in_process
 from harness.against_graph import compare, episode_ids
 from harness.episode_loop import EpisodeLoop
-from harness.experiment import SELECTION_SEEDS, Experiment
+from harness.experiment import SELECTION_SEEDS, Experiment, plain
 from harness.in_process import best_candidate, build_report, experiment_of, prepare, read_actor
 from harness.settings import settings
 
@@ -135,6 +135,55 @@ def test_an_actor_of_the_warm_up_is_no_candidate(run, task_file):
     assert [c["training_episodes"] for c in in_process.select(setting, quiet)["candidates"]] == [2, 3, 4]
 
 
+EPISODE_STEPS = PATIENCE + BASE_PATIENCE
+
+
+def minutes(steps):
+    return steps / ROBOT.control_hz / 60.0
+
+
+@pytest.mark.parametrize("steps", [3 * EPISODE_STEPS, 4 * EPISODE_STEPS - 1])
+def test_training_ends_with_the_last_episode_that_fits_into_the_robot_s_time(finished, run, task_file, steps):
+    unlimited, _ = finished
+    limits = {"training_episodes": 50, "robot_minutes": minutes(steps)}
+    setting = prepare(small(task_file, f"limited-{steps}", checkpoints=3, checkpoint_every=2, **limits), run)
+    stored, reference = in_process.train(setting, quiet), in_process.train(unlimited, quiet)
+    assert stored["outcomes"] == reference["outcomes"][:3]
+    assert stored["metrics"] == reference["metrics"][:3]
+    assert stored["updates"] == reference["metrics"][2]["updates"] < reference["updates"]
+    assert stored["actors"] == [3]  # counted from the real end; 1 lies in the warm-up
+    assert pack(read_actor(setting, 3)) == pack(read_actor(unlimited, 3))
+
+
+def test_with_limited_robot_time_every_episode_keeps_an_id_of_its_own(run, task_file):
+    most, limit = 6, minutes(5 * EPISODE_STEPS)
+    changes = {"training_episodes": most, "robot_minutes": limit, "checkpoints": 2, "checkpoint_every": 1}
+    setting = prepare(small(task_file, "limited-ids", **changes), run)
+    report = build_report(setting, quiet)
+    ids = [outcome["episode_id"] for outcome in in_process.train(setting, quiet)["outcomes"]]
+    assert ids == [1, 2, 3, 4, 5]
+    paths = [*(setting.folder.parent / in_process.BASE).glob("*.json"), setting.folder / in_process.EVALUATION_JSON]
+    documents = [json.loads(path.read_text()) for path in paths]
+    documents = [d for d in documents if d["facts"].get("first_episode_id", most + 1) == most + 1]
+    evaluated = sorted(outcome["episode_id"] for d in documents for outcome in d["outcomes"])
+    assert evaluated == [most + 1, most + 2, most + 3, most + 4]
+    assert [c["training_episodes"] for c in report["selection"]["candidates"]] == [4, 5]
+    assert report["training"]["robot_minutes"] == pytest.approx(limit)
+    assert report["training"]["critical_robot_minutes"] == pytest.approx(minutes(5 * PATIENCE))
+
+
+def test_more_robot_time_than_the_episodes_take_changes_nothing(finished, run, task_file):
+    unlimited, _ = finished
+    setting = prepare(small(task_file, "ample", robot_minutes=60.0), run)
+    assert in_process.train(setting, quiet)["outcomes"] == in_process.train(unlimited, quiet)["outcomes"]
+    assert pack(read_actor(setting, 4)) == pack(read_actor(unlimited, 4))
+
+
+def test_results_from_before_robot_time_could_be_limited_are_still_good(task_file):
+    assert "robot_minutes" not in plain(small(task_file, "older"))
+    assert plain(small(task_file, "newer", robot_minutes=15.0))["robot_minutes"] == 15.0
+
+
 def test_the_best_throughput_is_chosen_and_the_later_one_of_equals():
     def found(**throughputs):
         return [{"training_episodes": int(k[1:]), "throughput_per_10min": v} for k, v in throughputs.items()]
@@ -241,6 +290,14 @@ def test_a_learner_that_never_leaves_the_warm_up_is_an_error(run, task_file):
         in_process.train(setting, quiet)
 
 
+def test_robot_time_that_ends_within_the_warm_up_is_an_error(run, task_file):
+    setting = prepare(small(task_file, "short", robot_minutes=minutes(EPISODE_STEPS + 1)), run)
+    with pytest.raises(
+        ParameterError, match=r"after 1 episodes the learner is still in its warmup stage: .*robot_minutes"
+    ):
+        in_process.train(setting, quiet)
+
+
 def test_settings_come_from_the_task_file_and_the_experiment(task_file):
     task = load_task(task_file)
     own = settings(task, 3, agent={"tau": 0.5}, budget={"max_debt": 7})
@@ -274,7 +331,8 @@ def test_a_wrong_assignment_says_what_is_wrong(run, task_file, text, words):
 def test_assignments_reach_the_experiment():
     found = experiment_of({"seed": 2}, ["agent.beta=0.5", "budget.max_debt=9", "checkpoints=3"])
     assert (found.seed, found.agent, found.budget, found.checkpoints) == (2, {"beta": 0.5}, {"max_debt": 9}, 3)
-    assert found.candidates() == [80, 90, 100]
+    assert found.candidates(100) == [80, 90, 100]
+    assert found.candidates(17) == [7, 17]
 
 
 def test_a_comparison_finds_the_first_difference(run, task_file):
