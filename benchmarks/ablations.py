@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import jobs
 from harness.curves import write_curves
 from harness.experiment import Experiment
-from harness.in_process import build_report, evaluate, evaluate_base, experiment_of, prepare
+from harness.in_process import build_report, experiment_of, prepare
+from harness.pooled import pool, pooled_ratio
 from harness.results import (
     Goal,
     goal_table,
@@ -33,12 +31,9 @@ from harness.results import (
     write_result,
 )
 
-from rlt_bringup import statistics
-from rlt_bringup.demo import QUICK
-from rlt_bringup.report import ReportError
+from rlt_bringup.demo import DEFAULT_TASK
+from rlt_bringup.report import interval, number
 from rlt_common.parameters import ParameterError
-from rlt_vla_node.checkpoint import CheckpointError
-from rlt_vla_node.inference import LayoutError
 
 NAME = "ablations"
 SEEDS = (0, 1, 2)
@@ -56,55 +51,11 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 PAPER = (FULL, "no-rl-token", "no-chunk", "no-bc", "no-pass-through")
 COST = {"no-chunk": 4.0}
 """Rough cost of a variant in units of the full system, for the time left."""
-SMALL = {
-    "training_episodes": QUICK.training_episodes,
-    "evaluation_episodes": 2,
-    "execute_steps": (10,),
-    "budget": {key.removeprefix("budget."): value for key, value in QUICK.learner.items()},
-}
 
 
 def experiment(variant: str, seed: int, more: Mapping[str, Any]) -> Experiment:
     """The experiment of a variant."""
     return experiment_of({"name": variant, "seed": seed, **VARIANTS[variant][1], **more}, ())
-
-
-def adapt(run: Path, seed: int, quick: bool) -> None:
-    """Demonstrations and adapted VLA of a seed, where they are not there yet."""
-    if (run / "vla" / "config.json").exists():
-        return
-    command = [sys.executable, "-m", "rlt_bringup.demo", "--prepare", "--run", str(run), "--seed", str(seed)]
-    subprocess.run([*command, *(["--quick"] if quick else [])], check=True, stdin=subprocess.DEVNULL)
-
-
-def work(run: Path, todo: Experiment, base: bool) -> None:
-    """One job in a process of its own: the base VLA's evaluation, or training and evaluation of a variant."""
-
-    def say(text: str) -> None:
-        print(f"[{run.name}] {text}", flush=True)
-
-    setting = prepare(todo, run)
-    if base:
-        evaluate_base(setting, say)
-    else:
-        evaluate(setting, say)
-
-
-def run_all(runs: Mapping[int, Path], jobs: Sequence[tuple[int, Experiment, bool]], workers: int) -> None:
-    """Run every job that has no result yet, a few at a time, and say how long it will take."""
-    weights = {i: 0.5 if base else COST.get(todo.name, 1.0) for i, (_, todo, base) in enumerate(jobs)}
-    start, done = time.monotonic(), 0.0
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(work, runs[seed], todo, base): i for i, (seed, todo, base) in enumerate(jobs)}
-        try:
-            for number, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                done += weights[futures[future]]
-                left_min = (time.monotonic() - start) / done * (sum(weights.values()) - done) / 60.0
-                print(f"[ablations] {number} of {len(jobs)} jobs done, about {left_min:.0f} min left", flush=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def row(variant: str, seed: int, report: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,24 +81,14 @@ def row(variant: str, seed: int, report: Mapping[str, Any], full: Mapping[str, A
 
 
 def pooled(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:
-    """A variant over all seeds: every held-out reset of every seed counts once."""
+    """A variant over all seeds, and its ratio to the full system."""
     own = {r["seed"]: r for r in rows if r["variant"] == variant}
     full = {r["seed"]: r for r in rows if r["variant"] == FULL}
-    success, steps, full_success, full_steps = (
-        [value for seed in sorted(own) for value in source[seed]["evaluation"][key]]
-        for source, key in ((own, "success"), (own, "steps"), (full, "success"), (full, "steps"))
-    )
     hz = next(iter(own.values()))["control_hz"]
-    throughput = statistics.throughput(sum(success), sum(steps), hz)
-    reference = statistics.throughput(sum(full_success), sum(full_steps), hz)
+    policies, others = ([source[seed]["evaluation"] for seed in sorted(own)] for source in (own, full))
     return {
-        "episodes": len(success),
-        "success_rate": sum(success) / len(success),
-        "ci95": statistics.wilson_interval(sum(success), len(success)),
-        "throughput": throughput,
-        "median_steps": statistics.median([n for n, won in zip(steps, success, strict=True) if won]),
-        "ratio": throughput / reference if reference else None,
-        "ratio_ci95": statistics.bootstrap_throughput_ratio(success, steps, full_success, full_steps, seed=0),
+        **pool(policies, hz),
+        "ratio": pooled_ratio(policies, others, hz),
         "per_seed": [own[seed]["throughput_per_10min"] for seed in sorted(own)],
         "training_successes": sum(r["training_successes"] for r in own.values()) / len(own),
     }
@@ -158,7 +99,7 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     found = []
     for variant in dict.fromkeys(r["variant"] for r in rows):
         if variant != FULL:
-            ratio = pooled(rows, variant)["ratio"]
+            ratio = pooled(rows, variant)["ratio"]["throughput"]
             met = ratio is not None and ratio < 1.0
             found.append(Goal(f"throughput of {variant} over the full system", ratio, "< 1", met))
     return found
@@ -170,15 +111,14 @@ def table(document: Mapping[str, Any]) -> str:
     lines = []
     for variant in dict.fromkeys(r["variant"] for r in rows):
         p = pooled(rows, variant)
-        low, high = p["ratio_ci95"]
-        ratio = "none" if p["ratio"] is None else f"{p['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        ratio = f"{number(p['ratio']['throughput'], 2)} {interval(p['ratio']['throughput_ci95'])}"
         lines.append(
             [
                 VARIANTS[variant][0],
                 f"{p['success_rate']:.2f} [{p['ci95'][0]:.2f}, {p['ci95'][1]:.2f}]",
-                f"{p['throughput']:.1f}",
+                f"{p['throughput_per_10min']:.1f}",
                 ", ".join(f"{value:.0f}" for value in p["per_seed"]),
-                "none" if p["median_steps"] is None else f"{p['median_steps']:.0f}",
+                number(p["median_steps"], 0),
                 "" if variant == FULL else ratio,
                 f"{p['training_successes']:.0f}",
             ]
@@ -216,16 +156,6 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return write_curves(path, curves, control_hz=rows[0]["control_hz"], base=float(base), title=title)
 
 
-def main() -> None:
-    """Entry point: errors of configuration and data without a traceback; the same command goes on after them."""
-    try:
-        run_benchmark()
-    except (ParameterError, CheckpointError, LayoutError, ReportError, subprocess.CalledProcessError) as error:
-        sys.exit(f"[ablations] failed: {error}")
-    except KeyboardInterrupt:
-        sys.exit("[ablations] interrupted; the same command goes on from here")
-
-
 def run_benchmark() -> None:
     """Run what is missing, write the result, the table and the curves."""
     parser = argparse.ArgumentParser(prog="bench-ablations", description=__doc__)
@@ -243,15 +173,13 @@ def run_benchmark() -> None:
     seeds = [0] if small else [int(seed) for seed in options.seeds.split(",")]
     folder = Path(options.runs).resolve()
     runs = {seed: folder / (f"{NAME}-quick" if small else f"seed{seed}") for seed in seeds}
-    for seed, run in runs.items():
-        adapt(run, seed, small)
-    more = dict(SMALL) if small else {"checkpoints": options.checkpoints}
+    more = dict(jobs.SMALL) if small else {"checkpoints": options.checkpoints}
     todo = {(v, seed): experiment(v, seed, more) for seed in seeds for v in variants}
-    base_jobs = [(seed, todo[FULL, seed], True) for seed in seeds]
-    own_jobs = [
-        (seed, todo[v, seed], False) for v in sorted(variants, key=lambda v: -COST.get(v, 1.0)) for seed in seeds
-    ]
-    run_all(runs, [*base_jobs, *own_jobs], options.workers)
+    adapt_jobs = [jobs.adaptation(run, DEFAULT_TASK, seed, small) for seed, run in runs.items()]
+    base_jobs = [jobs.base_evaluation(runs[seed], todo[FULL, seed]) for seed in seeds]
+    longest_first = sorted(variants, key=lambda v: -COST.get(v, 1.0))
+    own_jobs = [jobs.experiment(runs[s], todo[v, s], COST.get(v, 1.0)) for v in longest_first for s in seeds]
+    jobs.run_jobs(NAME, [*adapt_jobs, *base_jobs, *own_jobs], options.workers)
     reports = {key: build_report(prepare(e, runs[key[1]])) for key, e in todo.items()}
     rows = [row(v, seed, reports[v, seed], reports[FULL, seed]) for v in variants for seed in seeds]
     if small:
@@ -268,4 +196,4 @@ def run_benchmark() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    jobs.run_resumable(NAME, run_benchmark)

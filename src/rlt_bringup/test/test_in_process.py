@@ -380,9 +380,9 @@ def test_ablations_are_compared_reset_by_reset_over_all_seeds(tmp_path):
     rows = [row(v, s, r, full) for v, r in ((FULL, full), ("no-bc", slow)) for s in (0, 1)]
     found = pooled(rows, "no-bc")
     assert found["episodes"] == 8
-    assert found["throughput"] == pytest.approx(4 * 30000 / 1600)
-    assert found["ratio"] == pytest.approx(1 / 3)
-    low, high = found["ratio_ci95"]
+    assert found["throughput_per_10min"] == pytest.approx(4 * 30000 / 1600)
+    assert found["ratio"]["throughput"] == pytest.approx(1 / 3)
+    low, high = found["ratio"]["throughput_ci95"]
     assert low < 1 / 3 < high
     assert [(g.value, g.met) for g in goals(rows)] == [(pytest.approx(1 / 3), True)]
     svg = draw(tmp_path / "curves.svg", rows).read_text()
