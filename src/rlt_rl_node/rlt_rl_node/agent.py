@@ -10,7 +10,6 @@ the SUM over C*d squared deviations, each measured in standard deviations of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from rlt_common.parameters import ParameterError, param, validate
 from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser
 
 RETURN_RANGE = (0.0, 1.0)  # the reward is +1 at success and 0 otherwise (Sec. V)
+DEVIATION_FLOOR = 1e-6  # of the critics' values: critics that agree to float32's digits have no deviation to divide by
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,15 @@ class AgentConfig:
     critics: int = param(2, "Q functions; the target is the minimum over all", minimum=1, maximum=10)
     critic_layer_norm: bool = param(True, "LayerNorm in the critics")
     clamp_targets: bool = param(True, "clamp bootstrapped values to the possible return, 0 to 1")
-    actor_objective: str = param("min", "which Q the actor climbs", choices=("min", "mean", "first"))
+    actor_objective: str = param(
+        "min",
+        "which Q the actor climbs: the lowest, a lower bound (mean minus `actor_bound` standard deviations over the "
+        "critics), or the first's",
+        choices=("min", "bound", "first"),
+    )
+    actor_bound: float = param(
+        1.0, "how many standard deviations below the mean the bound lies; 0: the mean", minimum=0.0, maximum=10.0
+    )
     updates_per_actor_update: int = param(2, "critic updates per actor update (Sec. V)", minimum=1, maximum=100)
     reference_dropout: float = param(
         0.5,
@@ -165,10 +173,10 @@ class Agent:
             loss = distance
         else:
             action = mean + self._chunk_noise(len(x)) if self.config.actor_noise else mean
-            objective = _OBJECTIVES[self.config.actor_objective]
             q_tape: list[Tensor] = []
-            q = self.critics(x, self._visible(action, batch.valid), q_tape, objective.members)
-            value, share = objective.climb(q)
+            members = 1 if self.config.actor_objective == "first" else None
+            q = self.critics(x, self._visible(action, batch.valid), q_tape, members)
+            value, share = self._climb(q)
             ascent = self.critics.action_gradient(q_tape, share * (-1.0 / len(x)))
             gradient = self._visible(ascent, batch.valid) + self.beta * gradient
             loss = -value.mean() + self.beta * distance
@@ -178,6 +186,22 @@ class Agent:
         if self.config.target_actor:
             self.target_actor.follow(self.actor, self.config.tau)
         return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
+
+    def _climb(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the critics' values (N, B) the one that the actor climbs (B,), and its derivative by each (N, B).
+
+        The bound's derivative weighs a critic the less the higher it is above the others: where a step along the
+        action makes them disagree the bound falls, so that the actor goes where they agree that it is better.
+        """
+        if self.config.actor_objective == "min":
+            value, index = q.min(0, keepdim=True)
+            return value[0], torch.zeros_like(q).scatter_(0, index, 1.0)
+        mean = q.mean(0)
+        if self.config.actor_objective == "first" or not self.config.actor_bound:
+            return mean, torch.full_like(q, 1.0 / len(q))
+        above = q - mean
+        deviation = above.square().mean(0).sqrt().clamp(min=DEVIATION_FLOOR)
+        return mean - self.config.actor_bound * deviation, (1.0 - self.config.actor_bound * above / deviation) / len(q)
 
     def _target_action(self, next_x: Tensor, next_reference: Tensor) -> Tensor:
         """a' ~ pi(x', a~'): reference never dropped, clipped to what the robot would execute."""
@@ -202,23 +226,3 @@ class Agent:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator)
-
-
-@dataclass(frozen=True)
-class _Objective:
-    """Which Q the actor climbs: of (N, B) values the one (B,), and its derivative with respect to each (N, B)."""
-
-    climb: Callable[[Tensor], tuple[Tensor, Tensor]]
-    members: int | None = None  # how many critics it asks; None: all
-
-
-def _lowest(q: Tensor) -> tuple[Tensor, Tensor]:
-    value, index = q.min(0, keepdim=True)
-    return value[0], torch.zeros_like(q).scatter_(0, index, 1.0)
-
-
-_OBJECTIVES = {
-    "min": _Objective(_lowest),
-    "mean": _Objective(lambda q: (q.mean(0), torch.full_like(q, 1.0 / len(q)))),
-    "first": _Objective(lambda q: (q[0], torch.ones_like(q)), members=1),
-}

@@ -121,12 +121,38 @@ def test_the_actors_loss_is_minus_q_plus_beta_times_the_summed_squared_distance(
     assert subject.update_actor(data, data.x, bc_only=False)["actor_loss"].item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize(("objective", "value"), [("min", 0.2), ("mean", 0.5), ("first", 0.8)])
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    [
+        ({"actor_objective": "min"}, 0.2),
+        ({"actor_objective": "first"}, 0.8),
+        ({"actor_objective": "bound", "actor_bound": 0.0}, 0.5),
+        ({"actor_objective": "bound", "actor_bound": 0.5}, 0.35),
+    ],
+)
 def test_the_objective_chooses_the_q_to_climb(objective, value):
-    subject = agent(beta=0.0, actor_objective=objective)
+    subject = agent(beta=0.0, **objective)
     constant_critics(subject.critics, [0.8, 0.2])
     data = batch()
     assert subject.update_actor(data, data.x, False)["actor_loss"].item() == pytest.approx(-value)
+
+
+@pytest.mark.parametrize("objective", [{"actor_objective": "min"}, {"actor_objective": "bound", "actor_bound": 1.5}])
+def test_the_objective_s_derivative_is_autograd_s(objective):
+    subject = agent(critics=5, **objective)
+    q = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    expected = q.amin(0) if objective["actor_objective"] == "min" else q.mean(0) - 1.5 * q.std(0, correction=0)
+    expected.sum().backward()
+    value, derivative = subject._climb(q.detach())
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(derivative, q.grad)
+
+
+def test_the_bound_of_critics_that_agree_is_their_mean():
+    subject = agent(critics=3, actor_objective="bound")
+    value, derivative = subject._climb(torch.full((3, 4), 0.4))
+    torch.testing.assert_close(value, torch.full((4,), 0.4))
+    torch.testing.assert_close(derivative, torch.full((3, 4), 1.0 / 3.0))
 
 
 def test_two_critic_updates_per_actor_update():

@@ -22,7 +22,7 @@ from rlt_rl_node import learner_node, policy_node
         (policy_node, {"task": "/nowhere.yaml"}, "/nowhere.yaml"),
         (learner_node, {"agent.betta": 1.0}, "knows no parameter 'agent.betta'"),
         (learner_node, {"agent.gamma": 1.5}, "agent.gamma"),
-        (learner_node, {"agent.actor_objective": "max"}, "choose one of min, mean, first"),
+        (learner_node, {"agent.actor_objective": "max"}, "choose one of min, bound, first"),
         (learner_node, {"checkpoint": "/nowhere"}, "checkpoint /nowhere"),
         (learner_node, {"freeze": True, "checkpoint": "/nowhere"}, "checkpoint /nowhere"),
         (learner_node, {"vla_checkpoint": "/nowhere"}, "give the folder"),
