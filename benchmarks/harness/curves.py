@@ -36,8 +36,8 @@ _STYLE = {
 class TaskCurves:
     """What one panel of :func:`write_task_curves` shows."""
 
-    seeds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    """Of every seed: success, critical steps and robot minutes at the end of each training episode, (N,) each."""
+    seeds: Sequence[tuple[np.ndarray, np.ndarray]]
+    """Of every seed: success and critical steps of each training episode, (N,) each."""
     base: float | None
     """Throughput of the base VLA, successes per 10 minutes."""
 
@@ -78,7 +78,7 @@ def write_curves(
 
 
 def write_task_curves(path: Path, panels: Mapping[str, TaskCurves], *, control_hz: float) -> Path:
-    """Draw a panel per task over robot time: the mean over its seeds, the seeds thinly, and the base VLA.
+    """Draw a panel per task over its robot data: the mean over the seeds, the seeds thinly, and the base VLA.
 
     A mean ends where the first of its seeds does.
 
@@ -93,10 +93,8 @@ def write_task_curves(path: Path, panels: Mapping[str, TaskCurves], *, control_h
         figure = _figure(0.6 + 3.9 * columns, 0.4 + 2.8 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axis, (title, panel), colour in zip(axes.flat, panels.items(), _COLOURS, strict=False):
-            minutes = [np.asarray(m, float) for _, _, m in panel.seeds]
-            lines = [
-                throughput_curve(np.asarray(s, float), np.asarray(n, float), control_hz) for s, n, _ in panel.seeds
-            ]
+            minutes = [np.cumsum(np.asarray(n, float)) / control_hz / 60.0 for _, n in panel.seeds]
+            lines = [throughput_curve(np.asarray(s, float), np.asarray(n, float), control_hz) for s, n in panel.seeds]
             common = np.linspace(max(m[0] for m in minutes), min(m[-1] for m in minutes), _POINTS)
             _draw(axis, common, [np.interp(common, m, y) for m, y in zip(minutes, lines, strict=True)], colour, "RLT")
             _draw_base(axis, panel.base)
@@ -104,7 +102,7 @@ def write_task_curves(path: Path, panels: Mapping[str, TaskCurves], *, control_h
             axis.legend(loc="upper left")
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
-        figure.supxlabel("minutes of robot time, warm-up included", fontsize=9.5)
+        figure.supxlabel("minutes of robot data, warm-up included", fontsize=9.5)
         figure.supylabel(_YLABEL, fontsize=9.5)
         return _write(path, figure)
 

@@ -33,7 +33,9 @@ class Experiment:
     seed: int = param(0, "run seed: resets, noise, initial weights; its VLA was adapted with it", minimum=0)
     training_episodes: int = param(100, "at most, warm-up included", minimum=1, maximum=MAX_EPISODES)
     robot_minutes: float = param(
-        0.0, "robot time of all training episodes at most, BASE phase and warm-up included; 0: no limit", minimum=0.0
+        0.0,
+        "robot data at most: time of the training episodes' critical phases, warm-up included; 0: no limit",
+        minimum=0.0,
     )
     evaluation_episodes: int = param(50, "held-out resets, the same for every policy", minimum=1, maximum=MAX_EPISODES)
     execute_steps: tuple[int, ...] = param((10, 20), "rows that the base VLA executes, one evaluation each")
@@ -76,7 +78,7 @@ class Experiment:
         }
 
     def robot_steps(self, control_hz: float) -> float:
-        """Control steps that fit into `robot_minutes`; infinite without a limit."""
+        """Control steps of robot data that fit into `robot_minutes`; infinite without a limit."""
         return round(self.robot_minutes * 60.0 * control_hz) if self.robot_minutes else math.inf
 
     def candidates(self, end: int) -> list[int]:

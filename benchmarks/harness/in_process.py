@@ -233,7 +233,7 @@ def _train(setting: Setting, say: Say) -> dict[str, Any]:
     first = experiment.first_seed(TRAIN_SEEDS)
     for i in range(experiment.training_episodes):
         outcome = trainer.episode(first + i)
-        steps += outcome.total_steps
+        steps += outcome.critical_steps
         if steps > most_steps:  # the robot's time was up in the middle of this episode: nothing of it is kept
             break
         stage = trainer.learner.stage
