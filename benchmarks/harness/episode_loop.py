@@ -66,6 +66,16 @@ class Plant:
         model.check(robot, task)
         return cls(robot, task, model, make_cell(robot, task), Proprioception(robot))
 
+    def observe(self, stamp_ns: int, position: np.ndarray, velocity: np.ndarray, effort: np.ndarray) -> ObservationData:
+        """What the cameras see now, with the joint state (each (J,)) of the same moment."""
+        return ObservationData(
+            observation_id=stamp_ns,
+            stamp_ns=stamp_ns,
+            camera_names=tuple(camera.name for camera in self.robot.cameras),
+            images=self.cell.images(),
+            blocks=self.proprioception.blocks(self.robot.joint_names, position, velocity, effort),
+        )
+
 
 class EpisodeLoop:
     """Runs one episode after the other; ids rise from `first_episode_id`, as in a run of the graph."""
@@ -142,12 +152,12 @@ class EpisodeLoop:
             if machine.episode.phase not in MOVING:
                 return
             gate.on_operator(stamp_ns, stamp_ns)
-        position, velocity, effort = self._plant.cell.joint_state()
-        state = RobotState(stamp_ns, position)
+        joints = self._plant.cell.joint_state()
+        state = RobotState(stamp_ns, joints[0])
         tick = self._executor.tick(state, 0.0)
         trains = machine.episode.purpose == Purpose.TRAIN and machine.episode.phase == Phase.CRITICAL
         if tick.request is not None or (trains and gate.step % self._plant.task.stride == 0):
-            self._scheduler.on_observation(stamp_ns, self._observe(stamp_ns, position, velocity, effort))
+            self._scheduler.on_observation(stamp_ns, self._plant.observe(stamp_ns, *joints))
         if tick.request is not None:
             self._answer(control_messages.request_message(tick.request, self._plant.robot.frame))
             if tick.executed is None:
@@ -189,18 +199,6 @@ class EpisodeLoop:
             else:
                 machine.label(LABELS[press], "labelled by the scripted operator")
             self._tell()
-
-    def _observe(
-        self, stamp_ns: int, position: np.ndarray, velocity: np.ndarray, effort: np.ndarray
-    ) -> ObservationData:
-        robot = self._plant.robot
-        return ObservationData(
-            observation_id=stamp_ns,
-            stamp_ns=stamp_ns,
-            camera_names=tuple(camera.name for camera in robot.cameras),
-            images=self._plant.cell.images(),
-            blocks=self._plant.proprioception.blocks(robot.joint_names, position, velocity, effort),
-        )
 
     def _answer(self, request: Any) -> None:
         """A chunk request through VLA and policy to the executor."""

@@ -190,19 +190,7 @@ class Adaptation:
         return state
 
     def _new_vla(self) -> BuiltinVla:
-        camera = self.robot.cameras[0]
-        vla = build_vla(
-            BuiltinConfig(
-                cameras=tuple(c.name for c in self.robot.cameras),
-                image_height=camera.height,
-                image_width=camera.width,
-                state_dim=self.state.shape[1],
-                action_dim=self.robot.action_dim,
-                control_hz=self.robot.control_hz,
-                horizon=self.task.horizon,
-            ),
-            self.seed,
-        )
+        vla = build_vla(vla_config(self.robot, self.task), self.seed)
         statistics = [block_statistics(name, self.demonstrations.blocks[name]) for name in self.task.vla_state]
         vla.state_mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in statistics])))
         vla.state_std.copy_(torch.from_numpy(np.concatenate([std for _, std in statistics])))
@@ -264,6 +252,20 @@ class Adaptation:
             if (entry["stage"], entry["step"]) <= reached:
                 kept.append(line + "\n")
         write_atomic(path, "".join(kept).encode())
+
+
+def vla_config(robot: RobotConfig, task: TaskConfig) -> BuiltinConfig:
+    """Shape of the built-in VLA for a robot and task."""
+    camera = robot.cameras[0]
+    return BuiltinConfig(
+        cameras=tuple(c.name for c in robot.cameras),
+        image_height=camera.height,
+        image_width=camera.width,
+        state_dim=sum(robot.block_sizes[name] for name in task.vla_state),
+        action_dim=robot.action_dim,
+        control_hz=robot.control_hz,
+        horizon=task.horizon,
+    )
 
 
 def _held_out(demonstrations: Demonstrations, share: float) -> np.ndarray:
