@@ -248,13 +248,13 @@ class EpisodeLoop:
             self._assembly.forget(episode.episode_id)
         self._machine.confirm("")
         self._trained += episode.purpose == Purpose.TRAIN
-        began = episode.handoff_step or episode.start_in == "critical"
-        outcome = EpisodeOutcome(
+        outcome = EpisodeOutcome.of(
             episode_id=episode.episode_id,
             seed=episode.seed,
             label=episode.label.name.lower(),
-            critical_steps=steps - episode.handoff_step if began else 0,
-            total_steps=steps,
             driver=driver.name.lower(),
+            steps=steps,
+            handoff_step=episode.handoff_step,
+            start_in=episode.start_in,
         )
         return outcome, data

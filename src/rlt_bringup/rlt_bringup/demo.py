@@ -367,18 +367,8 @@ class Demo:
 
 
 def _facts_to_outcome(facts: Mapping[str, str]) -> dict:
-    steps, handoff = int(facts["steps"]), int(facts["handoff_step"])
-    critical_steps = steps - handoff if handoff or facts["start_in"] == "critical" else 0
-    return asdict(
-        report.EpisodeOutcome(
-            episode_id=int(facts["episode_id"]),
-            seed=int(facts["seed"]),
-            label=facts["label"],
-            critical_steps=critical_steps,
-            total_steps=steps,
-            driver=facts["driver"],
-        )
-    )
+    numbers = {key: int(facts[key]) for key in ("episode_id", "seed", "steps", "handoff_step")}
+    return asdict(report.EpisodeOutcome.of(**numbers, **{key: facts[key] for key in ("label", "driver", "start_in")}))
 
 
 def _run_directory(task: str, quick: bool) -> str:

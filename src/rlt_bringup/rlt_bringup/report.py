@@ -67,6 +67,17 @@ class EpisodeOutcome:
         if not 0 <= self.critical_steps <= self.total_steps:
             raise ReportError(f"{where}: {self.critical_steps} critical steps of {self.total_steps} in all")
 
+    @classmethod
+    def of(
+        cls, *, episode_id: int, seed: int, label: str, driver: str, steps: int, handoff_step: int, start_in: str
+    ) -> EpisodeOutcome:
+        """From what an episode's file tells: `steps` in all, and where its critical phase began, if it did.
+
+        `handoff_step` is 0 without a hand-off; an episode that starts in "critical" needs none.
+        """
+        began = handoff_step > 0 or start_in == "critical"
+        return cls(episode_id, seed, label, steps - handoff_step if began else 0, steps, driver)
+
     @property
     def success(self) -> bool:
         """Whether the operator said so."""

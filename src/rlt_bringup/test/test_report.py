@@ -387,3 +387,12 @@ def test_page_of_an_empty_run_says_so():
     page = Page(report_html.render(made))
     assert "no episode counts" in page.text
     assert "svg" not in {tag for tag, _ in page.tags}
+
+
+@pytest.mark.parametrize(
+    ("handoff_step", "start_in", "critical"), [(120, "full", 180), (0, "full", 0), (0, "critical", 300)]
+)
+def test_the_critical_phase_begins_at_the_hand_off_or_with_the_episode(handoff_step, start_in, critical):
+    facts = {"episode_id": 1, "seed": 2, "label": "failure", "driver": "vla", "steps": 300}
+    outcome = EpisodeOutcome.of(**facts, handoff_step=handoff_step, start_in=start_in)
+    assert (outcome.critical_steps, outcome.total_steps) == (critical, 300)
