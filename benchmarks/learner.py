@@ -139,11 +139,11 @@ def measure(x_dim: int, batch: int, hidden: tuple[int, ...], calls: int, rounds:
         "cleanrl_td3": peers.PlainTd3(x_dim, chunk, hidden, batch).two_updates,
         "lerobot_rlt": peers.PlainRlt(x_dim, chunk, hidden, batch).two_updates,
         "ours_td3": ours(x_dim, hidden, batch, **TD3_LIKE),
-        "ours_td3_bf16": ours(x_dim, hidden, batch, **TD3_LIKE, bfloat16=True),
+        "ours_td3_bf16": ours(x_dim, hidden, batch, **TD3_LIKE, products="bfloat16"),
         "ours_rlt": ours(x_dim, hidden, batch, **RLT_LIKE),
-        "ours_rlt_bf16": ours(x_dim, hidden, batch, **RLT_LIKE, bfloat16=True),
+        "ours_rlt_bf16": ours(x_dim, hidden, batch, **RLT_LIKE, products="bfloat16"),
         "ours": ours(x_dim, hidden, batch),
-        "ours_bf16": ours(x_dim, hidden, batch, bfloat16=True),
+        "ours_bf16": ours(x_dim, hidden, batch, products="bfloat16"),
         "products": products(x_dim, hidden, batch),
     }
     rates = {name: 2.0 / seconds for name, seconds in interleaved(work, calls, rounds).items()}

@@ -75,7 +75,7 @@ def make_agent(task: Task, environment: gymnasium.Env, seed: int, bfloat16: bool
         use_reference=False,
         use_rl_token=False,
         squash=True,
-        bfloat16=bfloat16,
+        products="bfloat16" if bfloat16 else "float32",
     )
     layout = Layout(
         token_dim=0,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlt_common.parameters import ParameterError, param, validate
-from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser
+from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser, processor_has_bfloat16
 
 RETURN_RANGE = (0.0, 1.0)  # the reward is +1 at success and 0 otherwise (Sec. V)
 DEVIATION_FLOOR = 1e-6  # of the critics' values: critics that agree to float32's digits have no deviation to divide by
@@ -79,8 +79,11 @@ class AgentConfig:
     use_reference: bool = param(True, "the actor sees the reference; false: the ablation without pass-through")
     use_rl_token: bool = param(True, "x holds z_rl; false: the ablation without RL token")
     squash: bool = param(False, "tanh at the actor's output, scaled to the robot's limits (TD3)")
-    bfloat16: bool = param(
-        False, "round the factors of matrix products to bfloat16: faster where the processor has instructions for it"
+    products: str = param(
+        "float32",
+        "what the factors of matrix products are rounded to; bfloat16 is faster where the processor has instructions "
+        "for it, and auto takes it there and float32 elsewhere",
+        choices=("float32", "bfloat16", "auto"),
     )
 
     def __post_init__(self) -> None:
@@ -113,8 +116,9 @@ class Agent:
         self.layout, self.config, self.generator = layout, config, generator
         self.action_limit = action_limit.repeat(layout.chunk_length)
         self.standardise = Standardiser(layout.x_dim)
-        self.actor = Actor(layout, generator, self.action_limit, config.bfloat16)
-        self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, config.bfloat16)
+        self.bfloat16 = config.products == "bfloat16" or (config.products == "auto" and processor_has_bfloat16())
+        self.actor = Actor(layout, generator, self.action_limit, self.bfloat16)
+        self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, self.bfloat16)
         self.target_actor, self.target_critics = self.actor.clone(), self.critics.clone()
         self.actor_optimiser = self.actor.optimiser(config.actor_lr)
         self.critic_optimiser = self.critics.optimiser(config.critic_lr)

@@ -167,9 +167,14 @@ class Learner:
         return self.policy()
 
     def policy(self) -> PolicyWeights:
-        """A copy of the actor of this moment under the newest version number."""
+        """A copy of the actor of this moment under the newest version number.
+
+        It acts with float32 products, whatever it learns with, as does every actor that is read from a file or message.
+        """
+        actor = self.agent.actor.clone()
+        actor.bfloat16 = False
         return PolicyWeights(
-            actor=self.agent.actor.clone(),
+            actor=actor,
             standardise=copy.deepcopy(self.agent.standardise),
             spread=np.asarray(self.shape.spread, np.float32),
             sigma_independent=self.config.agent.sigma_independent,

@@ -28,6 +28,12 @@ _EPSILON = 1e-5  # of LayerNorm
 _N = TypeVar("_N", bound="Network")
 
 
+def processor_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by instructions of its own (AVX512-BF16 or AMX)."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 @dataclass(frozen=True)
 class Layout:
     """Everything that decides the shape of the networks. Checkpoints and published actors carry it."""

@@ -32,7 +32,10 @@ def altered(arrays=None, facts=None, drop=()):
     return tensor_file.dump(old_arrays, {**old_facts, **(facts or {})})
 
 
-@pytest.mark.parametrize("agent", [{}, {"use_rl_token": False}, {"use_reference": False}, {"hidden": (8, 8, 8)}])
+@pytest.mark.parametrize(
+    "agent",
+    [{}, {"use_rl_token": False}, {"use_reference": False}, {"hidden": (8, 8, 8)}, {"products": "bfloat16"}],
+)
 def test_an_unpacked_actor_acts_the_same_to_the_bit(agent):
     original = weights(**agent)
     copy = unpack(pack(original))

@@ -334,3 +334,10 @@ def test_beta_falls_geometrically_and_then_stays():
 def test_beta_cannot_fall_to_nothing():
     with pytest.raises(ParameterError, match="beta must be above 0"):
         AgentConfig(beta=0.0, beta_start=0.1)
+
+
+def test_products_follow_the_processor_only_when_asked(monkeypatch):
+    for has in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has})
+        found = {products: agent(products=products).critics.bfloat16 for products in ("float32", "bfloat16", "auto")}
+        assert found == {"float32": False, "bfloat16": True, "auto": has}
