@@ -7,6 +7,7 @@ spread and sigma. The policy node therefore has no hyper-parameters of its own t
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,9 +24,12 @@ MAX_WIDTH = 65536
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """An actor with all it needs to act. Immutable by convention: the networks are copies."""
+    """The actors with all they need to act. Immutable by convention: the networks are copies."""
 
     actor: Actor
+    """The average over the latest updates: steadier than any one of them."""
+    explorer: Actor
+    """The actor of the newest update, which practises: what it does wrong is what is learned from next."""
     standardise: Standardiser
     spread: np.ndarray  # (d,) float32, robot units per unit of the network's output
     sigma_independent: float
@@ -34,8 +38,10 @@ class PolicyWeights:
     version: int
 
     @torch.no_grad()
-    def mean(self, rl_token: np.ndarray, rl_state: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """mu(x, a~) of Eq. 4 in spread units, (C, d).
+    def mean(
+        self, rl_token: np.ndarray, rl_state: np.ndarray, reference: np.ndarray, explore: bool = False
+    ) -> np.ndarray:
+        """mu(x, a~) of Eq. 4 in spread units, (C, d); of the explorer when it is to `explore`.
 
         `rl_token` (D,), `rl_state` (P,), `reference` (C, d) in spread units. Raises ValueError for other shapes.
         """
@@ -50,13 +56,14 @@ class PolicyWeights:
         parts = [rl_token, rl_state] if layout.use_rl_token else [rl_state]
         x = torch.from_numpy(np.concatenate(parts).astype(np.float32))[None]
         flat = torch.from_numpy(reference.astype(np.float32).reshape(1, -1))
-        return self.actor(self.standardise(x), flat).numpy().reshape(reference.shape)
+        actor = self.explorer if explore else self.actor
+        return actor(self.standardise(x), flat).numpy().reshape(reference.shape)
 
 
 def pack(weights: PolicyWeights) -> bytes:
     """Weights to bytes; equal weights give equal bytes."""
-    arrays = {f"actor.{name}": tensor.numpy() for name, tensor in weights.actor.state_dict().items()}
-    arrays |= {f"x.{name}": tensor.numpy() for name, tensor in weights.standardise.state_dict().items()}
+    modules = {"actor": weights.actor, "explorer": weights.explorer, "x": weights.standardise}
+    arrays = {f"{of}.{name}": t.numpy() for of, module in modules.items() for name, t in module.state_dict().items()}
     arrays["spread"] = weights.spread
     facts = {
         "layout": asdict(weights.actor.layout),
@@ -85,10 +92,11 @@ def unpack(data: bytes, sha256: str | None = None) -> PolicyWeights:
         raise TensorFileError(f"the actor's layout {layout} or sigmas {sigmas} are out of range")
 
     expected: dict[str, tuple[int | None, ...]] = {"spread": (layout.action_dim,)}
-    for i, (a, b) in enumerate(zip(layout.actor_widths[:-1], layout.actor_widths[1:], strict=True)):
-        expected[f"actor.layers.{i}.weight"], expected[f"actor.layers.{i}.bias"] = (b, a), (b,)
-    if layout.squash:
-        expected["actor.limit"] = (layout.chunk_dim,)
+    for of in ("actor", "explorer"):
+        for i, (a, b) in enumerate(pairwise(layout.actor_widths)):
+            expected[f"{of}.layers.{i}.weight"], expected[f"{of}.layers.{i}.bias"] = (b, a), (b,)
+        if layout.squash:
+            expected[f"{of}.limit"] = (layout.chunk_dim,)
     expected["x.mean"] = expected["x.std"] = (layout.x_dim,)
     if set(arrays) != set(expected):
         raise TensorFileError(f"the actor's arrays are {sorted(arrays)}, expected {sorted(expected)}")
@@ -96,10 +104,10 @@ def unpack(data: bytes, sha256: str | None = None) -> PolicyWeights:
     if (arrays["spread"] <= 0).any() or (arrays["x.std"] <= 0).any():
         raise TensorFileError("the actor's spread or x.std holds a value that is not positive")
 
-    actor, standardise = Actor(layout), Standardiser(layout.x_dim)
-    for module, prefix in ((actor, "actor."), (standardise, "x.")):
+    actor, explorer, standardise = Actor(layout), Actor(layout), Standardiser(layout.x_dim)
+    for module, prefix in ((actor, "actor."), (explorer, "explorer."), (standardise, "x.")):
         module.load_state_dict(
             {k.removeprefix(prefix): torch.tensor(v) for k, v in arrays.items() if k.startswith(prefix)}
         )
         module.requires_grad_(False)
-    return PolicyWeights(actor, standardise, arrays["spread"], *sigmas, vla_hash, version)
+    return PolicyWeights(actor, explorer, standardise, arrays["spread"], *sigmas, vla_hash, version)

@@ -64,6 +64,13 @@ class AgentConfig:
     actor_bound: float = param(
         1.0, "how many standard deviations below the mean the bound lies; 0: the mean", minimum=0.0, maximum=10.0
     )
+    average_rate: float = param(
+        0.001,
+        "how far the averaged actor, which acts where nothing is explored, follows the actor per actor update; "
+        "1: it is the actor",
+        minimum=0.0,
+        maximum=1.0,
+    )
     updates_per_actor_update: int = param(2, "critic updates per actor update (Sec. V)", minimum=1, maximum=100)
     reference_dropout: float = param(
         0.5,
@@ -120,6 +127,7 @@ class Agent:
         self.actor = Actor(layout, generator, self.action_limit, self.bfloat16)
         self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, self.bfloat16)
         self.target_actor, self.target_critics = self.actor.clone(), self.critics.clone()
+        self.average = self.actor.clone()
         self.actor_optimiser = self.actor.optimiser(config.actor_lr)
         self.critic_optimiser = self.critics.optimiser(config.critic_lr)
         self.updates = 0
@@ -189,7 +197,17 @@ class Agent:
         self.actor_optimiser.step()
         if self.config.target_actor:
             self.target_actor.follow(self.actor, self.config.tau)
+        self.average.follow(self.actor, self._average_rate())
         return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
+
+    def _average_rate(self) -> float:
+        """The share of the newest actor in the average.
+
+        Early on it is about the mean over the latest tenth of all actors, the polynomial-decay averaging of Shamir and
+        Zhang (2013) with eta = 9: what the first updates left soon weighs nothing.
+        """
+        done = max(1, self.updates // self.config.updates_per_actor_update)
+        return max(self.config.average_rate, 10.0 / (done + 9.0))
 
     def _climb(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Of the critics' values (N, B) the one that the actor climbs (B,), and its derivative by each (N, B).

@@ -28,7 +28,7 @@ from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape, settings
 from rlt_rl_node.tensor_file import TensorFileError
 
-FORMAT = 2
+FORMAT = 3
 MAX_BYTES = 2 * 1024**3
 STATE, LEARNER, ACTOR = "state.json", "learner.safetensors", "actor.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")

@@ -167,14 +167,15 @@ class Learner:
         return self.policy()
 
     def policy(self) -> PolicyWeights:
-        """A copy of the actor of this moment under the newest version number.
+        """Copies of the averaged actor and of the actor of this moment under the newest version number.
 
-        It acts with float32 products, whatever it learns with, as does every actor that is read from a file or message.
+        They act with float32 products, whatever they learn with, as do all that are read from a file or message.
         """
-        actor = self.agent.actor.clone()
-        actor.bfloat16 = False
+        average, explorer = self.agent.average.clone(), self.agent.actor.clone()
+        average.bfloat16 = explorer.bfloat16 = False
         return PolicyWeights(
-            actor=actor,
+            actor=average,
+            explorer=explorer,
             standardise=copy.deepcopy(self.agent.standardise),
             spread=np.asarray(self.shape.spread, np.float32),
             sigma_independent=self.config.agent.sigma_independent,
@@ -230,6 +231,7 @@ class Learner:
             "x": self.agent.standardise,
             "actor": self.agent.actor,
             "critics": self.agent.critics,
+            "average": self.agent.average,
             "target_actor": self.agent.target_actor,
             "target_critics": self.agent.target_critics,
         }

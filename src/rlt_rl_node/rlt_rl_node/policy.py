@@ -169,7 +169,7 @@ class ChunkPolicy:
             )
         reference = _rows(request, output, weights.actor.layout.chunk_length)
         scaled = reference / weights.spread
-        mean = weights.mean(output.encoded.rl_token, output.encoded.rl_state, scaled)
+        mean = weights.mean(output.encoded.rl_token, output.encoded.rl_state, scaled, episode.explore)
         action = mean
         if episode.explore:
             action = mean + chunk_noise(

@@ -41,7 +41,9 @@ def test_an_unpacked_actor_acts_the_same_to_the_bit(agent):
     copy = unpack(pack(original))
     rng = np.random.default_rng(0)
     token, state, reference = rng.normal(size=3), rng.normal(size=2), rng.normal(size=(4, 2))
-    np.testing.assert_array_equal(copy.mean(token, state, reference), original.mean(token, state, reference))
+    for explore in (False, True):
+        expected = original.mean(token, state, reference, explore)
+        np.testing.assert_array_equal(copy.mean(token, state, reference, explore), expected)
     assert (copy.sigma_independent, copy.sigma_chunk) == (0.2, 0.5)
     assert (copy.vla_hash, copy.version) == (original.vla_hash, 1)
     assert copy.actor.layout == original.actor.layout
@@ -51,15 +53,20 @@ def test_equal_weights_give_equal_bytes():
     assert pack(weights()) == DATA
 
 
-def test_the_mean_is_the_training_actors_mean():
+def test_the_means_are_those_of_the_training_actor_and_of_its_average():
     learner = Learner(task_shape(), learner_config())
+    learner.agent.average.flat.add_(0.1)
     learner.agent.standardise.fit(torch.randn(50, 5))
     rng = np.random.default_rng(0)
     token, state, reference = (rng.normal(size=s).astype(np.float32) for s in (3, 2, (4, 2)))
     x = torch.from_numpy(np.concatenate([token, state]))[None]
-    with torch.no_grad():
-        expected = learner.agent.actor(learner.agent.standardise(x), torch.from_numpy(reference).reshape(1, -1))
-    np.testing.assert_array_equal(learner.policy().mean(token, state, reference).ravel(), expected[0].numpy())
+    means = {}
+    for explore, actor in ((False, learner.agent.average), (True, learner.agent.actor)):
+        with torch.no_grad():
+            expected = actor(learner.agent.standardise(x), torch.from_numpy(reference).reshape(1, -1))
+        means[explore] = learner.policy().mean(token, state, reference, explore).ravel()
+        np.testing.assert_array_equal(means[explore], expected[0].numpy())
+    assert not np.array_equal(means[False], means[True])
 
 
 def test_shapes_are_checked_when_acting():

@@ -191,6 +191,25 @@ def test_target_networks_follow_by_tau():
         torch.testing.assert_close(target, before + 0.25 * (online.detach() - before))
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_the_averaged_actor_weighs_new_ones_more_and_never_less_than_its_rate(rate):
+    subject = agent(average_rate=rate, updates_per_actor_update=1)
+    expected = None
+    for i, share in enumerate([1.0, 10 / 11, 10 / 12, 10 / 13, 10 / 14]):
+        subject.update(batch(seed=i))
+        weight = max(share, rate)
+        newest = subject.actor.flat.clone()
+        expected = newest if expected is None else (1 - weight) * expected + weight * newest
+        torch.testing.assert_close(subject.average.flat, expected)
+
+
+def test_an_average_at_rate_1_is_the_actor():
+    subject = agent(average_rate=1.0)
+    for i in range(6):
+        subject.update(batch(seed=i))
+    assert torch.equal(subject.average.flat, subject.actor.flat)
+
+
 def test_the_target_actor_follows_only_when_it_is_used():
     for used in (False, True):
         subject = agent(target_actor=used)
