@@ -32,7 +32,7 @@ from harness.experiment import (
     plain,
 )
 from harness.settings import Settings, settings
-from harness.training import Trainer, shape_of
+from harness.training import Trainer, demonstration_source, shape_of
 from rlt_bringup import report
 from rlt_bringup.demo import EVALUATION_SEEDS, TRAIN_SEEDS
 from rlt_bringup.graph import GraphOptions, Resolved, resolve
@@ -41,10 +41,15 @@ from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_rl_node.actor_codec import PolicyWeights, pack, unpack
+from rlt_rl_node.demonstrations import DemonstrationsError
 from rlt_rl_node.learner import TaskShape
+from rlt_rl_node.records import EpisodeData
 from rlt_rl_node.tensor_file import TensorFileError
 from rlt_teleop.episode_machine import Driver
 from rlt_vla_node.checkpoint import METRICS_FILE, CheckpointError, load_checkpoint, read_config
+from rlt_vla_node.dataset import DatasetError
+from rlt_vla_node.demonstration_encoding import FOLDER as FOLDER_OF_DEMONSTRATIONS
+from rlt_vla_node.demonstration_encoding import encode_demonstrations
 from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.state_encoder import with_state_encoder
 
@@ -222,9 +227,27 @@ def read_actor(setting: Setting, end: int) -> PolicyWeights:
 # ---- the work behind the stages
 
 
+def demonstrations(setting: Setting, say: Say) -> list[EpisodeData]:
+    """What the replay begins with. Another encoder than the VLA's own RL token encodes the demonstrations for itself.
+
+    Raises ParameterError.
+    """
+    plant, resolved, count = setting.plant, setting.resolved, setting.settings.learner.demonstrations
+    folder = resolved.checkpoint / FOLDER_OF_DEMONSTRATIONS
+    try:
+        if count and plant.model.hash != read_config(resolved.checkpoint)["hash"]:
+            folder = resolved.run / FOLDER / f"demonstrations-{plant.model.hash}"
+            source = resolved.run / FOLDER_OF_DEMONSTRATIONS
+            encode_demonstrations(source, folder, plant.robot, plant.task, plant.model, setting.settings.encoding)
+        return list(demonstration_source(plant, folder, count).read(say))
+    except (DatasetError, DemonstrationsError) as error:
+        raise ParameterError(str(error)) from error
+
+
 def _train(setting: Setting, say: Say) -> dict[str, Any]:
     experiment = setting.experiment
-    trainer = Trainer(EpisodeLoop(setting.plant, setting.settings), setting.shape, setting.settings)
+    shown = demonstrations(setting, say)
+    trainer = Trainer(EpisodeLoop(setting.plant, setting.settings), setting.shape, setting.settings, shown)
     progress = Progress(f"{experiment.name}: training", experiment.training_episodes, say)
     outcomes, metrics, stage = [], [], trainer.learner.stage
     steps, most_steps = 0, experiment.robot_steps(setting.plant.robot.control_hz)

@@ -23,7 +23,7 @@ HONOURED: Mapping[str, tuple[str, ...]] = {
     "sim_robot": ("gate_steps",),
     "scripted_operator": ("operator",),
     "vla": ("flow_steps", "group_size"),
-    "rl_learner": ("agent", "budget", "replay_capacity"),
+    "rl_learner": ("agent", "budget", "replay_capacity", "demonstrations"),
 }
 
 
@@ -60,7 +60,7 @@ def settings(
         encoding=from_mapping(EncodingConfig, {**nodes["vla"], "run_seed": run_seed}, f"{where}: vla"),
         learner=LearnerConfig(
             seed=run_seed,
-            replay_capacity=learner.get("replay_capacity", LearnerConfig.replay_capacity),
+            **{key: learner[key] for key in ("replay_capacity", "demonstrations") if key in learner},
             agent=from_mapping(AgentConfig, {**learner.get("agent", {}), **(agent or {})}, f"{where}: agent"),
             budget=from_mapping(BudgetConfig, {**learner.get("budget", {}), **(budget or {})}, f"{where}: budget"),
         ),

@@ -6,15 +6,18 @@ released, and only then the next episode starts with that actor.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from harness.episode_loop import EpisodeLoop, LoopError, Plant
 from harness.settings import Settings
 from rlt_bringup.report import EpisodeOutcome
+from rlt_rl_node.demonstrations import DemonstrationSource
 from rlt_rl_node.episode_store import trimmed
 from rlt_rl_node.frozen_models import read_frozen_models
 from rlt_rl_node.learner import Learner, TaskShape, task_shape
+from rlt_rl_node.records import EpisodeData
 from rlt_teleop.episode_machine import Driver, Purpose
 from rlt_teleop.training_gate import Go, Training, decide
 
@@ -22,9 +25,14 @@ from rlt_teleop.training_gate import Go, Training, decide
 class Trainer:
     """A learner and the loop that gives it episodes."""
 
-    def __init__(self, loop: EpisodeLoop, shape: TaskShape, settings: Settings) -> None:
+    def __init__(
+        self, loop: EpisodeLoop, shape: TaskShape, settings: Settings, demonstrations: Iterable[EpisodeData] = ()
+    ) -> None:
+        """`demonstrations`: what the replay begins with."""
         self._loop = loop
         self.learner = Learner(shape, settings.learner)
+        for demonstration in demonstrations:
+            self.learner.add_demonstration(trimmed(demonstration, shape.chunk_length))
 
     def episode(self, seed: int) -> EpisodeOutcome:
         """One training episode on the reset `seed`, with everything that follows from it."""
@@ -56,3 +64,9 @@ def shape_of(plant: Plant, checkpoint: Path) -> TaskShape:
     frozen = read_frozen_models(checkpoint, plant.robot.action_dim)
     own = replace(frozen, hash=plant.model.hash, token_dim=plant.model.token.width)
     return task_shape(plant.robot, plant.task, own)
+
+
+def demonstration_source(plant: Plant, folder: Path, count: int) -> DemonstrationSource:
+    """At most `count` demonstrations encoded in `folder`, as the learner node reads them."""
+    task, period_ns = plant.task, round(1e9 * plant.robot.period_s)
+    return DemonstrationSource(folder, count, plant.model.hash, period_ns, task.stride, task.prefetch_steps)

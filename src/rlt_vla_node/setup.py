@@ -21,6 +21,7 @@ setup(
             "camera_ingest = rlt_vla_node.camera_ingest_node:main",
             "vla = rlt_vla_node.vla_node:main",
             "adapt = rlt_vla_node.adapt:main",
+            "encode = rlt_vla_node.encode_command:main",
             "handoff = rlt_vla_node.handoff_command:main",
         ],
     },

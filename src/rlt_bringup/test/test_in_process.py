@@ -1,6 +1,7 @@
 """Experiments in process: a real cell, a small random VLA and an impatient operator, so that episodes are short."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from rlt_bringup.graph import config_file
 from rlt_common.config import load_robot, load_task, read_yaml
 from rlt_common.parameters import ParameterError
 from rlt_rl_node.actor_codec import pack
-from rlt_rl_node.records import Label
+from rlt_rl_node.records import Label, Source
+from rlt_sim.collect_command import collect_one
 from rlt_teleop.episode_machine import Driver, Purpose
 from rlt_vla_node.builtin import BuiltinConfig, build_vla
 from rlt_vla_node.checkpoint import save_checkpoint
+from rlt_vla_node.encode_command import encode
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 
 ROBOT = load_robot(config_file("robots", "sim"))
@@ -68,6 +71,11 @@ def run(tmp_path_factory):
     save_checkpoint(
         folder / "vla", vla, token, vla_state, {"statistics": {"action_spread": vla.action_spread.tolist()}}, {}
     )
+    robot_file, task_path = config_file("robots", "sim"), config_file("tasks", "screw")
+    (folder / "demonstrations").mkdir()
+    _, succeeded = collect_one(str(robot_file), str(task_path), str(folder / "demonstrations"), 1, 0, 4)
+    assert succeeded
+    encode(ROBOT, task, folder / "demonstrations", folder / "vla", 0)
     return folder
 
 
@@ -107,6 +115,19 @@ def test_warm_up_then_rl_then_evaluation_without_noise(finished):
     assert report["rlt"]["total_steps"] == [PATIENCE + BASE_PATIENCE] * 2
     assert report["speed"]["train"]["robot_s"] == 4 * (PATIENCE + BASE_PATIENCE) / ROBOT.control_hz
     assert report["speed"]["train"]["times_real_time"] > 0
+
+
+def test_the_replay_begins_with_the_demonstrations_of_whatever_encodes(finished, run, task_file):
+    setting, _ = finished
+    (own,) = in_process.demonstrations(setting, quiet)
+    assert (own.episode_id, own.label) == (-1, Label.SUCCESS)
+    assert set(own.sources) == {Source.HUMAN}
+    pooled = prepare(small(task_file, "pooled", state_encoder="mean_pool"), run)
+    (other,) = in_process.demonstrations(pooled, quiet)
+    np.testing.assert_array_equal(other.actions, own.actions)
+    assert other.rl_tokens.shape[1] == 16 != own.rl_tokens.shape[1]
+    none = replace(setting.settings, learner=replace(setting.settings.learner, demonstrations=0))
+    assert in_process.demonstrations(replace(setting, settings=none), quiet) == []
 
 
 def test_every_kind_of_episode_has_its_own_resets(finished):

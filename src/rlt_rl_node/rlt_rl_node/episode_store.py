@@ -38,8 +38,9 @@ class EpisodeStore:
         self._sha256: dict[int, str] = {}
 
     def path(self, episode_id: int) -> Path:
-        """Where an episode lies or would lie."""
-        return self.folder / f"{episode_id:06d}.safetensors"
+        """Where an episode lies or would lie; demonstrations have negative ids and names of their own."""
+        name = f"{episode_id:06d}" if episode_id >= 0 else f"demonstration-{-episode_id:06d}"
+        return self.folder / f"{name}.safetensors"
 
     def save(self, episode: EpisodeData) -> None:
         """Write it, atomically and durably, over an older version of the same episode."""
@@ -81,7 +82,7 @@ class EpisodeStore:
         return self._sha256[episode_id]
 
     def newer_than(self, episode_id: int) -> list[int]:
-        """Ids of stored episodes above `episode_id`, rising."""
+        """Ids of the run's stored episodes above `episode_id`, rising."""
         ids = (int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdecimal())
         return sorted(i for i in ids if i > episode_id)
 

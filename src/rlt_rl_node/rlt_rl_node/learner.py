@@ -33,6 +33,9 @@ class LearnerConfig:
 
     seed: int = param(0, "of initial weights, batches and noise", minimum=0)
     replay_capacity: int = param(500_000, "transitions", minimum=1, maximum=10_000_000)
+    demonstrations: int = param(
+        60, "demonstrations whose critical phases the replay begins with; 0: none", minimum=0, maximum=100_000
+    )
     agent: AgentConfig = field(default_factory=AgentConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
@@ -130,6 +133,14 @@ class Learner:
             if self.stage != warm:
                 self.agent.standardise.fit(self.replay.states())
         return transitions
+
+    def add_demonstration(self, episode: EpisodeData) -> int:
+        """Take in what a human showed before the run; returns its transitions. It is no robot data of the run: it ends
+        no warm-up and owes no updates.
+
+        Raises RecordError or ValueError when it does not fit.
+        """
+        return self.replay.add(episode)
 
     def pass_over(self, episode_id: int) -> None:
         """Note that an episode is done with, taken in or not."""

@@ -37,11 +37,12 @@ from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ActorParameters, ControlState, EpisodeState, ExecutedAction, TrainingStatus, VlaOutput
 from rlt_msgs.srv import SaveCheckpoint
-from rlt_rl_node import actor_codec, checkpoint, messages
+from rlt_rl_node import actor_codec, checkpoint, demonstrations, messages
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.agent import AgentConfig
 from rlt_rl_node.budget import BudgetConfig
 from rlt_rl_node.checkpoint import CheckpointError
+from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
 from rlt_rl_node.learner import LearnerConfig, task_shape
@@ -71,6 +72,12 @@ class LearnerParameters:
         3.0, "s after a label before missing parts are looked for in the journal", minimum=0.1, maximum=600.0
     )
     replay_capacity: int = param(500_000, "transitions", minimum=1000, maximum=10_000_000)
+    demonstrations: int = param(
+        60,
+        "demonstrations in <vla_checkpoint>/demonstrations whose critical phases the replay begins with; 0: none",
+        minimum=0,
+        maximum=100_000,
+    )
     agent: AgentConfig = field(default_factory=AgentConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
@@ -86,10 +93,19 @@ class LearnerNode(Node):
         self.parameters = declare(self, LearnerParameters)
         reject_unknown(self)
         robot, task = load_robot(self.parameters.robot), load_task(self.parameters.task)
+        period_ns = round(1e9 * robot.period_s)
         frozen = read_frozen_models(self.parameters.vla_checkpoint, robot.action_dim)
         self.lockstep = robot.tick == "joint_states"
         self.shape = task_shape(robot, task, frozen)
-        self.assembly = EpisodeAssembly(round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
+        self.assembly = EpisodeAssembly(period_ns, task.stride, task.prefetch_steps)
+        self._demonstrations = DemonstrationSource(
+            Path(self.parameters.vla_checkpoint) / demonstrations.FOLDER,
+            self.parameters.demonstrations,
+            self.shape.vla_hash,
+            period_ns,
+            task.stride,
+            task.prefetch_steps,
+        )
         self.received = 0
         self._refused = 0
         self._message = ""
@@ -144,14 +160,16 @@ class LearnerNode(Node):
         run = Path(self.parameters.run_directory)
         start_from = Path(self.parameters.checkpoint) if self.parameters.checkpoint else None
         if not self.parameters.freeze:
+            own = self.parameters
             config = LearnerConfig(
-                self.parameters.run_seed,
-                self.parameters.replay_capacity,
-                self.parameters.agent,
-                self.parameters.budget,
+                seed=own.run_seed,
+                replay_capacity=own.replay_capacity,
+                demonstrations=own.demonstrations,
+                agent=own.agent,
+                budget=own.budget,
             )
             run.mkdir(parents=True, exist_ok=True)
-            self.session = RunSession(run, self.shape, config, start_from, self.get_logger().info)
+            self.session = RunSession(run, self.shape, config, start_from, self.get_logger().info, self._demonstrations)
             self.assembly.forget(self.session.learner.last_episode_id)
             self._reported_episode = self.session.learner.last_episode_id
             return
@@ -387,5 +405,5 @@ def spin(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_learner`."""
     torch.set_num_threads(1)
-    errors = (FrozenModelsError, CheckpointError, OSError)
+    errors = (FrozenModelsError, DemonstrationsError, CheckpointError, OSError)
     run_node("rl_learner", LearnerNode, *errors, spin=spin, at_exit=LearnerNode.save_at_exit)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_rl_node import checkpoint
+from rlt_rl_node.demonstrations import DemonstrationSource
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
 from rlt_rl_node.records import EpisodeData, RecordError
@@ -32,13 +33,20 @@ class RunSession:
         run: the run directory.
         shape, config: of the learner.
         start_from: a checkpoint folder; None: the newest of the run, or nothing.
+        demonstrations: what the replay begins with, where there is no checkpoint.
         log: where words about what was found go.
 
-    Raises CheckpointError when the checkpoint does not fit.
+    Raises CheckpointError when the checkpoint does not fit, DemonstrationsError when the demonstrations do not.
     """
 
     def __init__(
-        self, run: Path, shape: TaskShape, config: LearnerConfig, start_from: Path | None, log: Callable[[str], None]
+        self,
+        run: Path,
+        shape: TaskShape,
+        config: LearnerConfig,
+        start_from: Path | None,
+        log: Callable[[str], None],
+        demonstrations: DemonstrationSource | None = None,
     ) -> None:
         self.run, self._log = run, log
         self.store = EpisodeStore(run / "encoded")
@@ -47,6 +55,8 @@ class RunSession:
         found = start_from or checkpoint.latest(self.checkpoints)
         if found is None:
             self.learner = Learner(shape, config)
+            if demonstrations:
+                self._begin_with(demonstrations)
         else:
             self.learner, changes = checkpoint.load(found, shape, config, self.store)
             log(f"goes on from {found}: {self.learner.agent.updates} updates, {len(self.learner.replay)} transitions")
@@ -78,6 +88,16 @@ class RunSession:
             self._log(f"episode {episode.episode_id} is left out: {error}")
             self.learner.pass_over(episode.episode_id)
             return 0
+
+    def _begin_with(self, source: DemonstrationSource) -> None:
+        learner = self.learner
+        for demonstration in source.read(self._log):
+            episode = trimmed(demonstration, learner.shape.chunk_length)
+            self.store.save(episode)
+            learner.add_demonstration(episode)
+        if learner.replay.episodes:
+            held = f"{len(learner.replay.episodes)} demonstrations, {len(learner.replay)} transitions"
+            self._log(f"the replay begins with {held}")
 
     def save(self, name: str = "", keep: int = 3) -> Path:
         """Write a checkpoint and delete older automatic ones beyond `keep`. Raises CheckpointError."""

@@ -41,7 +41,9 @@ from rlt_vla_node.dataset import (
     load_demonstrations,
     load_pose_images,
 )
+from rlt_vla_node.encode_command import encode
 from rlt_vla_node.evaluation import encode_frames, evaluate
+from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.tensors import tensors_hash
 from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, build_auxiliary
@@ -325,14 +327,15 @@ def main(arguments: list[str] | None = None) -> None:
         output = Path(options.output)
         adaptation = Adaptation(config, robot, task, demonstrations, poses, output, options.seed, _say)
         if options.resume and adaptation.finished():
-            _say(f"{output} already holds this adaptation: nothing to do")
-            return
-        if options.resume:
-            adaptation.resume()
+            _say(f"{output} already holds this adaptation: nothing to adapt")
         else:
-            (output / METRICS_LOG).unlink(missing_ok=True)
-        adaptation.run()
-    except (ParameterError, DatasetError, ResumeError, CheckpointError, FloatingPointError) as error:
+            if options.resume:
+                adaptation.resume()
+            else:
+                (output / METRICS_LOG).unlink(missing_ok=True)
+            adaptation.run()
+        encode(robot, task, Path(options.demonstrations), output, options.seed)
+    except (ParameterError, DatasetError, ResumeError, CheckpointError, LayoutError, FloatingPointError) as error:
         sys.exit(f"adapt: {error}")
     except KeyboardInterrupt:
         sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")

@@ -19,7 +19,7 @@ from rlt_common import topics
 from rlt_common.codecs import CodecError, ObservationData, observation_from_msg, stamp_ns, vector
 from rlt_common.config import RobotConfig, TaskConfig
 from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
-from rlt_msgs.msg import EpisodeState, ExecutedAction
+from rlt_msgs.msg import EpisodeState, ExecutedAction, Observation
 
 SUCCESS = "success"
 SPREAD_FLOOR = 0.012
@@ -162,6 +162,21 @@ def executed_row(stamps: Sequence[int], stamp: int, period_ns: int) -> int | Non
     """
     row = bisect_left(stamps, stamp)
     return row if row < len(stamps) and stamps[row] - stamp < period_ns else None
+
+
+def read_joined(path: Path, period_ns: int) -> tuple[list[ExecutedAction], dict[int, Observation]]:
+    """The executed actions of an episode file in order, and its observations by the index of theirs among these.
+
+    Observations that belong to no executed action are left out; of several for one, the latest counts. Raises
+    EpisodeFileError.
+    """
+    executed, messages = [], []
+    for topic, _, message in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION)):
+        (messages if topic == topics.OBSERVATION else executed).append(message)
+    executed.sort(key=lambda message: (stamp_ns(message.header.stamp), message.step))
+    stamps = [stamp_ns(message.header.stamp) for message in executed]
+    rows = ((executed_row(stamps, stamp_ns(message.header.stamp), period_ns), message) for message in messages)
+    return executed, {row: message for row, message in rows if row is not None}
 
 
 def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride: int) -> _Episode:

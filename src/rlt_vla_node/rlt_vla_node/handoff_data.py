@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlt_common import topics
-from rlt_common.codecs import CodecError, ObservationData, observation_from_msg, stamp_ns
-from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
+from rlt_common.codecs import CodecError, ObservationData, observation_from_msg
+from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_msgs.msg import EpisodeState
-from rlt_vla_node.dataset import DatasetError, executed_row
+from rlt_vla_node.dataset import DatasetError, read_joined
 from rlt_vla_node.handoff import head_inputs
 from rlt_vla_node.inference import FrozenModel, LayoutError
 
@@ -104,22 +103,12 @@ def _observations(
     path: Path, period_ns: int, window_steps: int, sparse_steps: int
 ) -> tuple[list[tuple[int, ObservationData]], int]:
     """(control step, observation) of those to use, in order of steps; and the step of the hand-off."""
-    messages, executed = [], []
-    for topic, _, message in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION)):
-        if topic == topics.OBSERVATION:
-            messages.append(message)
-        else:
-            critical = message.phase == EpisodeState.PHASE_CRITICAL
-            executed.append((stamp_ns(message.header.stamp), message.step, critical))
-    executed.sort()
-    handoff_step = min((step for _, step, critical in executed if critical), default=0)
-    stamps = [stamp for stamp, _, _ in executed]
+    executed, observed = read_joined(path, period_ns)
+    critical = (message.step for message in executed if message.phase == EpisodeState.PHASE_CRITICAL)
+    handoff_step = min(critical, default=0)
     chosen = {}
-    for message in messages:
-        row = executed_row(stamps, stamp_ns(message.header.stamp), period_ns)
-        if row is None:
-            continue
-        step = executed[row][1]
+    for row, message in observed.items():
+        step = executed[row].step
         if step < handoff_step + window_steps or step % sparse_steps == 0:
             chosen[step] = message
     return [(step, observation_from_msg(message)) for step, message in sorted(chosen.items())], handoff_step

@@ -172,7 +172,8 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
             )
             executed.header.stamp = to_time(stamp)
             writer.write(topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", serialize_message(executed), stamp)
-        writer.finish({"task": "tiny_task", "label": label, "episode_id": seed, "purpose": purpose})
+        facts = {"task": "tiny_task", "label": label, "episode_id": seed, "purpose": purpose}
+        writer.finish({**facts, "handoff_step": handoff_step, "steps": steps})
         return actions
 
     return write

@@ -172,8 +172,13 @@ def test_the_command_runs_resumes_and_knows_when_it_is_done(cell, folder, tmp_pa
     adapt.main(arguments)
     assert "step 4/4" in capsys.readouterr().out
     adapt.main(arguments)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to adapt" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "run").token.config.token_dim == 8
+    assert sorted(path.name for path in (tmp_path / "run" / "demonstrations").iterdir()) == [
+        "1.mcap",
+        "2.mcap",
+        "3.mcap",
+    ]
 
 
 @pytest.mark.parametrize(

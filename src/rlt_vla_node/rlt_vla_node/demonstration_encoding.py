@@ -1,0 +1,110 @@
+"""What the frozen VLA and RL token make of demonstrations, as episode files that the learner can take in.
+
+An encoded demonstration holds the executed actions of its source and a vla_output for every observation of the critical
+phase: the form of a journalled training episode, in which a human drove all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rclpy.serialization import serialize_message
+
+from rlt_common import topics
+from rlt_common.atomic import sha256_hex
+from rlt_common.codecs import CodecError, observation_from_msg, stamp_ns
+from rlt_common.config import RobotConfig, TaskConfig, config_hash
+from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
+from rlt_msgs.msg import EpisodeState
+from rlt_vla_node.dataset import SUCCESS, DatasetError, read_joined
+from rlt_vla_node.encoding import EncodingConfig, OutputEncoder
+from rlt_vla_node.inference import FrozenModel, LayoutError
+
+FOLDER = "demonstrations"
+"""Where encoded demonstrations lie, in the folder of their VLA's checkpoint."""
+ENCODING = "encoding_hash"
+
+
+def encode_demonstrations(
+    source: Path | str,
+    target: Path | str,
+    robot: RobotConfig,
+    task: TaskConfig,
+    model: FrozenModel,
+    config: EncodingConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Encode every successful demonstration of `source` into a file of the same name in `target`.
+
+    What is there already from the same source, model and configuration is kept; what differs is replaced.
+
+    Args:
+        source: folder of episode files.
+        progress: called with (files done, files in all).
+
+    Returns the number of encoded demonstrations. Raises DatasetError naming the file that is torn or does not fit, and
+    when there is none; LayoutError when robot, task and model do not fit each other.
+    """
+    model.check(robot, task)
+    encoder = OutputEncoder(model, task, config, robot.frame)
+    paths = sorted(Path(source).glob("*.mcap"))
+    count = 0
+    for done, path in enumerate(paths, start=1):
+        try:
+            facts = episode_metadata(path)
+            if facts.get("label") == SUCCESS:
+                facts["vla_hash"] = model.hash
+                facts[ENCODING] = config_hash(
+                    {
+                        "source": sha256_hex(path.read_bytes()),
+                        "vla": model.hash,
+                        "rl_state": list(task.rl_state),
+                        "encoding": asdict(config),
+                    }
+                )
+                copy = Path(target) / path.name
+                if not _holds(copy, facts[ENCODING]):
+                    _encode(path, copy, facts, encoder, round(1e9 * robot.period_s), config.group_size)
+                count += 1
+        except (EpisodeFileError, CodecError, LayoutError, KeyError, ValueError) as error:
+            raise DatasetError(f"{path}: {error}: remove the file or record it again") from error
+        progress(done, len(paths))
+    if not count:
+        raise DatasetError(f"{source}: none of its {len(paths)} episode files is a labelled success")
+    return count
+
+
+def _holds(path: Path, wanted: str) -> bool:
+    try:
+        return path.exists() and episode_metadata(path).get(ENCODING) == wanted
+    except EpisodeFileError:
+        return False
+
+
+def _encode(
+    path: Path, copy: Path, facts: dict[str, str], encoder: OutputEncoder, period_ns: int, group_size: int
+) -> None:
+    episode_id = int(facts["episode_id"])
+    executed, observed = read_joined(path, period_ns)
+    critical = [
+        (episode_id, 0, observation_from_msg(message))
+        for row, message in sorted(observed.items())
+        if executed[row].phase == EpisodeState.PHASE_CRITICAL
+    ]
+    outputs = []
+    for first in range(0, len(critical), group_size):
+        outputs += encoder.strided(critical[first : first + group_size])
+    writer = EpisodeWriter(copy)
+    try:
+        for topic, type_name, messages in (
+            (topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", executed),
+            (topics.VLA_OUTPUT, "rlt_msgs/msg/VlaOutput", outputs),
+        ):
+            for message in messages:
+                writer.write(topic, type_name, serialize_message(message), stamp_ns(message.header.stamp))
+        writer.finish(facts)
+    except BaseException:
+        writer.abandon()
+        raise
