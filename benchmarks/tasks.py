@@ -39,6 +39,8 @@ SEEDS = (0, 1, 2)
 EPISODES = 50
 """Held-out resets per policy, task and seed."""
 ROBOT_MINUTES = 15.0
+CHECKPOINTS = 3
+"""Actors to choose from by 50 resets of their own."""
 MOST_EPISODES = 1000
 """Training episodes at most; robot data ends sooner, unless they take less than 45 of its 45,000 control steps each."""
 QUICK_TASKS = 2
@@ -252,7 +254,9 @@ def run_benchmark() -> None:
     parser.add_argument("--runs", default="runs/bench-tasks", help="folder of the runs, one per task and seed")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"comma separated, of: {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=integers, default=list(SEEDS), help="run seeds, comma separated")
-    parser.add_argument("--checkpoints", type=int, default=1, help="actors to choose from by a held-out selection")
+    parser.add_argument(
+        "--checkpoints", type=int, default=CHECKPOINTS, help="actors to choose from by a held-out selection"
+    )
     parser.add_argument(
         "--robot-minutes", type=float, default=ROBOT_MINUTES, help="robot data: time of the critical phases of training"
     )
@@ -307,7 +311,7 @@ def run_benchmark() -> None:
 
 def _command(options: argparse.Namespace) -> str:
     """What repeats a row, but for the choice of tasks and seeds."""
-    changed = [f"--checkpoints {options.checkpoints}"] if options.checkpoints != 1 else []
+    changed = [f"--checkpoints {options.checkpoints}"] if options.checkpoints != CHECKPOINTS else []
     changed += [f"--robot-minutes {options.robot_minutes:g}"] if options.robot_minutes != ROBOT_MINUTES else []
     return "make bench-tasks" + (f" ARGS='{' '.join(changed)}'" if changed else "")
 

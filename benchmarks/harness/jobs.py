@@ -119,7 +119,8 @@ def _adapt_name(run: Path) -> str:
 
 
 def _adapted(run: Path) -> bool:
-    return (run / "vla" / "config.json").exists()
+    """Whether the stage that adapts, and encodes the demonstrations, is done."""
+    return (run / "stages" / "adapt.json").exists()
 
 
 def _adapt(run: Path, task: str, seed: int, quick: bool) -> None:

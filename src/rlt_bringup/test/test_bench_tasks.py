@@ -123,7 +123,7 @@ def test_each_seed_is_compared_with_its_own_demonstrations():
 
 def test_a_part_run_replaces_its_own_rows_alone():
     old = [*rows_of("charger", [report(HALF, FAST)] * 2), *rows_of("screw", [report(HALF, FAST)] * 2)]
-    new = rows_of("screw", [report(HALF, FAST, minutes=12.0)], "make bench-tasks ARGS='--checkpoints 3'")
+    new = rows_of("screw", [report(HALF, FAST, minutes=12.0)], "make bench-tasks ARGS='--checkpoints 5'")
     found = merge(new, old)
     assert [(r["task"], r["seed"], r["robot_minutes"]) for r in found] == [
         ("screw", 0, 12.0),
@@ -132,7 +132,7 @@ def test_a_part_run_replaces_its_own_rows_alone():
         ("charger", 1, 14.9),
     ]
     text = table({"rows": found, "machine": {"cpu": "c", "cores": 2}, "n": 50, "goals": []})
-    assert "screw 0: `make bench-tasks ARGS='--checkpoints 3'`, commit `0123456789`" in text
+    assert "screw 0: `make bench-tasks ARGS='--checkpoints 5'`, commit `0123456789`" in text
     assert "screw 1, charger 0, charger 1: `make bench-tasks`, commit `0123456789`" in text
 
 
