@@ -320,7 +320,7 @@ def test_settings_come_from_the_task_file_and_the_experiment(task_file):
     task = load_task(task_file)
     own = settings(task, 3, agent={"tau": 0.5}, budget={"max_debt": 7})
     assert (own.operator.patience_steps, own.gate_steps, own.encoding.run_seed) == (PATIENCE, 4, 3)
-    assert (own.learner.agent.tau, own.learner.agent.critics, own.learner.budget.max_debt) == (0.5, 4, 7)
+    assert (own.learner.agent.tau, own.learner.agent.critics, own.learner.budget.max_debt) == (0.5, 8, 7)
 
 
 def test_a_setting_that_would_be_lost_is_an_error(tmp_path):

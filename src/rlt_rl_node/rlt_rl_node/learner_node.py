@@ -354,7 +354,7 @@ class LearnerNode(Node):
             learner, loss = self.session.learner, self.session.last_loss
             message.stage, message.ready = learner.stage, learner.ready and learner.version > 0
             message.busy = bool(self._open or learner.owed or self.session.backlog or self._labelled_s)
-            message.episodes = len(learner.replay.episodes)
+            message.episodes = learner.budget.episodes
             message.transitions, message.robot_steps = len(learner.replay), learner.replay.steps
             message.updates, message.actor_version = learner.agent.updates, learner.version
             message.update_debt = float(learner.owed)
