@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_rl_node import checkpoint
-from rlt_rl_node.demonstrations import DemonstrationSource
+from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
 from rlt_rl_node.records import EpisodeData, RecordError
@@ -93,8 +93,11 @@ class RunSession:
         learner = self.learner
         for demonstration in source.read(self._log):
             episode = trimmed(demonstration, learner.shape.chunk_length)
+            try:
+                learner.add_demonstration(episode)
+            except ValueError as error:
+                raise DemonstrationsError(f"{source.folder}: {error}: encode the demonstrations again") from error
             self.store.save(episode)
-            learner.add_demonstration(episode)
         if learner.replay.episodes:
             held = f"{len(learner.replay.episodes)} demonstrations, {len(learner.replay)} transitions"
             self._log(f"the replay begins with {held}")

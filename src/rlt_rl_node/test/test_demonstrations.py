@@ -142,3 +142,9 @@ def test_a_changed_demonstration_is_a_clear_error(source, tmp_path):
     store.save(replace(store.load(-1), label=Label.FAILURE))
     with pytest.raises(checkpoint.CheckpointError, match=r"demonstration-000001.*changed since the checkpoint"):
         checkpoint.load(path, task_shape(), learner_config(), store)
+
+
+def test_those_of_other_sizes_are_a_clear_error(source, tmp_path):
+    wide = task_shape(token_dim=TOKEN + 1)
+    with pytest.raises(DemonstrationsError, match=r"RL token width is 3, the agent's is 4: encode .* again"):
+        RunSession(tmp_path / "run", wide, learner_config(), None, [].append, source)

@@ -104,15 +104,15 @@ def expected_actor(last: int) -> bytes:
     return pack(learner.policy())
 
 
-def write_journal(folder: Path, data: EpisodeData, drop=lambda message: False) -> Path:
-    """An episode file as the recorder leaves it."""
-    path = folder / "run" / "episodes" / f"{data.episode_id:06d}.mcap"
+def write_journal(folder: Path, data: EpisodeData, drop=lambda message: False, facts=None) -> Path:
+    """An episode file in `folder` as the recorder leaves it."""
+    path = folder / f"{data.episode_id:06d}.mcap"
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = EpisodeWriter(path)
     for i, (topic, message) in enumerate(episode_messages(data)):
         if not drop(message):
             writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), i)
-    writer.finish({"episode_id": str(data.episode_id)})
+    writer.finish(facts or {"episode_id": str(data.episode_id)})
     return path
 
 
@@ -136,7 +136,7 @@ def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tm
 
         # Killed after the checkpoint of episode 2; episode 3 comes from what was stored, episode 4 from the journal.
         graph.stop(process, signal.SIGKILL)
-        write_journal(tmp_path, EPISODES[4])
+        write_journal(tmp_path / "run" / "episodes", EPISODES[4])
         graph.actors.clear()
         process = start(graph)
         taken_in(graph, 4)
@@ -161,6 +161,36 @@ def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tm
         assert (graph.status.actor_version, graph.status.stage) == (3, "online")
 
 
+def test_demonstrations_in_the_replay_are_no_episodes_of_the_run(tmp_path):
+    """Whoever resumes a run counts its episodes here."""
+    write_files(tmp_path)
+    data = EPISODES[4]
+    facts = {"episode_id": 4, "label": "success", "handoff_step": 0, "vla_hash": HASH}
+    write_journal(tmp_path / "vla" / "demonstrations", data, facts=facts)
+    with Graph(tmp_path) as graph:
+        start(graph)
+        graph.spin_until(lambda: graph.status.transitions, "the demonstration")
+        shown = graph.status.transitions
+        assert (graph.status.episodes, graph.status.last_episode_id, graph.status.stage) == (0, 0, "warmup")
+        graph.play(EPISODES[1])
+        taken_in(graph, 1)
+        assert graph.status.episodes == 1
+        assert graph.status.transitions == shown + len(EPISODES[1].encoded_steps)
+        assert graph.status.stage == "warmup"
+
+
+def test_demonstrations_of_another_vla_end_the_learner_with_a_clear_error(tmp_path):
+    write_files(tmp_path)
+    facts = {"episode_id": 4, "label": "success", "handoff_step": 0, "vla_hash": "f" * 16}
+    write_journal(tmp_path / "vla" / "demonstrations", EPISODES[4], facts=facts)
+    with Graph(tmp_path) as graph:
+        process = graph.run("rl_learner", parameters(tmp_path))
+        assert process.wait(timeout=60) != 0
+    log = (tmp_path / "rl_learner.log").read_text()
+    assert "run `encode` again" in log
+    assert "Traceback" not in log
+
+
 def test_what_is_not_trained_on_passes_by_at_once(shared):
     before = shared.status.transitions
     evaluation, discarded, trained = next_episode(), next_episode(label=Label.DISCARD), next_episode()
@@ -176,7 +206,7 @@ def test_what_is_not_trained_on_passes_by_at_once(shared):
 
 def test_a_learner_that_missed_the_beginning_finds_it_in_the_journal(shared):
     data, before = next_episode(), shared.status.robot_steps
-    write_journal(shared.folder, data)
+    write_journal(shared.folder / "run" / "episodes", data)
     for topic, message in episode_messages(data)[-8:]:
         shared.publish(topic, message)
     shared.end_control(data)
