@@ -19,9 +19,11 @@ from pathlib import Path
 from harness.experiment import Experiment
 from harness.in_process import BASE, EVALUATION_JSON, FOLDER, evaluate, evaluate_base, prepare
 from rlt_bringup.demo import QUICK
+from rlt_bringup.graph import GraphOptions, resolve
 from rlt_bringup.report import ReportError
 from rlt_common.parameters import ParameterError
 from rlt_vla_node.checkpoint import CheckpointError
+from rlt_vla_node.demonstration_encoding import FOLDER as ENCODED
 from rlt_vla_node.inference import LayoutError
 
 ADAPT_COST, BASE_COST = 0.8, 0.5
@@ -119,15 +121,26 @@ def _adapt_name(run: Path) -> str:
 
 
 def _adapted(run: Path) -> bool:
-    """Whether the stage that adapts, and encodes the demonstrations, is done."""
-    return (run / "stages" / "adapt.json").exists()
+    """Whether the stage that adapts is done and all demonstrations are encoded, which it did not always do."""
+    shown, encoded = (len(list(folder.glob("*.mcap"))) for folder in (run / "demonstrations", run / "vla" / ENCODED))
+    return (run / "stages" / "adapt.json").exists() and encoded >= max(shown, 1)
 
 
 def _adapt(run: Path, task: str, seed: int, quick: bool) -> None:
     if _adapted(run):
         return
-    command = [sys.executable, "-m", "rlt_bringup.demo", "--prepare", "--task", task, "--run", str(run)]
-    command += ["--seed", str(seed), *(["--quick"] if quick else [])]
+    own = ("--task", task, "--run", str(run), "--seed", str(seed))
+    _command(run, "rlt_bringup.demo", "--prepare", *own, *(["--quick"] if quick else []))
+    if not _adapted(run):
+        resolved = resolve(GraphOptions(task=task, robot="sim", run=str(run), seed=seed))
+        files = ("--robot", str(resolved.robot_file), "--task", str(resolved.task_file), "--seed", str(seed))
+        folders = ("--demonstrations", str(run / "demonstrations"), "--checkpoint", str(resolved.checkpoint))
+        _command(run, "rlt_vla_node.encode_command", *files, *folders)
+
+
+def _command(run: Path, module: str, *arguments: str) -> None:
+    """Run one of our commands; its progress goes to the terminal, with the run's name before it."""
+    command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, text=True, errors="replace", env=environment, **streams) as process:

@@ -189,7 +189,12 @@ def test_jobs_of_a_run_wait_for_its_vla_and_are_cheap_when_there_is_a_result(tmp
         return [job.cost for job in work]
 
     assert costs() == [jobs.ADAPT_COST, jobs.BASE_COST, 4.0]
-    for name in ("stages/adapt.json", "in_process/base/executes-10-a.json", "in_process/rlt/evaluation.json"):
+    for name in (
+        "stages/adapt.json",
+        "vla/demonstrations/000001.mcap",
+        "in_process/base/executes-10-a.json",
+        "in_process/rlt/evaluation.json",
+    ):
         path = run / name
         path.parent.mkdir(parents=True)
         path.touch()

@@ -1,14 +1,16 @@
 """Experiments in process: a real cell, a small random VLA and an impatient operator, so that episodes are short."""
 
 import json
+import shutil
 from dataclasses import replace
+from subprocess import CalledProcessError
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from ablations import FULL, PAPER, VARIANTS, draw, experiment, goals, pooled, row
-from harness import in_process
+from harness import in_process, jobs
 from harness.against_graph import compare, episode_ids
 from harness.episode_loop import EpisodeLoop
 from harness.experiment import SELECTION_SEEDS, Experiment, plain
@@ -128,6 +130,25 @@ def test_the_replay_begins_with_the_demonstrations_of_whatever_encodes(finished,
     assert other.rl_tokens.shape[1] == 16 != own.rl_tokens.shape[1]
     none = replace(setting.settings, learner=replace(setting.settings.learner, demonstrations=0))
     assert in_process.demonstrations(replace(setting, settings=none), quiet) == []
+
+
+def test_a_run_that_was_adapted_before_is_encoded_when_it_is_prepared(run, tmp_path):
+    old = tmp_path / "old"
+    for name in ("vla", "demonstrations"):
+        shutil.copytree(run / name, old / name)
+    shutil.rmtree(old / "vla" / "demonstrations")
+    (old / "stages").mkdir()
+    for name in ("collect", "adapt"):
+        (old / "stages" / f"{name}.json").write_text("{}")
+    job = jobs.adaptation(old, "screw", 0, quick=False)
+    assert job.cost > 0
+    job.work()
+    assert [path.name for path in (old / "vla" / "demonstrations").iterdir()] == ["000001.mcap"]
+    assert jobs.adaptation(old, "screw", 0, quick=False).cost == 0
+    shutil.rmtree(old / "vla" / "demonstrations")
+    shutil.rmtree(old / "demonstrations")
+    with pytest.raises(CalledProcessError, match="encode_command"):
+        jobs.adaptation(old, "screw", 0, quick=False).work()
 
 
 def test_every_kind_of_episode_has_its_own_resets(finished):

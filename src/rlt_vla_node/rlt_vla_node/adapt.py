@@ -41,6 +41,7 @@ from rlt_vla_node.dataset import (
     load_demonstrations,
     load_pose_images,
 )
+from rlt_vla_node.demonstration_encoding import NoDemonstrationsError
 from rlt_vla_node.encode_command import encode
 from rlt_vla_node.evaluation import encode_frames, evaluate
 from rlt_vla_node.inference import LayoutError
@@ -334,11 +335,19 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 (output / METRICS_LOG).unlink(missing_ok=True)
             adaptation.run()
-        encode(robot, task, Path(options.demonstrations), output, options.seed)
+        _encode(robot, task, Path(options.demonstrations), output, options.seed)
     except (ParameterError, DatasetError, ResumeError, CheckpointError, LayoutError, FloatingPointError) as error:
         sys.exit(f"adapt: {error}")
     except KeyboardInterrupt:
         sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")
+
+
+def _encode(robot: RobotConfig, task: TaskConfig, demonstrations: Path, output: Path, seed: int) -> None:
+    """Whoever adapts on other episodes than demonstrations has a VLA all the same."""
+    try:
+        encode(robot, task, demonstrations, output, seed)
+    except NoDemonstrationsError as error:
+        _say(f"{error}: the learner's replay will begin without demonstrations")
 
 
 def _say(text: str) -> None:

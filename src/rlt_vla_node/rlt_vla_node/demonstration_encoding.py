@@ -25,6 +25,12 @@ from rlt_vla_node.inference import FrozenModel, LayoutError
 FOLDER = "demonstrations"
 """Where encoded demonstrations lie, in the folder of their VLA's checkpoint."""
 ENCODING = "encoding_hash"
+PURPOSE = "collect"
+"""Of the episodes that are demonstrations: a run's own and those of an evaluation may lie in the same folder."""
+
+
+class NoDemonstrationsError(DatasetError):
+    """There are episode files, but none is a demonstration."""
 
 
 def encode_demonstrations(
@@ -38,23 +44,26 @@ def encode_demonstrations(
 ) -> int:
     """Encode every successful demonstration of `source` into a file of the same name in `target`.
 
-    What is there already from the same source, model and configuration is kept; what differs is replaced.
+    What is there already from the same source, model and configuration is kept; what differs is replaced, and an
+    encoding whose demonstration is gone is removed.
 
     Args:
         source: folder of episode files.
         progress: called with (files done, files in all).
 
-    Returns the number of encoded demonstrations. Raises DatasetError naming the file that is torn or does not fit, and
-    when there is none; LayoutError when robot, task and model do not fit each other.
+    Returns the number of encoded demonstrations. Raises DatasetError naming the file that is torn or does not fit, or
+    that `target` holds and is no encoding; NoDemonstrationsError when there is none to encode; LayoutError when robot,
+    task and model do not fit each other.
     """
     model.check(robot, task)
     encoder = OutputEncoder(model, task, config, robot.frame)
     paths = sorted(Path(source).glob("*.mcap"))
+    names = _encodings(Path(target))
     count = 0
     for done, path in enumerate(paths, start=1):
         try:
             facts = episode_metadata(path)
-            if facts.get("label") == SUCCESS:
+            if facts.get("label") == SUCCESS and facts.get("purpose") == PURPOSE:
                 facts["vla_hash"] = model.hash
                 facts[ENCODING] = config_hash(
                     {
@@ -68,12 +77,31 @@ def encode_demonstrations(
                 if not _holds(copy, facts[ENCODING]):
                     _encode(path, copy, facts, encoder, round(1e9 * robot.period_s), config.group_size)
                 count += 1
+                names.discard(path.name)
         except (EpisodeFileError, CodecError, LayoutError, KeyError, ValueError) as error:
             raise DatasetError(f"{path}: {error}: remove the file or record it again") from error
         progress(done, len(paths))
     if not count:
-        raise DatasetError(f"{source}: none of its {len(paths)} episode files is a labelled success")
+        raise NoDemonstrationsError(
+            f"{source}: none of its {len(paths)} episode files is a demonstration (purpose {PURPOSE}) labelled "
+            f"{SUCCESS}"
+        )
+    for name in names:
+        (Path(target) / name).unlink()
     return count
+
+
+def _encodings(folder: Path) -> set[str]:
+    """Names of the encodings in `folder`, torn ones included. Raises DatasetError for any other episode file."""
+    paths = sorted(folder.glob("*.mcap"))
+    for path in paths:
+        try:
+            foreign = ENCODING not in episode_metadata(path)
+        except EpisodeFileError:
+            continue
+        if foreign:
+            raise DatasetError(f"{path}: is no encoded demonstration: move it away, encodings are written there")
+    return {path.name for path in paths}
 
 
 def _holds(path: Path, wanted: str) -> bool:

@@ -1,9 +1,11 @@
 """Command `encode`: what the frozen VLA makes of demonstrations, for the learner's replay. `adapt` ends with it too.
 
-    encode --robot sim.yaml --task screw.yaml --demonstrations DIR --checkpoint DIR [--seed N] [--threads N]
+    encode --robot sim.yaml --task screw.yaml --demonstrations DIR --checkpoint DIR [--output DIR] \\
+           [--seed N] [--threads N]
 
-Reads successful episode files, writes <checkpoint>/demonstrations, where the learner finds them. What is there already
-is kept. `flow_steps` and `group_size` are those of the task file's `nodes: vla:`.
+Reads the successful episodes of `mode:=collect`, writes <checkpoint>/demonstrations, where the learner finds them, or
+another folder. What is there already is kept, what is there of another VLA is replaced. `flow_steps` and `group_size`
+are those of the task file's `nodes: vla:`.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from rlt_vla_node.inference import LayoutError
 PROGRESS_S = 5.0
 
 
-def encode(robot: RobotConfig, task: TaskConfig, demonstrations: Path, checkpoint: Path, seed: int) -> None:
-    """Encode `demonstrations` into the folder of `checkpoint`, with progress on the terminal.
+def encode(
+    robot: RobotConfig, task: TaskConfig, demonstrations: Path, checkpoint: Path, seed: int, output: Path | None = None
+) -> None:
+    """Encode `demonstrations` into `output`, by default a folder of `checkpoint`, with progress on the terminal.
 
     Raises DatasetError, CheckpointError, LayoutError or ParameterError.
     """
@@ -42,7 +46,7 @@ def encode(robot: RobotConfig, task: TaskConfig, demonstrations: Path, checkpoin
             last = now
             print(f"encode: {done}/{total}, about {(now - start) / done * (total - done):.0f} s left", flush=True)
 
-    target = checkpoint / FOLDER
+    target = output or checkpoint / FOLDER
     count = encode_demonstrations(demonstrations, target, robot, task, load_checkpoint(checkpoint), config, progress)
     print(f"encode: {count} demonstrations in {target}", flush=True)
 
@@ -54,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True, help="task file")
     parser.add_argument("--demonstrations", required=True, type=Path, help="folder of episode files")
     parser.add_argument("--checkpoint", required=True, type=Path, help="folder of the frozen VLA and RL token")
+    parser.add_argument("--output", type=Path, help=f"folder for the encodings (default <checkpoint>/{FOLDER})")
     parser.add_argument("--seed", type=int, default=0, help="of the flow noise of the references")
     parser.add_argument("--threads", type=int, default=1, help="of torch; another number gives other last digits")
     options = parser.parse_args(arguments)
@@ -62,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     try:
         robot, task = load_robot(options.robot), load_task(options.task)
-        encode(robot, task, options.demonstrations, options.checkpoint, options.seed)
+        encode(robot, task, options.demonstrations, options.checkpoint, options.seed, options.output)
     except (ParameterError, DatasetError, CheckpointError, LayoutError, OSError) as error:
         sys.exit(f"encode: {error}")
     except KeyboardInterrupt:

@@ -159,6 +159,18 @@ def test_the_task_file_sets_parameters_and_the_command_line_overrides_them(cell)
     assert (config.steps, config.batch, config.alpha) == (7, 9, AdaptConfig().alpha)
 
 
+def test_adapting_on_other_episodes_than_demonstrations_still_gives_a_vla(cell, tmp_path, write_episode, capsys):
+    folder = tmp_path / "episodes"
+    folder.mkdir()
+    for seed in (1, 2):
+        write_episode(folder / f"{seed}.mcap", seed=seed, purpose="train")
+    small = [f"--{n.replace('_', '-')}={v}" for n, v in SMALL.__dict__.items() if n != "auxiliary_scale"]
+    adapt.main(command(cell, folder, tmp_path / "run", *small))
+    assert "replay will begin without demonstrations" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run").token.config.token_dim == 8
+    assert not (tmp_path / "run" / "demonstrations").exists()
+
+
 def command(cell, folder, output, *more):
     return [
         *("--robot", str(cell.robot_path), "--task", str(cell.task_path)),

@@ -80,6 +80,24 @@ def test_what_is_there_is_kept_and_what_is_of_another_model_or_torn_is_replaced(
     assert {episode_metadata(path)["vla_hash"] for path in out.iterdir()} == {"fedcba9876543210"}
 
 
+def test_a_run_s_own_episodes_and_an_evaluation_s_are_no_demonstrations(source, tmp_path, cell, model, write_episode):
+    for seed, purpose in enumerate(("train", "evaluate", "deploy"), start=4):
+        write_episode(source / f"{seed}.mcap", seed=seed, purpose=purpose)
+    assert encode(source, tmp_path / "out", cell, model) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.mcap", "2.mcap"]
+
+
+def test_the_encoding_of_a_demonstration_that_is_gone_is_removed_and_nothing_else(source, tmp_path, cell, model):
+    out = tmp_path / "out"
+    encode(source, out, cell, model)
+    (source / "1.mcap").unlink()
+    assert encode(source, out, cell, model) == 1
+    assert [path.name for path in out.iterdir()] == ["2.mcap"]
+    with pytest.raises(DatasetError, match=r"2\.mcap: is no encoded demonstration"):
+        encode(source, source, cell, model)
+    assert messages(source / "2.mcap", topics.OBSERVATION)
+
+
 def test_a_folder_without_successes_or_with_a_torn_file_is_an_error(source, tmp_path, cell, model):
     with pytest.raises(DatasetError, match="none of its 0 episode files"):
         encode(tmp_path / "nowhere", tmp_path / "out", cell, model)
@@ -95,6 +113,10 @@ def test_the_command_encodes_beside_the_checkpoint(source, tmp_path, cell, vla, 
     encode_command.main([*arguments, "--checkpoint", str(tmp_path / "vla")])
     assert "encode: 2 demonstrations in" in capsys.readouterr().out
     assert len(list((tmp_path / "vla" / "demonstrations").iterdir())) == 2
+    encode_command.main([*arguments, "--checkpoint", str(tmp_path / "vla"), "--output", str(tmp_path / "else")])
+    assert sorted(path.name for path in (tmp_path / "else").iterdir()) == ["1.mcap", "2.mcap"]
+    with pytest.raises(SystemExit, match="2"):
+        encode_command.main([*arguments, "--checkpoint", str(tmp_path / "vla"), "--ouptut", "x"])
     with pytest.raises(SystemExit, match=r"encode: .*no VLA checkpoint here"):
         encode_command.main([*arguments, "--checkpoint", str(tmp_path / "other")])
     with pytest.raises(SystemExit, match="--threads"):
