@@ -24,11 +24,10 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
-    read_result,
+    result_path,
     show_committed,
-    update_readme,
-    write_result,
 )
 
 from rlt_bringup.demo import DEFAULT_TASK
@@ -187,12 +186,8 @@ def run_benchmark() -> None:
         show_committed(NAME, f"{', '.join(variants)}, {rows[0]['episodes']} episodes each")
         return
     command = "make bench-ablations" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
-    path = write_result(
-        NAME, command=command, seeds=seeds, n=min(r["episodes"] for r in rows), rows=rows, goals=goals(rows)
-    )
-    draw(path.with_suffix(".svg"), rows)
-    update_readme(NAME, table(read_result(NAME)))
-    print(f"{path}\n{goal_table(read_result(NAME)['goals'])}")
+    draw(result_path(NAME).with_suffix(".svg"), rows)
+    publish(NAME, table, command=command, seeds=seeds, n=min(r["episodes"] for r in rows), rows=rows, goals=goals(rows))
 
 
 if __name__ == "__main__":

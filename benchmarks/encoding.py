@@ -32,11 +32,9 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
-    read_result,
     show_committed,
-    update_readme,
-    write_result,
 )
 from harness.settings import settings
 from learner import ours
@@ -180,9 +178,7 @@ def main() -> None:
         show_committed(NAME, str(measure(2)))
         return
     rows = measure(REPETITIONS)
-    write_result(NAME, command="make bench-encoding", seeds=[SEED], n=REPETITIONS, rows=rows, goals=goals(rows))
-    update_readme(NAME, table(read_result(NAME)))
-    print(goal_table(read_result(NAME)["goals"]))
+    publish(NAME, table, command="make bench-encoding", seeds=[SEED], n=REPETITIONS, rows=rows, goals=goals(rows))
 
 
 if __name__ == "__main__":

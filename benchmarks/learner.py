@@ -18,11 +18,9 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
-    read_result,
     show_committed,
-    update_readme,
-    write_result,
 )
 from harness.timing import STORED, interleaved
 
@@ -229,9 +227,7 @@ def main() -> None:
     for i, (x_dim, batch, hidden) in enumerate(SIZES, 1):
         rows.append(measure(x_dim, batch, hidden, calls=10 if x_dim < 1000 and len(hidden) == 2 else 3, rounds=rounds))
         print(f"learner: size {i} of {len(SIZES)}: {rows[-1]}", flush=True)
-    write_result(NAME, command="make bench-learner", seeds=[1], n=rounds, rows=rows, goals=goals(rows))
-    update_readme(NAME, table(read_result(NAME)))
-    print(goal_table(read_result(NAME)["goals"]))
+    publish(NAME, table, command="make bench-learner", seeds=[1], n=rounds, rows=rows, goals=goals(rows))
 
 
 if __name__ == "__main__":

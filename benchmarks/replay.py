@@ -19,11 +19,9 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
-    read_result,
     show_committed,
-    update_readme,
-    write_result,
 )
 from harness.timing import interleaved
 
@@ -164,9 +162,7 @@ def main() -> None:
         show_committed(NAME, str(measure(1 / 30)))
         return
     row = measure(1.0)
-    write_result(NAME, command="make bench-replay", seeds=[0], n=1, rows=[row], goals=goals(row))
-    update_readme(NAME, table(read_result(NAME)))
-    print(goal_table(read_result(NAME)["goals"]))
+    publish(NAME, table, command="make bench-replay", seeds=[0], n=1, rows=[row], goals=goals(row))
 
 
 if __name__ == "__main__":

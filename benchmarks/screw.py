@@ -18,11 +18,9 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
-    read_result,
     show_committed,
-    update_readme,
-    write_result,
 )
 
 NAME = "screw"
@@ -127,16 +125,15 @@ def main() -> None:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     reports = [run_demo(Path(options.runs) / f"seed{seed}", seed, quick=False) for seed in seeds]
     rows = [row(seed, report) for seed, report in zip(seeds, reports, strict=True)]
-    path = write_result(
+    publish(
         NAME,
+        table,
         command="make bench-screw" + ("" if tuple(seeds) == SEEDS else f" ARGS='--seeds {options.seeds}'"),
         seeds=seeds,
         n=min(r["rlt"]["episodes"] for r in rows),
         rows=rows,
         goals=goals(rows),
     )
-    update_readme(NAME, table(read_result(NAME)))
-    print(f"{path}\n{goal_table(read_result(NAME)['goals'])}")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
     read_result,
     result_path,
     show_committed,
-    update_readme,
-    write_result,
 )
 
 from rlt_bringup.report import interval, number
@@ -296,17 +295,16 @@ def run_benchmark() -> None:
         show_committed(NAME, f"{', '.join(tasks)}, {rows[0]['rlt']['episodes']} episodes each; {picture}")
         return
     rows = merge(rows, read_result(NAME)["rows"] if result_path(NAME).exists() else ())
-    path = write_result(
+    draw(result_path(NAME).with_suffix(".svg"), rows)
+    publish(
         NAME,
+        table,
         command="; ".join(dict.fromkeys(r["command"] for r in rows)),
         seeds=sorted({r["seed"] for r in rows}),
         n=min(r["rlt"]["episodes"] for r in rows),
         rows=rows,
         goals=goals(rows),
     )
-    draw(path.with_suffix(".svg"), rows)
-    update_readme(NAME, table(read_result(NAME)))
-    print(f"{path}\n{goal_table(read_result(NAME)['goals'])}")
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -20,11 +20,9 @@ from harness.results import (
     Goal,
     goal_table,
     markdown_table,
+    publish,
     quick,
-    read_result,
     show_committed,
-    update_readme,
-    write_result,
 )
 from harness.td3_task import Task
 
@@ -98,9 +96,7 @@ def main() -> None:
                 rows.append(json.loads(path.read_text(encoding="utf-8")))
                 print(f"td3: {rows[-1]}", flush=True)
     n = min(task.evaluations for task in TASKS)
-    write_result(NAME, command="make bench-td3", seeds=seeds, n=n, rows=rows, goals=goals(rows))
-    update_readme(NAME, table(read_result(NAME)))
-    print(goal_table(read_result(NAME)["goals"]))
+    publish(NAME, table, command="make bench-td3", seeds=seeds, n=n, rows=rows, goals=goals(rows))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,23 @@ def write_result(
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, (json.dumps(document, indent=1) + "\n").encode())
     return path
+
+
+def publish(
+    name: str,
+    table: Callable[[Mapping[str, Any]], str],
+    *,
+    command: str,
+    seeds: Sequence[int],
+    n: int,
+    rows: Sequence[Mapping[str, Any]],
+    goals: Sequence[Goal],
+) -> None:
+    """End a full run: write the result, its `table` into benchmarks/README.md, and print the goals."""
+    path = write_result(name, command=command, seeds=seeds, n=n, rows=rows, goals=goals)
+    document = read_result(name)
+    update_readme(name, table(document))
+    print(f"{path}\n{goal_table(document['goals'])}")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -36,6 +36,21 @@ def test_the_table_is_the_result_s(path, benchmark):
     assert table in (FOLDER / "README.md").read_text()
 
 
+def test_a_result_is_published_with_its_table(benchmark, monkeypatch, tmp_path, capsys):
+    results = benchmark("harness.results")
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    results.README.write_text("before\n<!-- x -->\nold\n<!-- /x -->\nafter\n")
+    goal = results.Goal("speed", 2.0, ">= 1", True)
+    results.publish(
+        "x", lambda d: f"n = {d['n']}", command="make bench-x", seeds=[0], n=3, rows=[{"a": 1}], goals=[goal]
+    )
+    assert results.README.read_text() == "before\n<!-- x -->\nn = 3\n<!-- /x -->\nafter\n"
+    document = json.loads((tmp_path / "results" / "x.json").read_text())
+    assert (document["command"], document["rows"], document["goals"][0]["met"]) == ("make bench-x", [{"a": 1}], True)
+    assert "| speed | 2 | >= 1 | yes |" in capsys.readouterr().out
+
+
 def test_goals_are_judged_by_the_worst_seed(benchmark):
     module = benchmark("screw")
 
