@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.episode_loop import EpisodeLoop, Plant
 from harness.settings import Settings, settings
-from harness.training import Trainer, demonstration_source, shape_of
+from harness.training import Trainer, shape_of
 from rlt_bringup.demo import FINAL, FULL, QUICK
 from rlt_bringup.graph import GraphOptions, resolve
 from rlt_common import topics
@@ -30,7 +30,7 @@ from rlt_msgs.msg import EpisodeState, ExecutedAction
 from rlt_rl_node import checkpoint
 from rlt_rl_node.actor_codec import pack
 from rlt_rl_node.checkpoint import ACTOR, load_actor
-from rlt_rl_node.demonstrations import FOLDER
+from rlt_rl_node.demonstrations import FOLDER, DemonstrationSource
 from rlt_teleop.episode_machine import Driver, Purpose
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.inference import LayoutError
@@ -123,7 +123,8 @@ class Recorded:
         executed: list[ExecutedAction] = []
         loop = EpisodeLoop(self.plant, self.settings, 1, executed.append)
         folder = self.resolved.checkpoint / FOLDER
-        shown = demonstration_source(self.plant, folder, self.settings.learner.demonstrations).read(print)
+        count, plant = self.settings.learner.demonstrations, self.plant
+        shown = DemonstrationSource.of(folder, count, plant.model.hash, plant.robot, plant.task).read(print)
         trainer = Trainer(loop, shape_of(self.plant, self.resolved.checkpoint), self.settings, shown)
         for episode_id in range(1, count + 1):
             executed.clear()

@@ -32,7 +32,7 @@ from harness.experiment import (
     plain,
 )
 from harness.settings import Settings, settings
-from harness.training import Trainer, demonstration_source, shape_of
+from harness.training import Trainer, shape_of
 from rlt_bringup import report
 from rlt_bringup.demo import EVALUATION_SEEDS, TRAIN_SEEDS
 from rlt_bringup.graph import GraphOptions, Resolved, resolve
@@ -41,7 +41,7 @@ from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_rl_node.actor_codec import PolicyWeights, pack, unpack
-from rlt_rl_node.demonstrations import DemonstrationsError
+from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.learner import TaskShape
 from rlt_rl_node.records import EpisodeData
 from rlt_rl_node.tensor_file import TensorFileError
@@ -239,7 +239,7 @@ def demonstrations(setting: Setting, say: Say) -> list[EpisodeData]:
             folder = resolved.run / FOLDER / f"demonstrations-{plant.model.hash}"
             source = resolved.run / FOLDER_OF_DEMONSTRATIONS
             encode_demonstrations(source, folder, plant.robot, plant.task, plant.model, setting.settings.encoding)
-        return list(demonstration_source(plant, folder, count).read(say))
+        return list(DemonstrationSource.of(folder, count, plant.model.hash, plant.robot, plant.task).read(say))
     except (DatasetError, DemonstrationsError) as error:
         raise ParameterError(str(error)) from error
 

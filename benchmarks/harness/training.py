@@ -13,7 +13,6 @@ from pathlib import Path
 from harness.episode_loop import EpisodeLoop, LoopError, Plant
 from harness.settings import Settings
 from rlt_bringup.report import EpisodeOutcome
-from rlt_rl_node.demonstrations import DemonstrationSource
 from rlt_rl_node.episode_store import trimmed
 from rlt_rl_node.frozen_models import read_frozen_models
 from rlt_rl_node.learner import Learner, TaskShape, task_shape
@@ -64,9 +63,3 @@ def shape_of(plant: Plant, checkpoint: Path) -> TaskShape:
     frozen = read_frozen_models(checkpoint, plant.robot.action_dim)
     own = replace(frozen, hash=plant.model.hash, token_dim=plant.model.token.width)
     return task_shape(plant.robot, plant.task, own)
-
-
-def demonstration_source(plant: Plant, folder: Path, count: int) -> DemonstrationSource:
-    """At most `count` demonstrations encoded in `folder`, as the learner node reads them."""
-    task, period_ns = plant.task, round(1e9 * plant.robot.period_s)
-    return DemonstrationSource(folder, count, plant.model.hash, period_ns, task.stride, task.prefetch_steps)

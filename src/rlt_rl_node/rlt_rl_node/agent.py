@@ -123,9 +123,9 @@ class Agent:
         self.layout, self.config, self.generator = layout, config, generator
         self.action_limit = action_limit.repeat(layout.chunk_length)
         self.standardise = Standardiser(layout.x_dim)
-        self.bfloat16 = config.products == "bfloat16" or (config.products == "auto" and processor_has_bfloat16())
-        self.actor = Actor(layout, generator, self.action_limit, self.bfloat16)
-        self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, self.bfloat16)
+        bfloat16 = config.products == "bfloat16" or (config.products == "auto" and processor_has_bfloat16())
+        self.actor = Actor(layout, generator, self.action_limit, bfloat16)
+        self.critics = Critics(layout, config.critics, config.critic_layer_norm, generator, bfloat16)
         self.target_actor, self.target_critics = self.actor.clone(), self.critics.clone()
         self.average = self.actor.clone()
         self.actor_optimiser = self.actor.optimiser(config.actor_lr)

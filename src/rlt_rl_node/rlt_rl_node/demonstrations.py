@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlt_common.codecs import CodecError
+from rlt_common.config import RobotConfig, TaskConfig
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_rl_node import messages
 from rlt_rl_node.episode_assembly import EpisodeAssembly
@@ -35,6 +36,11 @@ class DemonstrationSource:
     period_ns: int
     stride: int
     delay: int
+
+    @classmethod
+    def of(cls, folder: Path, count: int, vla_hash: str, robot: RobotConfig, task: TaskConfig) -> DemonstrationSource:
+        """At most `count` of those encoded in `folder`, for a robot and task."""
+        return cls(folder, count, vla_hash, round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
 
     def read(self, log: Callable[[str], None]) -> Iterator[EpisodeData]:
         """Each with its critical phase; ids -1, -2, ... A missing folder is only logged. Raises DemonstrationsError."""

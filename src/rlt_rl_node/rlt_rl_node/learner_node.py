@@ -93,18 +93,13 @@ class LearnerNode(Node):
         self.parameters = declare(self, LearnerParameters)
         reject_unknown(self)
         robot, task = load_robot(self.parameters.robot), load_task(self.parameters.task)
-        period_ns = round(1e9 * robot.period_s)
         frozen = read_frozen_models(self.parameters.vla_checkpoint, robot.action_dim)
         self.lockstep = robot.tick == "joint_states"
         self.shape = task_shape(robot, task, frozen)
-        self.assembly = EpisodeAssembly(period_ns, task.stride, task.prefetch_steps)
-        self._demonstrations = DemonstrationSource(
-            Path(self.parameters.vla_checkpoint) / demonstrations.FOLDER,
-            self.parameters.demonstrations,
-            self.shape.vla_hash,
-            period_ns,
-            task.stride,
-            task.prefetch_steps,
+        self.assembly = EpisodeAssembly(round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
+        folder = Path(self.parameters.vla_checkpoint) / demonstrations.FOLDER
+        self._demonstrations = DemonstrationSource.of(
+            folder, self.parameters.demonstrations, self.shape.vla_hash, robot, task
         )
         self.received = 0
         self._refused = 0
