@@ -123,8 +123,11 @@ class Recorded:
         executed: list[ExecutedAction] = []
         loop = EpisodeLoop(self.plant, self.settings, 1, executed.append)
         folder = self.resolved.checkpoint / FOLDER
-        count, plant = self.settings.learner.demonstrations, self.plant
-        shown = DemonstrationSource.of(folder, count, plant.model.hash, plant.robot, plant.task).read(print)
+        plant = self.plant
+        source = DemonstrationSource.of(
+            folder, self.settings.learner.demonstrations, plant.model.hash, plant.robot, plant.task
+        )
+        shown = source.read(print)
         trainer = Trainer(loop, shape_of(self.plant, self.resolved.checkpoint), self.settings, shown)
         for episode_id in range(1, count + 1):
             executed.clear()
