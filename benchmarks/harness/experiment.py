@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ SELECTION_SEEDS = 800_000
 """Reset seeds on which a checkpoint is chosen: disjoint from those of training and of the evaluation."""
 SELECTION_EPISODE_ID = 1_000_000
 """Episode ids of a selection start here: flow noise is seeded by them, and no other episode has the same."""
+AS_TASK = -1
+LATER = ("robot_minutes", "demonstrations")
+"""Fields that came when there were kept results already."""
 MAX_EPISODES = SELECTION_SEEDS - TRAIN_SEEDS
 
 
@@ -42,6 +45,7 @@ class Experiment:
     state_encoder: str = param("rl_token", "what the RL state holds beside proprioception", choices=STATE_ENCODERS)
     chunk_length: int = param(0, "C; 0: as the task says", minimum=0)
     stride: int = param(0, "control steps between observations; 0: as the task says", minimum=0)
+    demonstrations: int = param(AS_TASK, "with which the replay begins; -1: as the task says", minimum=AS_TASK)
     checkpoints: int = param(
         1, "actors to choose from: the last one and those before it at distances of checkpoint_every", minimum=1
     )
@@ -111,6 +115,7 @@ def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, A
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:
-    """As JSON holds it. A limit of robot time stands there only if there is one: older results do not know the word."""
+    """As JSON holds it, without the fields of LATER that have their default: older results do not know them."""
     values = asdict(experiment)
-    return values if experiment.robot_minutes else {k: v for k, v in values.items() if k != "robot_minutes"}
+    default = {f.name: f.default for f in fields(Experiment) if f.name in LATER}
+    return {name: value for name, value in values.items() if name not in default or value != default[name]}

@@ -25,6 +25,7 @@ import yaml
 from harness.episode_loop import EpisodeLoop, Plant
 from harness.evaluation import Evaluation, Progress, Say, policy_result, run_evaluation
 from harness.experiment import (
+    AS_TASK,
     SELECTION_EPISODE_ID,
     SELECTION_SEEDS,
     Experiment,
@@ -83,7 +84,8 @@ def prepare(experiment: Experiment, run: Path) -> Setting:
     resolved = resolve(GraphOptions(task=experiment.task, robot="sim", run=str(run), seed=experiment.seed))
     robot, task = load_robot(resolved.robot_file), experiment.task_of(resolved.task)
     model = with_state_encoder(load_checkpoint(resolved.checkpoint), experiment.state_encoder)
-    own = settings(task, experiment.seed, experiment.agent, experiment.budget)
+    shown = None if experiment.demonstrations == AS_TASK else experiment.demonstrations
+    own = settings(task, experiment.seed, experiment.agent, experiment.budget, shown)
     facts = {"experiment": plain(experiment), "config_hash": config_hash(robot, task), "vla_hash": model.hash}
     folder = resolved.run / FOLDER / experiment.name
     return Setting(experiment, resolved, Plant.build(robot, task, model), own, folder, facts)

@@ -39,9 +39,13 @@ class Settings:
 
 
 def settings(
-    task: TaskConfig, run_seed: int, agent: Mapping[str, Any] | None = None, budget: Mapping[str, Any] | None = None
+    task: TaskConfig,
+    run_seed: int,
+    agent: Mapping[str, Any] | None = None,
+    budget: Mapping[str, Any] | None = None,
+    demonstrations: int | None = None,
 ) -> Settings:
-    """The settings of a task; `agent` and `budget` override single values. Raises ParameterError."""
+    """The settings of a task; `agent`, `budget` and `demonstrations` override single values. Raises ParameterError."""
     for node, values in task.nodes.items():
         lost = sorted(set(values) - set(HONOURED.get(node, ())))
         if lost:
@@ -50,6 +54,8 @@ def settings(
             )
     nodes = {name: task.nodes.get(name, {}) for name in HONOURED}
     learner = nodes["rl_learner"]
+    if demonstrations is not None:
+        learner = {**learner, "demonstrations": demonstrations}
     where = f"task {task.name}: nodes"
     return Settings(
         run_seed=run_seed,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ablations import FULL, PAPER, VARIANTS, draw, experiment, goals, pooled, row
+from ablations import BARE, CHOSEN, FULL, VARIANTS, draw, experiment, goals, pooled, row
 from harness import in_process, jobs
 from harness.against_graph import compare, episode_ids
 from harness.episode_loop import EpisodeLoop
@@ -128,8 +128,8 @@ def test_the_replay_begins_with_the_demonstrations_of_whatever_encodes(finished,
     (other,) = in_process.demonstrations(pooled, quiet)
     np.testing.assert_array_equal(other.actions, own.actions)
     assert other.rl_tokens.shape[1] == 16 != own.rl_tokens.shape[1]
-    none = replace(setting.settings, learner=replace(setting.settings.learner, demonstrations=0))
-    assert in_process.demonstrations(replace(setting, settings=none), quiet) == []
+    none = in_process.prepare(small(task_file, "bare", demonstrations=0), run)
+    assert in_process.demonstrations(none, quiet) == []
 
 
 def test_a_run_that_was_adapted_before_is_encoded_when_it_is_prepared(run, tmp_path):
@@ -339,9 +339,10 @@ def test_robot_time_that_ends_within_the_warm_up_is_an_error(run, task_file):
 
 def test_settings_come_from_the_task_file_and_the_experiment(task_file):
     task = load_task(task_file)
-    own = settings(task, 3, agent={"tau": 0.5}, budget={"max_debt": 7})
+    own = settings(task, 3, agent={"tau": 0.5}, budget={"max_debt": 7}, demonstrations=5)
     assert (own.operator.patience_steps, own.gate_steps, own.encoding.run_seed) == (PATIENCE, 4, 3)
     assert (own.learner.agent.tau, own.learner.agent.critics, own.learner.budget.max_debt) == (0.5, 8, 7)
+    assert (own.learner.demonstrations, settings(task, 3).learner.demonstrations) == (5, 60)
 
 
 def test_a_setting_that_would_be_lost_is_an_error(tmp_path):
@@ -429,5 +430,19 @@ def test_ablations_are_compared_reset_by_reset_over_all_seeds(tmp_path):
     assert "beta = 0" in svg
 
 
-def test_the_paper_s_four_ablations_are_the_default():
-    assert [experiment(v, 0, {}).name for v in PAPER] == [FULL, "no-rl-token", "no-chunk", "no-bc", "no-pass-through"]
+def test_the_paper_s_four_ablations_and_the_demonstrations_are_the_default():
+    names = [experiment(v, 0, {}).name for v in CHOSEN]
+    assert names == [FULL, BARE, "no-rl-token", "no-chunk", "no-bc", "no-pass-through"]
+
+
+def test_no_chunk_is_held_against_the_chunks_without_demonstrations():
+    reports = {
+        FULL: ablation_report([True] * 4, [100] * 4),
+        BARE: ablation_report([True] * 4, [200] * 4),
+        "no-chunk": ablation_report([True] * 4, [400] * 4),
+    }
+    rows = [row(v, 0, report, reports[FULL]) for v, report in reports.items()]
+    assert [(g.name, g.value) for g in goals(rows)] == [
+        (f"throughput of {BARE} over {FULL}", pytest.approx(0.5)),
+        (f"throughput of no-chunk over {BARE}", pytest.approx(0.5)),
+    ]
