@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from subprocess import CalledProcessError
 
 import numpy as np
