@@ -13,7 +13,7 @@ from typing import Any
 from rlt_bringup.demo import EVALUATION_SEEDS, SEED_STRIDE, TRAIN_SEEDS
 from rlt_bringup.report import source_commit
 from rlt_common.atomic import write_atomic
-from rlt_common.config import TaskConfig
+from rlt_common.config import CurriculumStage, TaskConfig
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_vla_node.state_encoder import STATE_ENCODERS
 
@@ -22,7 +22,7 @@ SELECTION_SEEDS = 800_000
 SELECTION_EPISODE_ID = 1_000_000
 """Episode ids of a selection start here: flow noise is seeded by them, and no other episode has the same."""
 AS_TASK = -1
-LATER = ("robot_minutes", "demonstrations")
+LATER = ("robot_minutes", "critical_episodes", "demonstrations")
 """Fields that came when there were kept results already."""
 MAX_EPISODES = SELECTION_SEEDS - TRAIN_SEEDS
 
@@ -45,6 +45,9 @@ class Experiment:
     state_encoder: str = param("rl_token", "what the RL state holds beside proprioception", choices=STATE_ENCODERS)
     chunk_length: int = param(0, "C; 0: as the task says", minimum=0)
     stride: int = param(0, "control steps between observations; 0: as the task says", minimum=0)
+    critical_episodes: int = param(
+        0, "curriculum: training episodes that start in the critical phase, before all others start in BASE", minimum=0
+    )
     demonstrations: int = param(AS_TASK, "with which the replay begins; -1: as the task says", minimum=AS_TASK)
     checkpoints: int = param(
         1, "actors to choose from: the last one and those before it at distances of checkpoint_every", minimum=1
@@ -64,8 +67,16 @@ class Experiment:
             raise ParameterError("execute_steps is empty: the base VLA needs at least one")
 
     def task_of(self, task: TaskConfig) -> TaskConfig:
-        """The task with this experiment's chunk length and stride. Raises ParameterError when they do not fit."""
-        return replace(task, chunk_length=self.chunk_length or task.chunk_length, stride=self.stride or task.stride)
+        """The task with this experiment's chunk length, stride and curriculum. Raises ParameterError."""
+        curriculum = task.curriculum
+        if self.critical_episodes:
+            curriculum = (CurriculumStage("critical", self.critical_episodes), CurriculumStage("full"))
+        return replace(
+            task,
+            chunk_length=self.chunk_length or task.chunk_length,
+            stride=self.stride or task.stride,
+            curriculum=curriculum,
+        )
 
     def first_seed(self, offset: int) -> int:
         """First reset seed of a kind: TRAIN_SEEDS, SELECTION_SEEDS or EVALUATION_SEEDS."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ablations import BARE, CHOSEN, FULL, VARIANTS, draw, experiment, goals, pooled, row
+from ablations import BARE, CHOSEN, CURRICULUM, FULL, VARIANTS, draw, experiment, goals, pooled, row
 from harness import in_process, jobs
 from harness.against_graph import compare, episode_ids
 from harness.episode_loop import EpisodeLoop
@@ -263,7 +263,9 @@ def test_every_variant_trains_and_is_what_it_says(run, task_file, variant):
     changes = VARIANTS[variant][1]
     changes = {**changes, "agent": {**SMALL["agent"], **changes.get("agent", {})}}
     setting = prepare(small(task_file, f"variant-{variant}", **changes), run)
-    in_process.train(setting, quiet)
+    outcomes = in_process.train(setting, quiet)["outcomes"]
+    whole = {outcome["total_steps"] == outcome["critical_steps"] for outcome in outcomes}
+    assert whole == {variant == "curriculum"}
     layout, agent = read_actor(setting, 4).actor.layout, setting.settings.learner.agent
     assert layout.chunk_length == (1 if variant == "no-chunk" else 10)
     assert setting.plant.task.stride == (1 if variant == "no-chunk" else 2)
@@ -429,9 +431,9 @@ def test_ablations_are_compared_reset_by_reset_over_all_seeds(tmp_path):
     assert "beta = 0" in svg
 
 
-def test_the_paper_s_four_ablations_and_the_demonstrations_are_the_default():
+def test_the_paper_s_curriculum_and_four_ablations_and_the_demonstrations_are_the_default():
     names = [experiment(v, 0, {}).name for v in CHOSEN]
-    assert names == [FULL, BARE, "no-rl-token", "no-chunk", "no-bc", "no-pass-through"]
+    assert names == [FULL, CURRICULUM, BARE, "no-rl-token", "no-chunk", "no-bc", "no-pass-through"]
 
 
 def test_no_chunk_is_held_against_the_chunks_without_demonstrations():
