@@ -123,14 +123,19 @@ def _adapt_name(run: Path) -> str:
 def _adapted(run: Path) -> bool:
     """Whether the stage that adapts is done and all demonstrations are encoded, which it did not always do."""
     shown, encoded = (len(list(folder.glob("*.mcap"))) for folder in (run / "demonstrations", run / "vla" / ENCODED))
-    return (run / "stages" / "adapt.json").exists() and encoded >= max(shown, 1)
+    return _has_vla(run) and encoded >= max(shown, 1)
+
+
+def _has_vla(run: Path) -> bool:
+    return (run / "stages" / "adapt.json").exists()
 
 
 def _adapt(run: Path, task: str, seed: int, quick: bool) -> None:
     if _adapted(run):
         return
     own = ("--task", task, "--run", str(run), "--seed", str(seed))
-    _command(run, "rlt_bringup.demo", "--prepare", *own, *(["--quick"] if quick else []))
+    if not _has_vla(run):
+        _command(run, "rlt_bringup.demo", "--prepare", *own, *(["--quick"] if quick else []))
     if not _adapted(run):
         resolved = resolve(GraphOptions(task=task, robot="sim", run=str(run), seed=seed))
         files = ("--robot", str(resolved.robot_file), "--task", str(resolved.task_file), "--seed", str(seed))

@@ -139,6 +139,8 @@ def test_a_run_that_was_adapted_before_is_encoded_when_it_is_prepared(run, tmp_p
     (old / "stages").mkdir()
     for name in ("collect", "adapt"):
         (old / "stages" / f"{name}.json").write_text("{}")
+    facts = {"task": "screw", "seed": 0, "scale": "full", "config_hash": "of a learner with other parameters"}
+    (old / "demo.json").write_text(json.dumps(facts))
     job = jobs.adaptation(old, "screw", 0, quick=False)
     assert job.cost > 0
     job.work()
