@@ -23,6 +23,8 @@ setup(
             "recorder = rlt_teleop.recorder_node:main",
             "auto_handoff = rlt_teleop.auto_handoff_node:main",
             "gamepad = rlt_teleop.gamepad_node:main",
+            "status = rlt_teleop.status_node:main",
+            "feedback = rlt_teleop.feedback_node:main",
         ],
     },
 )

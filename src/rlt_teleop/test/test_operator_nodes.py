@@ -111,6 +111,8 @@ def test_a_gamepad_that_is_not_there_is_reported_and_sends_nothing(make_graph):
 
 FILES = {"robot": ROBOT, "task": TASK, "run_directory": "run", "mapping": JOY / "xbox.yaml"}
 NODES = {
+    "status": (),
+    "feedback": (),
     "episode_manager": ("robot", "task", "run_directory"),
     "recorder": ("robot", "task", "run_directory"),
     "joy_operator": ("robot", "mapping"),

@@ -1,0 +1,105 @@
+"""Which changes of the graph a person at the robot should hear or feel, and in which words. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from rlt_msgs.msg import ControlState, EpisodeState, RecorderStatus
+
+MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
+LABELS = {
+    EpisodeState.LABEL_SUCCESS: "success",
+    EpisodeState.LABEL_FAILURE: "failure",
+    EpisodeState.LABEL_TIMEOUT: "time-out",
+    EpisodeState.LABEL_DISCARD: "discarded",
+}
+DRIVERS = {EpisodeState.DRIVER_VLA: "the VLA", EpisodeState.DRIVER_RL: "RL", EpisodeState.DRIVER_HUMAN: "you"}
+
+
+class Urgency(IntEnum):
+    """How much a cue matters."""
+
+    NEWS = 0
+    """Good to know."""
+    ASK = 1
+    """The run waits for the person."""
+    ALARM = 2
+    """Look at the robot now."""
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Words for a person."""
+
+    text: str
+    urgency: Urgency = Urgency.NEWS
+
+
+class Cues:
+    """Compares each state with the one before it. What stands already when it starts is no news."""
+
+    def __init__(self) -> None:
+        self._episode: EpisodeState | None = None
+        self._control: ControlState | None = None
+        self._told_hold = ""
+        self._recorder_error = ""
+
+    def on_episode(self, message: EpisodeState) -> list[Cue]:
+        """A state of the episode manager."""
+        before, self._episode = self._episode, message
+        if before is None:
+            return []
+        found = []
+        if (message.episode_id, message.phase) != (before.episode_id, before.phase):
+            self._told_hold = ""
+            found += _phase(message)
+        elif message.phase in MOVING and message.human_in_control != before.human_in_control:
+            driver = "you" if message.human_in_control else DRIVERS.get(message.driver, "an unknown driver")
+            found.append(Cue(f"{driver} drive{'' if driver == 'you' else 's'}"))
+        return found
+
+    def on_control(self, message: ControlState) -> list[Cue]:
+        """A state of the executor. A hold in a moving episode is told once per reason and phase."""
+        before, self._control = self._control, message
+        if before is None:
+            return []
+        found = []
+        if message.estop and not before.estop:
+            found.append(Cue(f"emergency stop: {message.hold_reason}", Urgency.ALARM))
+        elif before.estop and not message.estop:
+            found.append(Cue("the emergency stop is released"))
+        elif message.phase in MOVING and message.hold_reason and message.hold_reason == before.hold_reason:
+            # Said twice, so half a second at least: a hold for a single tick is nobody's business.
+            if message.hold_reason != self._told_hold:
+                self._told_hold = message.hold_reason
+                found.append(Cue(f"the arms hold: {message.hold_reason}", Urgency.ALARM))
+        elif not message.hold_reason:
+            self._told_hold = ""
+        return found
+
+    def on_recorder(self, message: RecorderStatus) -> list[Cue]:
+        """The recorder's word about an episode file."""
+        if message.error == self._recorder_error:
+            return []
+        self._recorder_error = message.error
+        return [Cue(f"recorder: {message.error}", Urgency.ALARM)] if message.error else []
+
+
+def _phase(message: EpisodeState) -> list[Cue]:
+    """A phase was entered."""
+    episode = f"episode {message.episode_id}"
+    if message.phase == EpisodeState.PHASE_RESETTING:
+        return [Cue(f"{episode}: reset the scene", Urgency.ASK)]
+    if message.phase == EpisodeState.PHASE_BASE:
+        return [Cue(f"{episode}: {'you drive' if message.human_in_control else 'the VLA drives'}")]
+    if message.phase == EpisodeState.PHASE_CRITICAL:
+        driver = "you" if message.human_in_control else DRIVERS.get(message.driver, "an unknown driver")
+        return [Cue(f"critical phase: {driver} drive{'' if driver == 'you' else 's'}")]
+    if message.phase == EpisodeState.PHASE_LABELLED:
+        return [Cue(LABELS.get(message.label, f"label {message.label}"))]
+    if message.phase == EpisodeState.PHASE_ESTOP:
+        return [Cue(f"emergency stop: {message.reason}", Urgency.ALARM)]
+    if message.phase == EpisodeState.PHASE_IDLE and message.episodes:
+        return [Cue(f"{message.successes} of {message.episodes}: ready for the next episode", Urgency.ASK)]
+    return []

@@ -1,0 +1,161 @@
+"""What the status view makes of the graph's messages: pure, and as a process over real DDS."""
+
+import subprocess
+import sys
+
+import teleop_episodes as eps
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+from rich.console import Console
+
+from rlt_common import topics
+from rlt_common.health import ERROR, OK
+from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, TrainingStatus
+from rlt_teleop.episode_machine import Label, Phase
+from rlt_teleop.joy_mapping import JoyMapping
+from rlt_teleop.operator_actions import MEANING, actions
+from rlt_teleop.status_model import StatusModel
+from rlt_teleop.status_view import line, panel
+
+
+def shown(snapshot, button_name=str.upper, width=120) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(panel(snapshot, button_name))
+    return console.export_text()
+
+
+def watching(*episodes, control=None) -> StatusModel:
+    model = StatusModel()
+    for episode in episodes:
+        model.on_episode(episode.to_msg())
+    if control is not None:
+        model.on_control(control)
+    return model
+
+
+def test_before_any_message_it_says_what_it_does_not_know():
+    snapshot = StatusModel().snapshot(0.0)
+    assert snapshot.success_rate is snapshot.recent_success_rate is snapshot.intervention_rate is None
+    assert {node.level for node in snapshot.health} == {"unheard"}
+    text = shown(snapshot)
+    assert "no word from the episode manager" in text
+    assert "no word from it" in text
+    assert "unknown: no word from the executor" in text
+
+
+def test_every_ended_episode_counts_once_with_its_label_and_whether_a_human_was_in_it():
+    model = StatusModel()
+    for episode_id, label, human in ((1, Label.SUCCESS, False), (2, Label.FAILURE, True), (3, Label.SUCCESS, False)):
+        model.on_episode(eps.running(episode_id, Phase.CRITICAL).to_msg())
+        source = ExecutedAction.SOURCE_HUMAN if human else ExecutedAction.SOURCE_RL
+        model.on_executed(ExecutedAction(episode_id=episode_id, source=source))
+        for phase in (Phase.LABELLED, Phase.IDLE, Phase.IDLE):
+            model.on_episode(eps.ended(episode_id, label, phase).to_msg())
+    snapshot = model.snapshot(0.0)
+    assert dict(snapshot.labels) == {"success": 2, "failure": 1}
+    assert snapshot.recent_success_rate == 2 / 3
+    assert snapshot.intervention_rate == 1 / 3
+
+
+def test_who_drives_and_why_the_arms_hold():
+    control = ControlState(source=ExecutedAction.SOURCE_HOLD, hold_reason="joint_states are 140 ms old")
+    snapshot = watching(eps.running(4, Phase.CRITICAL), control=control).snapshot(0.0)
+    assert snapshot.moving
+    text = shown(snapshot)
+    assert "nobody: the arms hold" in text
+    assert "joint_states are 140 ms old" in text
+    assert "drives: nobody" in line(snapshot)
+
+
+def test_a_node_that_went_silent_is_shown_and_so_is_what_was_lost():
+    model = StatusModel()
+    model.on_diagnostics("lab/vla", OK, "waiting", {"dropped_requests": "3", "dropped_observations": "0"}, now_s=10.0)
+    model.on_diagnostics("lab/recorder", ERROR, "disk full", {}, now_s=12.9)
+    health = {node.name: node for node in model.snapshot(13.5).health}
+    assert health["lab/vla"].level == "silent"
+    assert "4 s" in health["lab/vla"].message
+    assert health["lab/recorder"].level == "error"
+    assert "vla" not in health  # heard, in a namespace
+    assert health["chunk_executor"].level == "unheard"
+    snapshot = model.snapshot(11.0)
+    assert dict(snapshot.drops) == {"lab/vla: dropped requests": 3}
+    assert [node.name for node in snapshot.troubles] == ["lab/recorder"]
+    assert "lab/recorder error: disk full" in line(snapshot)
+
+
+def test_learning_is_shown_in_figures():
+    model = watching(eps.running(4, Phase.CRITICAL))
+    model.on_training(
+        TrainingStatus(stage="online", ready=True, busy=True, actor_version=7, q_mean=0.42, reference_distance=0.31)
+    )
+    text = shown(model.snapshot(0.0))
+    for words in ("online, at work", "version 7", "0.31 spreads", "0.42"):
+        assert words in text, words
+
+
+def test_a_recorder_that_failed_is_shown():
+    model = watching(eps.ended(2))
+    model.on_recorder(RecorderStatus(episode_id=2, error="No space left on device"))
+    snapshot = model.snapshot(0.0)
+    assert "No space left on device" in shown(snapshot)
+    assert "No space left on device" in line(snapshot)
+
+
+def test_numbers_that_mean_nothing_are_shown_as_unknown():
+    model = StatusModel()
+    model.on_episode(EpisodeState(phase=99, purpose=98, label=97, driver=96, task="\u200b"))
+    model.on_control(ControlState(source=95))
+    snapshot = model.snapshot(0.0)
+    assert snapshot.phase is None
+    assert snapshot.purpose == "unknown"
+    assert "unknown source 95" in shown(snapshot)
+
+
+def test_what_may_be_pressed_follows_the_phase():
+    names = {phase: [name for name, _ in actions(phase)] for phase in Phase}
+    assert names[Phase.IDLE] == ["next_episode", "estop"]
+    assert names[Phase.BASE][0] == "handoff"
+    assert "handoff" not in names[Phase.CRITICAL]
+    assert names[Phase.ESTOP] == []
+    assert dict(actions(Phase.RESETTING))["next_episode"] == "the scene is reset: move"
+    assert dict(actions(Phase.BASE, human_in_control=True))["enable"] == "let go to give back"
+    assert actions(None) == [("estop", MEANING["estop"])]
+
+
+def test_an_emergency_stop_says_how_to_leave_it():
+    text = shown(watching(eps.running(4, Phase.ESTOP), control=ControlState(estop=True)).snapshot(0.0))
+    assert "reset_estop" in text
+
+
+def test_every_press_that_is_named_is_a_button_of_a_mapping():
+    buttons = {name for name, _ in JoyMapping(device="any").buttons.items()}
+    assert set(MEANING) <= buttons
+
+
+class Speaker(Node):
+    """A graph's words."""
+
+    def __init__(self) -> None:
+        super().__init__("speaker")
+        self.episode = self.create_publisher(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED)
+        self.diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, topics.QOS_CONTROL)
+
+
+def test_as_a_process_in_a_pipe_it_prints_a_line_when_something_changed(make_graph):
+    graph = make_graph({})
+    speaker = graph.add(Speaker())
+    arguments = ["--ros-args", "-r", f"__ns:={graph.namespace}", "-p", "refresh_hz:=20.0"]
+    code = "from rlt_teleop.status_node import main; main()"
+    with subprocess.Popen([sys.executable, "-u", "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert "no word from the episode manager" in process.stdout.readline()
+            speaker.episode.publish(eps.running(5, Phase.BASE).to_msg())
+            assert "episode 5 BASE" in process.stdout.readline()
+            graph.until(lambda: speaker.diagnostics.get_subscription_count(), "the view listens to diagnostics")
+            status = DiagnosticStatus(
+                level=ERROR, name="vla", message="no weights", values=[KeyValue(key="a", value="b")]
+            )
+            speaker.diagnostics.publish(DiagnosticArray(status=[status]))
+            assert "vla error: no weights" in process.stdout.readline()
+        finally:
+            process.terminate()
