@@ -32,6 +32,7 @@ from rlt_common.atomic import write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
+from rlt_common.relabels import corrected_labels, episode_facts
 from rlt_msgs.msg import EpisodeState
 
 DEFAULT_TASK = "screw"
@@ -354,11 +355,12 @@ class Demo:
 
     def _outcome(self, episode_id: int) -> dict:
         """One episode as its file tells it."""
-        return _facts_to_outcome(episode_metadata(self.run / "episodes" / f"{episode_id:06d}.mcap"))
+        return _facts_to_outcome(episode_facts(self.run / "episodes" / f"{episode_id:06d}.mcap"))
 
     def _journal(self, purpose: str) -> list[dict]:
         """Every journalled episode of a purpose, earlier starts of the same run included."""
-        facts = [episode_metadata(path) for path in sorted((self.run / "episodes").glob("*.mcap"))]
+        corrected = corrected_labels(self.run)
+        facts = [episode_facts(path, corrected) for path in sorted((self.run / "episodes").glob("*.mcap"))]
         return [_facts_to_outcome(f) for f in facts if f["purpose"] == purpose]
 
     def _actor_hash(self) -> str:

@@ -23,6 +23,7 @@ CONTROL_STATE = "control_state"
 ACTOR = "actor"
 TRAINING_STATUS = "training_status"
 RECORDER_STATUS = "recorder_status"
+RELABEL = "relabel"
 JOY = "joy"
 JOY_FEEDBACK = "joy/set_feedback"
 DIAGNOSTICS = "/diagnostics"
@@ -53,6 +54,8 @@ QOS_CONTROL = _profile(10)
 QOS_EVENT = _profile(100)
 QOS_LATCHED = _profile(1, latched=True)
 QOS_LATCHED_READER = _profile(100, latched=True)
+QOS_RELABEL = _profile(1000, latched=True)
+"""Every correction of a run, for a learner that starts late."""
 QOS_OBSERVATION = _profile(200, latched=True)
 """Kept for those who come late: in lockstep the robot waits for the chunk of an observation that is already out, and a
 VLA node that was restarted meanwhile must find it."""

@@ -101,6 +101,9 @@ class Episode:
     episodes: int = 0
     successes: int = 0
     reason: str = "no episode yet"
+    relabelling: int = 0
+    waiting_for: str = ""
+    reminders: int = 0
 
     @classmethod
     def from_msg(cls, message: EpisodeState) -> Episode:
@@ -171,6 +174,7 @@ class EpisodeMachine:
             phase=Phase.CRITICAL if critical else Phase.BASE,
             driver=self._driver if critical else self.episode.driver,
             human_in_control=self._driver == Driver.HUMAN,
+            relabelling=0,
             reason="the scene is reset",
         )
 
@@ -239,6 +243,37 @@ class EpisodeMachine:
         self._require("reset the emergency stop", Phase.ESTOP)
         self.episode = replace(self.episode, phase=Phase.IDLE, reason="the emergency stop was reset: start an episode")
 
+    def check_pick(self) -> None:
+        """Raise CommandRefused unless an ended episode may be picked: nothing moves, and nothing is being closed."""
+        self._require("take a label back", Phase.IDLE, Phase.RESETTING)
+
+    def pick(self, episode_id: int, reason: str) -> None:
+        """The next label goes to this ended episode (0: to none); any motion drops the pick."""
+        self.check_pick()
+        self.episode = replace(self.episode, relabelling=episode_id, reason=reason)
+
+    def check_relabel(self, episode_id: int) -> None:
+        """Raise CommandRefused for an episode that has not ended: that one is labelled, not relabelled."""
+        episode = self.episode
+        if episode_id == episode.episode_id and episode.phase in (*RUNNING, Phase.LABELLED):
+            raise CommandRefused(f"episode {episode_id} has not ended yet: label it, or wait until it is confirmed")
+
+    def relabelled(self, episode_id: int, label: Label, successes_more: int, reason: str) -> None:
+        """An ended episode has another label now."""
+        episode = self.episode
+        own = episode_id == episode.episode_id and episode.phase in (Phase.IDLE, Phase.ESTOP)
+        self.episode = replace(
+            episode,
+            label=label if own else episode.label,
+            successes=max(0, episode.successes + successes_more),
+            relabelling=0,
+            reason=reason,
+        )
+
+    def show_wait(self, waiting_for: str, reminders: int) -> None:
+        """What the operator is waited for, and how often that was said."""
+        self.episode = replace(self.episode, waiting_for=waiting_for, reminders=reminders)
+
     def overtake(self, episode_id: int, epoch: int) -> bool:
         """Go past an episode that the executor knows of and this machine does not, while nothing runs.
 
@@ -265,7 +300,7 @@ class EpisodeMachine:
         )
 
     def _move_on(self, **changes: object) -> None:
-        self.episode = replace(self.episode, epoch=self.episode.epoch + 1, **changes)
+        self.episode = replace(self.episode, epoch=self.episode.epoch + 1, relabelling=0, **changes)
 
     def _require(self, what: str, *phases: Phase) -> None:
         phase = self.episode.phase

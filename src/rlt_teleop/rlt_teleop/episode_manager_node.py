@@ -3,7 +3,8 @@
 Subscribes  operator_event (rlt_msgs/OperatorEvent), control_state (rlt_msgs/ControlState),
             executed_action (rlt_msgs/ExecutedAction, serialised: only its first fields are read),
             training_status (rlt_msgs/TrainingStatus), recorder_status (rlt_msgs/RecorderStatus)
-Publishes   episode_state (rlt_msgs/EpisodeState, latched), /diagnostics
+Publishes   episode_state (rlt_msgs/EpisodeState, latched), relabel (rlt_msgs/Relabel, latched: every correction of the
+            run), /diagnostics
 Services    start_episode (rlt_msgs/StartEpisode), handoff (rlt_msgs/Handoff), label_episode (rlt_msgs/LabelEpisode)
 Actions     run_episodes (rlt_msgs/RunEpisodes)
 Calls       reset_scene (rlt_msgs/ResetScene, where the robot file says `reset: service`), estop (rlt_msgs/Estop)
@@ -22,7 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 
-from rlt_common import topics
+from rlt_common import relabels, topics
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
@@ -34,13 +35,14 @@ from rlt_msgs.msg import (
     ExecutedAction,
     OperatorEvent,
     RecorderStatus,
+    Relabel,
     TrainingStatus,
 )
 from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetScene, StartEpisode
 from rlt_teleop.cdr import CdrError, leading_fields
+from rlt_teleop.correction import Corrections
 from rlt_teleop.episode_machine import (
     MOVING,
-    OPERATOR_LABELS,
     RUNNING,
     CommandRefused,
     Driver,
@@ -50,8 +52,10 @@ from rlt_teleop.episode_machine import (
     Purpose,
 )
 from rlt_teleop.episode_request import RequestError, spec_from_request
+from rlt_teleop.operator_wait import OperatorWait
+from rlt_teleop.operator_wait import Wait as Waited
 from rlt_teleop.run_action import RunAction, Verdict
-from rlt_teleop.run_directory import append_relabel, scan
+from rlt_teleop.run_directory import scan
 from rlt_teleop.step_count import StepCount
 from rlt_teleop.training_gate import Go, Refuse, Training, Wait, decide, taken_in
 from rlt_teleop.waiting import News
@@ -64,7 +68,6 @@ EVENT_LABELS = {
     OperatorEvent.EVENT_FAILURE: Label.FAILURE,
     OperatorEvent.EVENT_DISCARD: Label.DISCARD,
 }
-LABEL_NAMES = {Label.SUCCESS: "success", Label.FAILURE: "failure", Label.DISCARD: "discard"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,15 @@ class NodeParameters:
     reset_timeout_s: float = param(60.0, "s to wait for the reset_scene service", minimum=0.1, maximum=3600.0)
     peer_timeout_s: float = param(
         60.0, "s to wait for the first word of executor and learner before an episode", minimum=0.1, maximum=3600.0
+    )
+    remind_after_s: float = param(
+        30.0, "s between two reminders that the operator is waited for", minimum=1.0, maximum=3600.0
+    )
+    reset_wait_s: float = param(
+        0.0,
+        "s to wait for an operator who resets the scene, then the episode is discarded; 0: for ever",
+        minimum=0.0,
+        maximum=86400.0,
     )
     control_timeout_s: float = param(
         2.0, "s without control_state before the executor counts as gone", minimum=0.6, maximum=60.0
@@ -126,9 +138,12 @@ class EpisodeManagerNode(Node):
         self._waiting_for = ""
         self._refused = ""
         self.news = News()
+        self._corrections = Corrections(self.parameters.run_directory)
+        self._wait = OperatorWait(self.parameters.remind_after_s, self.parameters.reset_wait_s)
 
         self._health = Health(self)
         self._publisher = self.create_publisher(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED)
+        self._relabels = self.create_publisher(Relabel, topics.RELABEL, topics.QOS_RELABEL)
         # Before the operator's events, so that steps taken before a hand-off are counted before it.
         self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_executed, topics.QOS_STREAM, raw=True)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED_READER)
@@ -143,11 +158,30 @@ class EpisodeManagerNode(Node):
         self.create_service(LabelEpisode, topics.SERVICE_LABEL_EPISODE, self._on_label_episode, callback_group=group)
         self._runs = RunAction(self, group)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(TICK_S, self.news.tell, clock=steady)
+        self.create_timer(TICK_S, self._tick, clock=steady)
         self.create_timer(1.0, self._show_health, clock=steady)
         self._publish()
+        self._publish_corrections()
 
     # ---- state and waiting
+
+    def _tick(self) -> None:
+        """Notice time-outs of what is waited for; tell the operator."""
+        found = self._wait.update(self._waits_for_operator(), time.monotonic())
+        if found == Waited.EXPIRED:
+            self.command(self.machine.label, Label.DISCARD, f"nobody came: {self._wait.text}")
+        elif found != Waited.NOTHING:
+            if found == Waited.REMIND:
+                self.get_logger().warning(f"waiting for the operator: {self._wait.text}")
+            self.machine.show_wait(self._wait.text, self._wait.reminders)
+            self._publish()
+        self.news.tell()
+
+    def _waits_for_operator(self) -> str:
+        episode = self.machine.episode
+        if episode.phase == Phase.RESETTING and self.robot.reset == "operator":
+            return f"reset the scene of episode {episode.episode_id}, then press next episode"
+        return ""
 
     def _publish(self) -> None:
         message = self.machine.episode.to_msg()
@@ -243,8 +277,14 @@ class EpisodeManagerNode(Node):
                 self._estop_confirmed = False
                 self.command(machine.estop, f"emergency stop: {source}")
                 self._call_estop(f"operator ({source})")
+        elif message.event == OperatorEvent.EVENT_UNDO:
+            self.command(self._pick_back)
+        elif episode.relabelling and message.event in EVENT_LABELS:
+            self._relabel(episode.relabelling, EVENT_LABELS[message.event], source)
         elif message.episode_id not in (0, episode.episode_id):
             self._refused = f"{source} meant episode {message.episode_id}, it is {episode.episode_id}"
+        elif episode.relabelling and message.event == OperatorEvent.EVENT_NEXT_EPISODE:
+            self.command(self.machine.pick, 0, f"episode {episode.relabelling} keeps its label")
         elif message.event == OperatorEvent.EVENT_NEXT_EPISODE:
             if episode.phase == Phase.IDLE:
                 self._refused = self._start_next()
@@ -463,7 +503,7 @@ class EpisodeManagerNode(Node):
             return response
         ended = response.episode_id != episode.episode_id or episode.phase in (Phase.IDLE, Phase.ESTOP)
         if request.episode_id and ended:
-            response.message = self._relabel(request.episode_id, label)
+            response.message = self._relabel(request.episode_id, label, topics.SERVICE_LABEL_EPISODE)
             response.accepted = response.durable = not response.message
             return response
         response.message = self.command(self.machine.label, label, "labelled by label_episode")
@@ -474,15 +514,51 @@ class EpisodeManagerNode(Node):
         response.durable, response.message = verdict.durable, verdict.message
         return response
 
-    def _relabel(self, episode_id: int, label: Label) -> str:
-        if label not in OPERATOR_LABELS:
-            return f"label {int(label)} cannot be given: choose success, failure or discard"
-        try:
-            append_relabel(self.parameters.run_directory, episode_id, LABEL_NAMES[label])
-        except EpisodeFileError as error:
-            return str(error)
-        self.get_logger().info(f"episode {episode_id} relabelled {label.name}")
-        return ""
+    # ---- labels corrected afterwards
+
+    def _pick_back(self) -> None:
+        """The operator takes back a label: the newest ended episode first, then the one before it, and so on."""
+        self.machine.check_pick()
+        picked = self.machine.episode.relabelling
+        found, label = self._corrections.newest(picked - 1 if picked else self._newest_ended())
+        self.machine.pick(found, f"episode {found} ({label.name.lower()}): give it a label, or next episode keeps it")
+
+    def _newest_ended(self) -> int:
+        episode = self.machine.episode
+        return episode.episode_id - (episode.phase in RUNNING or episode.phase == Phase.LABELLED)
+
+    def _relabel(self, episode_id: int, label: Label, source: str) -> str:
+        """Returns "" or why not."""
+
+        def correct() -> None:
+            self.machine.check_relabel(episode_id)
+            done = self._corrections.give(episode_id, label, self._newest_ended())
+            change = f"episode {episode_id}: {done.before.name.lower()} -> {label.name.lower()} by {source}"
+            self.training_episodes += done.trained_more
+            if done.relabel is not None:
+                self._relabels.publish(self._relabel_message(done.relabel))
+                self.get_logger().info(f"relabelled: {change}")
+            self.machine.relabelled(episode_id, label, done.succeeded_more, change)
+
+        return self.command(correct)
+
+    def _publish_corrections(self) -> None:
+        """Those of earlier starts, for a learner that missed them."""
+        made, problems = self._corrections.made()
+        for problem in problems:
+            self.get_logger().warning(problem)
+        for relabel in made:
+            self._relabels.publish(self._relabel_message(relabel))
+
+    def _relabel_message(self, relabel: relabels.Relabel) -> Relabel:
+        message = Relabel(
+            sequence=relabel.sequence,
+            episode_id=relabel.episode_id,
+            label=int(Label[relabel.label.upper()]),
+            after_episode=relabel.after_episode,
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        return message
 
     def _other_episode(self, episode_id: int) -> str:
         current = self.machine.episode.episode_id
@@ -521,4 +597,4 @@ class EpisodeManagerNode(Node):
 
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop episode_manager`."""
-    run_node("episode_manager", EpisodeManagerNode)
+    run_node("episode_manager", EpisodeManagerNode, EpisodeFileError)

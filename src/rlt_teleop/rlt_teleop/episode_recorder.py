@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlt_common import topics
-from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, EpisodeWriter, episode_metadata
+from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, EpisodeWriter
+from rlt_common.relabels import episode_facts
 from rlt_teleop.cdr import leading_fields
 from rlt_teleop.episode_machine import MOVING, RUNNING, Driver, Episode, Label, Phase, Purpose
 
@@ -222,7 +223,7 @@ class EpisodeRecorder:
         """After a restart, somebody may still wait for a word about the episode that ended before it."""
         path = self._folder / f"{episode.episode_id:06d}.mcap"
         try:
-            label = episode_metadata(path).get("label")
+            label = episode_facts(path).get("label")
         except EpisodeFileError as error:
             self._report(Report(episode.episode_id, error=f"the recorder was interrupted: {error}"))
             return

@@ -51,6 +51,12 @@ class Cues:
         if before is None:
             return []
         found = []
+        if message.relabelling and message.relabelling != before.relabelling:
+            found.append(Cue(message.reason, Urgency.ASK))
+        elif before.relabelling and not message.relabelling and message.phase == before.phase:
+            found.append(Cue(message.reason))
+        if message.reminders > before.reminders and message.waiting_for:
+            found.append(Cue(message.waiting_for, Urgency.ASK))
         if (message.episode_id, message.phase) != (before.episode_id, before.phase):
             self._told_hold = ""
             found += _phase(message)

@@ -22,6 +22,7 @@ from rlt_common.config import config_hash, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.relabels import EPISODES
 from rlt_msgs.msg import (
     ActionChunk,
     ControlState,
@@ -36,7 +37,6 @@ from rlt_msgs.msg import (
 from rlt_teleop.cdr import CdrError
 from rlt_teleop.episode_machine import Episode
 from rlt_teleop.episode_recorder import EpisodeRecorder, Report
-from rlt_teleop.run_directory import EPISODES
 
 POLL_S = 0.05
 GIB = 2**30

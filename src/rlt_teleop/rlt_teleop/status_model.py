@@ -61,6 +61,8 @@ class Snapshot:
     recent_success_rate: float | None = None
     intervention_rate: float | None = None
     """Share of the recent episodes in which a human drove at least one step."""
+    relabelling: int = 0
+    waiting_for: str = ""
     recorder_error: str = ""
     training: TrainingStatus | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
@@ -159,6 +161,8 @@ class StatusModel:
                 "label": _known(Label, episode.label) or Label.NONE,
                 "episodes": episode.episodes,
                 "successes": episode.successes,
+                "relabelling": episode.relabelling,
+                "waiting_for": episode.waiting_for,
             }
         if control is not None:
             facts |= {

@@ -36,6 +36,8 @@ def line(snapshot: Snapshot) -> str:
     parts.append(f"{snapshot.successes} of {snapshot.episodes} successes")
     if snapshot.reason:
         parts.append(snapshot.reason)
+    if snapshot.waiting_for:
+        parts.append(f"waits for you: {snapshot.waiting_for}")
     parts += [f"{node.name} {node.level}: {node.message}" for node in snapshot.troubles]
     if snapshot.recorder_error:
         parts.append(f"recorder: {snapshot.recorder_error}")
@@ -57,6 +59,8 @@ def _episode(snapshot: Snapshot) -> Table:
     table.add_row("episode", f"{snapshot.episode_id} ({snapshot.purpose})" if snapshot.episode_id else NOTHING)
     table.add_row("phase", Text(phase, style=PHASE_COLOURS.get(snapshot.phase, "white")))
     table.add_row("because", snapshot.reason or NOTHING)
+    if snapshot.waiting_for:
+        table.add_row("waits for you", Text(snapshot.waiting_for, style="bold yellow"))
     table.add_row("drives", Text(snapshot.driver, style="bold" if snapshot.moving else "dim"))
     if snapshot.hold_reason:
         table.add_row("holds", Text(snapshot.hold_reason, style="red" if snapshot.estop else "yellow"))
@@ -100,7 +104,7 @@ def _nodes(snapshot: Snapshot) -> Table:
 
 def _presses(snapshot: Snapshot, button_name: Callable[[str], str]) -> Table:
     human = snapshot.driver.startswith("human")
-    found = {button_name(name): text for name, text in actions(snapshot.phase, human)}
+    found = {button_name(name): text for name, text in actions(snapshot.phase, human, snapshot.relabelling)}
     if snapshot.phase == Phase.ESTOP or snapshot.estop:
         found = {"service reset_estop": "releases the emergency stop; then a new episode has to be begun"}
     return _titled("press", found)

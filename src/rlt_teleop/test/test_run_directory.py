@@ -1,11 +1,8 @@
-"""Ids after a restart, and relabels."""
+"""Ids and counts after a restart."""
 
-import json
-
-import pytest
-
-from rlt_common.episode_file import EpisodeFileError, EpisodeWriter
-from rlt_teleop.run_directory import append_relabel, episode_path, scan
+from rlt_common.episode_file import EpisodeWriter
+from rlt_common.relabels import append_relabel
+from rlt_teleop.run_directory import episode_path, scan
 
 
 def write(run, episode_id, label, purpose="train"):
@@ -44,17 +41,11 @@ def test_a_torn_file_is_named(tmp_path):
     assert "000002.mcap" in ledger.unreadable[0]
 
 
-def test_relabels_are_appended(tmp_path):
-    write(tmp_path, 1, "success")
-    append_relabel(tmp_path, 1, "failure")
-    path = tmp_path / "labels.jsonl"
-    path.write_text(path.read_text() + '{"episode_id": 1, "la')  # a crash in the middle of a line
-    append_relabel(tmp_path, 1, "discard")
-    lines = path.read_text().splitlines()
-    assert json.loads(lines[0]) == {"episode_id": 1, "label": "failure"}
-    assert json.loads(lines[-1]) == {"episode_id": 1, "label": "discard"}
-
-
-def test_a_relabel_of_no_episode_is_refused(tmp_path):
-    with pytest.raises(EpisodeFileError, match=r"000009\.mcap: no such episode"):
-        append_relabel(tmp_path, 9, "failure")
+def test_corrected_labels_count(tmp_path):
+    for episode_id, label in enumerate(("success", "timeout", "discard"), start=1):
+        write(tmp_path, episode_id, label)
+    append_relabel(tmp_path, 1, "failure", 3)
+    append_relabel(tmp_path, 2, "success", 3)
+    append_relabel(tmp_path, 3, "failure", 3)
+    ledger = scan(tmp_path)
+    assert (ledger.episodes, ledger.successes, ledger.training_episodes) == (3, 1, 3)

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from rlt_common import topics
 from rlt_common.codecs import CodecError, ObservationData, observation_from_msg, stamp_ns, vector
 from rlt_common.config import RobotConfig, TaskConfig
-from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
+from rlt_common.episode_file import EpisodeFileError, read_messages
+from rlt_common.relabels import episode_facts
 from rlt_msgs.msg import EpisodeState, ExecutedAction, Observation
 
 SUCCESS = "success"
@@ -102,7 +103,7 @@ def load_demonstrations(
     episodes, files = [], []
     for done, path in enumerate(paths, start=1):
         try:
-            metadata = episode_metadata(path)
+            metadata = episode_facts(path)
             if metadata.get("label") == SUCCESS:
                 episode = _read_episode(path, robot, task, frame_stride)
                 if episode.observations:

@@ -17,6 +17,7 @@ from rlt_common.atomic import sha256_hex
 from rlt_common.codecs import CodecError, observation_from_msg, stamp_ns
 from rlt_common.config import RobotConfig, TaskConfig, config_hash
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
+from rlt_common.relabels import episode_facts
 from rlt_msgs.msg import EpisodeState
 from rlt_vla_node.dataset import SUCCESS, DatasetError, read_joined
 from rlt_vla_node.encoding import EncodingConfig, OutputEncoder
@@ -62,7 +63,7 @@ def encode_demonstrations(
     count = 0
     for done, path in enumerate(paths, start=1):
         try:
-            facts = episode_metadata(path)
+            facts = episode_facts(path)
             if facts.get("label") == SUCCESS and facts.get("purpose") == PURPOSE:
                 facts["vla_hash"] = model.hash
                 facts[ENCODING] = config_hash(

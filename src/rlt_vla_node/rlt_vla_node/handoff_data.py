@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rlt_common.codecs import CodecError, ObservationData, observation_from_msg
-from rlt_common.episode_file import EpisodeFileError, episode_metadata
+from rlt_common.episode_file import EpisodeFileError
+from rlt_common.relabels import episode_facts
 from rlt_msgs.msg import EpisodeState
 from rlt_vla_node.dataset import DatasetError, read_joined
 from rlt_vla_node.handoff import head_inputs
@@ -74,7 +75,7 @@ def load_handoffs(
     inputs, steps, handoffs, files = [], [], [], []
     for done, path in enumerate(paths, start=1):
         try:
-            facts = episode_metadata(path)
+            facts = episode_facts(path)
             if facts.get("purpose") in PURPOSES and facts.get("label") != DISCARD:
                 chosen, handoff_step = _observations(path, round(1e9 * period_s), window_steps, sparse_steps)
                 if any(step < handoff_step for step, _ in chosen) and any(step >= handoff_step for step, _ in chosen):

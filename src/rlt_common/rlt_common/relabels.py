@@ -1,0 +1,114 @@
+"""Labels that were corrected after an episode's file was closed: `<run>/labels.jsonl`, append-only, the last line wins.
+
+Whoever reads the label of an episode in `<run>/episodes` reads it through here: :func:`episode_facts`. One line is one
+correction; its sequence number is its line's, so that a reader knows which ones it has applied already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlt_common.atomic import fsync_folder
+from rlt_common.episode_file import EpisodeFileError, episode_metadata
+
+EPISODES = "episodes"
+FILE = "labels.jsonl"
+LABELS = ("success", "failure", "discard")
+"""Those that an operator may give."""
+RECORDED_LABEL = "recorded_label"
+"""Key of :func:`episode_facts`: the label inside the file, where it was corrected since."""
+MAX_BYTES = 16 * 1024**2
+_MAX_ID = 2**63
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """One correction. `after_episode`: the newest episode that had ended when it was made (0: not known)."""
+
+    sequence: int
+    episode_id: int
+    label: str
+    after_episode: int = 0
+
+
+def read_relabels(run: Path | str) -> tuple[list[Relabel], list[str]]:
+    """The corrections of a run in their order, and in words what in the file is none (a torn line, for example).
+
+    Raises EpisodeFileError when the file is there and cannot be read, or is larger than any run makes it.
+    """
+    path = Path(run) / FILE
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise EpisodeFileError(f"{path}: larger than {MAX_BYTES} bytes")
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    found, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            found.append(_parse(number, line))
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{path}: line {number} is left out: {error}")
+    return found, problems
+
+
+def corrected_labels(run: Path | str) -> dict[int, str]:
+    """Episode id -> label, for the corrected ones alone. Raises EpisodeFileError."""
+    return {relabel.episode_id: relabel.label for relabel in read_relabels(run)[0]}
+
+
+def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: int = 0) -> Relabel:
+    """Append a correction, durably, and return it. Raises EpisodeFileError when the line cannot be written."""
+    path = Path(run) / FILE
+    facts = {"episode_id": episode_id, "label": label, "after_episode": after_episode}
+    try:
+        with open(path, "a+b") as file:
+            file.seek(0)
+            before = file.read()
+            torn = not before.endswith((b"\n",)) if before else False
+            file.write((("\n" if torn else "") + json.dumps(facts) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    return Relabel(before.count(b"\n") + torn + 1, episode_id, label, after_episode)
+
+
+def episode_facts(path: Path | str, corrected: Mapping[int, str] | None = None) -> dict[str, str]:
+    """An episode file's metadata with the label that counts now.
+
+    Only files in a folder `episodes` are looked up, in the `labels.jsonl` beside that folder: demonstrations have ids
+    of their own. `corrected`: that file's content, for a caller that reads many. Raises EpisodeFileError.
+    """
+    path = Path(path)
+    facts = episode_metadata(path)
+    if path.parent.name != EPISODES:
+        return facts
+    if corrected is None:
+        corrected = corrected_labels(path.parent.parent)
+    label = corrected.get(int(path.stem)) if path.stem.isdecimal() else None
+    if label is None or label == facts.get("label"):
+        return facts
+    return {**facts, "label": label, RECORDED_LABEL: facts.get("label", "")}
+
+
+def _parse(number: int, line: bytes) -> Relabel:
+    data = json.loads(line)
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    episode_id, label, after = data.get("episode_id"), data.get("label"), data.get("after_episode", 0)
+    for name, value in (("episode_id", episode_id), ("after_episode", after)):
+        if type(value) is not int or not 0 <= value < _MAX_ID:
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
+    if label not in LABELS:
+        raise ValueError(f"label is {str(label)[:40]!r}, not one of {', '.join(LABELS)}")
+    return Relabel(number, episode_id, label, after)
