@@ -59,6 +59,8 @@ from rlt_teleop.waiting import News
 TICK_S = 0.1
 PURPOSES = tuple(purpose.name.lower() for purpose in Purpose)
 SETTLE_S = 1.0
+HEARTBEAT_S = 0.1
+"""On a robot the state is repeated so often, changed or not."""
 EVENT_LABELS = {
     OperatorEvent.EVENT_SUCCESS: Label.SUCCESS,
     OperatorEvent.EVENT_FAILURE: Label.FAILURE,
@@ -145,16 +147,22 @@ class EpisodeManagerNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(TICK_S, self.news.tell, clock=steady)
         self.create_timer(1.0, self._show_health, clock=steady)
+        if not self.lockstep:
+            # A sign of life: without it the executor holds the arms.
+            self.create_timer(HEARTBEAT_S, self._publish_state, clock=steady)
         self._publish()
 
     # ---- state and waiting
 
     def _publish(self) -> None:
+        self._publish_state()
+        self.news.tell()
+
+    def _publish_state(self) -> None:
         message = self.machine.episode.to_msg()
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self.robot.frame
         self._publisher.publish(message)
-        self.news.tell()
 
     def command(self, command: Callable[..., object], *values: object) -> str:
         """Apply a command of the machine and publish. Returns "" or why it was refused."""

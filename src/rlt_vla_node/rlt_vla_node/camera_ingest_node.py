@@ -29,7 +29,7 @@ from rlt_common.process import run_node
 from rlt_msgs.msg import Observation
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.proprioception import JointStateError, Proprioception
-from rlt_vla_node.synchroniser import CompleteSet, ImageRecord, SyncConfig, Synchroniser, cdr_stamp_ns
+from rlt_vla_node.synchroniser import CompleteSet, ImageRecord, Synchroniser, cdr_stamp_ns, sync_config
 
 WATCH_S = 0.2
 
@@ -41,10 +41,11 @@ class NodeParameters:
     robot: str = param(description="path of the robot file")
     task: str = param(description="path of the task file")
     frozen_images: int = param(
-        0,
-        "so many equal images in a row count as a frozen camera; 0: not watched (a noiseless simulated camera repeats "
-        "its image while nothing moves, a real sensor never does)",
-        minimum=0,
+        -1,
+        "so many equal images in a row count as a frozen camera; 0: not watched; -1: as the robot file's "
+        "camera_timeout_frames says, but not in lockstep (a noiseless simulated camera repeats its image while nothing "
+        "moves, a real sensor never does)",
+        minimum=-1,
         maximum=10_000,
     )
 
@@ -64,12 +65,7 @@ class CameraIngestNode(Node):
         self._proprioception = Proprioception(self.robot)
         self._synchroniser: Synchroniser[JointState] = Synchroniser(
             [camera.name for camera in self.robot.cameras],
-            SyncConfig(
-                tolerance_ns=round(self.robot.camera_tolerance_s * 1e9),
-                period_ns=round(self.task.stride * self.robot.period_s * 1e9),
-                stall_s=self.robot.camera_timeout_s,
-                frozen_images=self.parameters.frozen_images,
-            ),
+            sync_config(self.robot, self.task, self.parameters.frozen_images),
         )
         self._refused = 0
         self._refusal = ""

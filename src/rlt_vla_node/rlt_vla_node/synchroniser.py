@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from rlt_common.config import RobotConfig, TaskConfig
+
 T = TypeVar("T")
 
 CLOCK_RESET_NS = 1_000_000_000
@@ -35,6 +37,18 @@ class SyncConfig:
     stall_s: float
     frozen_images: int = 0
     keep: int = 64
+
+
+def sync_config(robot: RobotConfig, task: TaskConfig, frozen_images: int = -1) -> SyncConfig:
+    """What robot and task files say. `frozen_images` -1: after camera_timeout_frames repeats, but never in lockstep."""
+    if frozen_images < 0:
+        frozen_images = 0 if robot.tick == "joint_states" else robot.camera_timeout_frames + 1
+    return SyncConfig(
+        tolerance_ns=round(robot.camera_tolerance_s * 1e9),
+        period_ns=round(task.stride * robot.period_s * 1e9),
+        stall_s=robot.camera_timeout_frames / min(camera.rate_hz for camera in robot.cameras),
+        frozen_images=frozen_images,
+    )
 
 
 @dataclass(frozen=True)
