@@ -1,4 +1,7 @@
-"""Which action chunk is in play, which row of it is due, and when to ask for the next one. Pure."""
+"""Which action chunk is in play, which row of it is due, and when to ask for the next one. Pure.
+
+A chunk that was asked for ahead waits until its first step is due; until then the one in play is played to its end.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,16 @@ class ChunkPlay:
         self._request_retry_s = request_retry_s
         self._request_sent_s = 0.0
         self._request: Request | None = None
+        self._next: Chunk | None = None
         self.chunk: Chunk | None = None
 
+    def drop(self) -> None:
+        """Forget the chunk in play and the one that waits; a request under way stays open."""
+        self.chunk = self._next = None
+
     def flush(self) -> None:
-        """Forget the chunk in play and the request under way: whatever comes next is asked for anew."""
-        self.chunk = None
+        """Forget chunks and the request under way: whatever comes next is asked for anew."""
+        self.drop()
         self._request = None
 
     def offer(self, chunk: Chunk, episode: Episode | None, step: int) -> Refusal | None:
@@ -53,13 +61,15 @@ class ChunkPlay:
         """
         refusal = self._refusal(chunk, episode, step)
         if refusal is None:
-            self.chunk, self._request = chunk, None
+            self._next, self._request = chunk, None
         elif refusal.broken:
-            self.chunk = None
+            self.drop()
         return refusal
 
     def row(self, step: int) -> int | None:
-        """The row that is due at `step`; None when the chunk in play has none."""
+        """The row of `chunk` that is due at `step`; None when there is none."""
+        if self._next is not None and step >= self._next.first_step:
+            self.chunk, self._next = self._next, None
         if self.chunk is None:
             return None
         row = step - self.chunk.first_step
@@ -72,7 +82,8 @@ class ChunkPlay:
                 return None
             self._request_sent_s = now_s
             return self._request
-        end = self.chunk.first_step + len(self.chunk.actions) if self.chunk else step
+        last = self._next or self.chunk
+        end = last.first_step + len(last.actions) if last else step
         first = max(end, step + self._prefetch_steps)
         if step < first - self._prefetch_steps or step % self._stride:
             return None

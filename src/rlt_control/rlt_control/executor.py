@@ -148,7 +148,7 @@ class ChunkExecutor:
 
     def refuse_chunk(self, reason: str) -> None:
         """A chunk could not even be read: it is refused like any broken one, and ends the one in play."""
-        self._play.chunk = None
+        self._play.drop()
         self.counters.dropped_chunks += 1
         self.last_refusal = reason
 

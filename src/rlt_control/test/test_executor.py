@@ -49,19 +49,24 @@ def test_a_late_chunk_is_trimmed_by_the_steps_consumed():
     assert rig.tick().executed.row == 4
 
 
-def test_a_chunk_is_requested_ahead_by_the_prefetch():
+def test_a_chunk_is_requested_ahead_by_the_prefetch_and_waits_for_its_turn():
     rig = Rig(prefetch_steps=4)
     rig.start()
-    rig.answer(rig.tick().request)
-    requests = {}
-    for _ in range(14):
+    first = rig.tick().request
+    rig.answer(first)
+    requests, played = {}, []
+    for _ in range(40):
         tick = rig.tick()
+        played.append((tick.executed.source, tick.executed.chunk_id, tick.executed.row))
         if tick.request:
             requests[tick.executed.step] = tick.request
             rig.answer(tick.request)
-    assert list(requests) == [10]
-    assert (requests[10].boundary_step, requests[10].first_step) == (10, 14)
-    assert rig.tick().executed.row == 1
+    assert list(requests) == [10, 20, 30, 40]
+    assert [r.first_step for r in requests.values()] == [14, 24, 34, 44]
+    assert [source for source, *_ in played[:3]] == [Source.HOLD] * 3, "the first chunk begins four steps on"
+    ids = [first.request_id, *(r.request_id for r in requests.values())]
+    expected = [(Source.RL, ids[step // 10], step % 10) for step in range(37)]
+    assert played[3:] == expected, "row after row, chunk after chunk, without a pause"
 
 
 @pytest.mark.parametrize(

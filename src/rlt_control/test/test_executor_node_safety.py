@@ -82,7 +82,7 @@ class Robot(Bench):
         rows = np.zeros((200, 14), np.float32)
         rows[:, 7] = 0.001
         self.chunk(self.request(), rows=200, actions=floats(rows), reference=floats(rows))
-        self.until(lambda: self.node.core._play.chunk is not None, "the chunk")
+        self.until(lambda: self.node.watchdog.age_s("action_chunk", self.now_s) is not None, "the chunk")
         self.period()
         assert self.sources(1) == [RL]
 
