@@ -246,7 +246,7 @@ class ChunkExecutorNode(Node):
     def _watch_command_topic(self) -> None:
         """Only this node may command the arms: another node on the command topic is an emergency stop."""
         own = self.get_fully_qualified_name()
-        found = self.get_publishers_info_by_topic(self.robot.command_topic)
+        found = self.get_publishers_info_by_topic(self._command.topic_name)
         names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
         others, doubtful = inputs.foreign_commanders(own, names)
         if others:
@@ -300,7 +300,7 @@ class ChunkExecutorNode(Node):
         self._watch_command_topic()
         self._show_state()
         core, now = self.core, self._now_s()
-        fault = self.watchdog.first_fault(now, apart_from=(inputs.HUMAN, inputs.MANAGER))
+        fault = self.watchdog.first_fault(now, apart_from=core.not_needed())
         level, text = OK, "moving" if core.source != Source.HOLD else f"holding: {core.hold_reason}"
         if core.estop_reason:
             level, text = ERROR, f"emergency stop: {core.estop_reason}"

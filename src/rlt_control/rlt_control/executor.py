@@ -24,7 +24,7 @@ import numpy as np
 from rlt_common.watchdog import Watchdog
 from rlt_control.chunk_play import ChunkPlay
 from rlt_control.delta_pose import DeltaPoseIntegrator
-from rlt_control.inputs import CHUNKS, HUMAN, JOINT_STATES
+from rlt_control.inputs import CHUNKS, HUMAN, JOINT_STATES, MANAGER
 from rlt_control.records import (
     MOVING,
     Chunk,
@@ -184,6 +184,12 @@ class ChunkExecutor:
         """Release the latch. The stopped episode never moves again; a new one must be started."""
         self.estop_reason = ""
         self.hold_reason = "emergency stop was reset: start a new episode"
+
+    def not_needed(self) -> tuple[str, ...]:
+        """Inputs that the arms do not depend on now: the manager before the first episode, a human out of control."""
+        idle = self._episode is None or self._episode.phase not in MOVING
+        human = not idle and self._episode.human_in_control
+        return (*((MANAGER,) if idle else ()), *(() if human else (HUMAN,)))
 
     def tick(self, state: RobotState | None, now_s: float) -> Tick:
         """One control period.

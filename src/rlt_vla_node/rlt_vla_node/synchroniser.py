@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from rlt_common.config import RobotConfig, TaskConfig
+from rlt_common.watchdog import NEVER, Watchdog
 
 T = TypeVar("T")
 
@@ -49,6 +50,14 @@ def sync_config(robot: RobotConfig, task: TaskConfig, frozen_images: int = -1) -
         stall_s=robot.camera_timeout_frames / min(camera.rate_hz for camera in robot.cameras),
         frozen_images=frozen_images,
     )
+
+
+def input_watchdog(robot: RobotConfig) -> Watchdog:
+    """The table of what the observations are made of. In lockstep ages are shown, but a simulator may take its time."""
+    lockstep = robot.tick == "joint_states"
+    timeouts = {"joint_states": robot.state_timeout_s}
+    timeouts |= {camera.name: robot.camera_timeout_frames / camera.rate_hz for camera in robot.cameras}
+    return Watchdog({name: NEVER if lockstep else timeout_s for name, timeout_s in timeouts.items()})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from rlt_vla_node.synchroniser import SyncConfig, Synchroniser, cdr_stamp_ns, sync_config
+from rlt_vla_node.synchroniser import SyncConfig, Synchroniser, cdr_stamp_ns, input_watchdog, sync_config
 
 MS = 1_000_000
 CAMERAS = ("base", "wrist")
@@ -226,3 +226,17 @@ def test_with_a_robot_s_settings_a_frozen_camera_ends_the_sets_and_a_live_one_be
         made += [found.state for found in s.take()]
         assert bool(s.problems(frame * 0.04)) == (5 <= frame < 9)
     assert made == [0, 1, 2, 3, 4, 9, 10, 11]
+
+
+def test_a_robot_s_inputs_have_their_time_outs_and_a_simulator_s_are_only_shown(cell):
+    slow = replace(cell.robot.cameras[0], rate_hz=10.0)
+    robot = replace(cell.robot, tick="timer", cameras=(slow, *cell.robot.cameras[1:]))
+    real = input_watchdog(robot)
+    assert [row.timeout_s for row in real.table(0.0)] == pytest.approx([0.1, 0.2, 0.08])
+    assert [row.name for row in real.table(0.0)] == ["joint_states", "base", "wrist"]
+    for frame in range(20):
+        for name in ("joint_states", "base"):
+            real.heard(name, 0.04 * frame, 40 * frame * MS)
+        real.heard("wrist", 0.04 * frame, 40 * min(frame, 15) * MS)
+    assert real.first_fault(0.77) == "wrist: 170 ms old, time-out 80 ms"
+    assert input_watchdog(cell.robot).first_fault(1e6) == ""
