@@ -232,9 +232,10 @@ class ChunkExecutorNode(Node):
         if not self.core.estop_reason:
             response.message = "there is no emergency stop to reset"
             return response
-        self._watch_command_topic()
-        if commanded := self.watchdog.fault(inputs.COMMAND_TOPIC, self._now_s()):
-            response.message = f"not reset: {commanded}"
+        if others := self._watch_command_topic():
+            response.message = (
+                f"not reset: {', '.join(others)} publishes on {self._command.topic_name} too: end it first"
+            )
             return response
         self.core.reset_estop()
         self.get_logger().warning("emergency stop reset by the operator")
@@ -243,8 +244,8 @@ class ChunkExecutorNode(Node):
         response.message = "start a new episode to move again"
         return response
 
-    def _watch_command_topic(self) -> None:
-        """Only this node may command the arms: another node on the command topic is an emergency stop."""
+    def _watch_command_topic(self) -> list[str]:
+        """Only this node may command the arms: other nodes on the command topic, returned, are an emergency stop."""
         own = self.get_fully_qualified_name()
         found = self.get_publishers_info_by_topic(self._command.topic_name)
         names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
@@ -258,6 +259,7 @@ class ChunkExecutorNode(Node):
             self.watchdog.refuse(inputs.COMMAND_TOPIC, doubtful)
         else:
             self.watchdog.heard(inputs.COMMAND_TOPIC, self._now_s())
+        return others
 
     # ---- ticks
 

@@ -24,7 +24,7 @@ import numpy as np
 from rlt_common.watchdog import Watchdog
 from rlt_control.chunk_play import ChunkPlay
 from rlt_control.delta_pose import DeltaPoseIntegrator
-from rlt_control.inputs import CHUNKS, HUMAN, JOINT_STATES, MANAGER
+from rlt_control.inputs import CHUNKS, COMMAND_TOPIC, HUMAN, JOINT_STATES, MANAGER
 from rlt_control.records import (
     MOVING,
     Chunk,
@@ -208,6 +208,8 @@ class ChunkExecutor:
             return self._hold("joint states of a wrong length or not finite")
         if fault := self.watchdog.fault(JOINT_STATES, now_s):
             return self._hold(fault)
+        if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
+            return self._hold(fault)  # time stands still until it is clear who commands
         if self.estop_reason:
             if self._hold_target is None:
                 self._hold_target = state.q.copy()

@@ -225,6 +225,19 @@ def test_a_second_commander_holds_and_is_named():
     assert rig.executor.hold_reason == "command_topic: a second /chunk_executor publishes on it"
 
 
+def test_in_lockstep_time_stands_still_until_it_is_clear_who_commands():
+    rig = Rig(wait_for_chunk=True).in_motion()
+    rig.watchdog.refuse(inputs.COMMAND_TOPIC, "a second /chunk_executor publishes on it")
+    step = rig.executor.step
+    for _ in range(5):
+        tick = rig.tick()
+        assert (tick.executed, tick.joint_target, rig.executor.step) == (None, None, step)
+    rig.watchdog.heard(inputs.COMMAND_TOPIC, rig.now_s)
+    request = next(filter(None, (rig.tick().request for _ in range(3))))
+    assert rig.answer(request) == ""
+    assert rig.tick().executed.source == Source.RL
+
+
 def test_who_else_commands_is_told_apart_from_who_is_not_known_yet():
     own = "/chunk_executor"
     assert inputs.foreign_commanders(own, [own]) == ([], "")
