@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rlt_common.config import RobotConfig
 from rlt_common.kinematics import ArmKinematics, build_kinematics
 from rlt_common.parameters import ParameterError
@@ -23,6 +25,8 @@ def motion_limits(robot: RobotConfig, kinematics: ArmKinematics) -> MotionLimits
                 f"robot {robot.name}: joint_limits: {joint}: {low} to {high} has nothing in common with the model's "
                 f"{kinematics.lower[index]:g} to {kinematics.upper[index]:g}"
             )
+    own = robot.joint_velocity_limits
+    tools = tuple((tuple(arm.tool_min), tuple(arm.tool_max)) for arm in robot.arms)
     return MotionLimits(
         workspace=tuple((tuple(arm.workspace_min), tuple(arm.workspace_max)) for arm in robot.arms),
         joint_lower=tuple(lower),
@@ -32,9 +36,11 @@ def motion_limits(robot: RobotConfig, kinematics: ArmKinematics) -> MotionLimits
         step_gripper=limits.step_gripper,
         leash_position=limits.leash_translation,
         leash_rotation=limits.leash_rotation,
-        joint_velocity=tuple(robot.joint_velocity_limits.get(j, limits.joint_velocity) for j in robot.joint_names),
+        joint_velocity=tuple(own.get(joint, limits.joint_velocity) for joint in robot.joint_names)
+        if own
+        else limits.joint_velocity,
         period_s=robot.period_s,
-        tools=tuple((tuple(arm.tool_min), tuple(arm.tool_max)) for arm in robot.arms),
+        tools=tools if np.any(tools) else (),
     )
 
 

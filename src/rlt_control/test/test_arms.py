@@ -18,7 +18,7 @@ def test_without_limits_of_their_own_joints_have_the_model_s_range_and_a_fifth_o
     limits = motion_limits(ROBOT, KINEMATICS)
     np.testing.assert_array_equal(limits.joint_lower, KINEMATICS.lower)
     np.testing.assert_array_equal(limits.joint_upper, KINEMATICS.upper)
-    assert {velocity * limits.period_s for velocity in limits.joint_velocity} == {0.2}
+    assert limits.joint_velocity * limits.period_s == 0.2
 
 
 def test_joint_limits_narrow_and_never_widen():
@@ -51,3 +51,9 @@ def test_a_narrowed_joint_stops_at_its_end_and_the_record_says_so():
     assert abs(q[WAIST]) > 0.015
     assert not clamped[0]
     assert clamped[-1]
+
+
+def test_what_an_arm_holds_is_handed_on():
+    arms = (replace(ROBOT.arms[0], tool_max=(0.1, 0.0, 0.0)), ROBOT.arms[1])
+    limits = motion_limits(replace(ROBOT, arms=arms), KINEMATICS)
+    assert limits.tools == (((0.0,) * 3, (0.1, 0.0, 0.0)), ((0.0,) * 3,) * 2)
