@@ -201,28 +201,38 @@ class DeltaPoseIntegrator:
             grips[arm] = new_grip
             poses.append((new_position, new_rotation))
         solution = self._kinematics.inverse(self._targets, poses, self._iterations)
+        goal = np.clip(solution, np.minimum(self._lower, self._targets), np.maximum(self._upper, self._targets))
         largest = self._velocity * min(limits.period_s, limits.period_s if period_s is None else max(period_s, 0.0))
-        targets = np.clip(solution, self._targets - largest, self._targets + largest)
-        targets = np.clip(targets, np.minimum(self._lower, self._targets), np.maximum(self._upper, self._targets))
+        targets = goal.copy()
+        for arm, columns in enumerate(self._columns):
+            move = np.abs(goal[columns] - self._targets[columns])
+            share = float(np.min(largest[columns] / np.maximum(move, largest[columns] + np.finfo(float).tiny)))
+            ends = (goal != solution) | (goal <= self._lower) | (goal >= self._upper)
+            if (move > largest[columns]).any() or ends[columns].any():
+                targets[columns], poses[arm] = self._as_far_as(arm, goal, share, start[arm])
+                block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
+                applied[block] = _change(start[arm], poses[arm], applied[block][-1])
         targets[self._grippers] = grips
-        for arm in self._cut_short(solution, targets):
-            block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
-            poses[arm] = self._kinematics.forward(targets)[arm]
-            change = _change(start[arm], poses[arm], applied[block][-1])
-            if (np.abs(change) > self._step[block] + 1e-9).any() or not self._boxes[arm].admits(poses[arm], start[arm]):
-                targets[self._columns[arm]] = self._targets[self._columns[arm]]
-                poses[arm] = start[arm]
-                change = _change(start[arm], start[arm], applied[block][-1])
-            applied[block] = change
         self._targets = targets
         self._poses = poses
         clamped = np.abs(applied - requested) > 1e-9
         return StepResult(self._targets.copy(), applied, clamped)
 
-    def _cut_short(self, solution: np.ndarray, targets: np.ndarray) -> list[int]:
-        """Arms with a joint that its velocity stopped, or that stands at an end of its range."""
-        stopped = (targets != solution) | (targets <= self._lower) | (targets >= self._upper)
-        return [arm for arm, columns in enumerate(self._columns) if stopped[columns].any()]
+    def _as_far_as(self, arm: int, goal: np.ndarray, share: float, start: Pose) -> tuple[np.ndarray, Pose]:
+        """The arm's joints, and the pose they reach, `share` of the way to `goal` (n,), or less, or not at all.
+
+        All joints of the arm slow down together, so the tool goes where it was to go, only not as far. Where the end of
+        a joint's range bends that way out of a limit of the tool, a part of it may still be inside.
+        """
+        columns = self._columns[arm]
+        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1] + 1e-9
+        for part in (share, share / 2, share / 4):
+            joints = self._targets.copy()
+            joints[columns] += part * (goal[columns] - joints[columns])
+            pose = self._kinematics.forward(joints)[arm]
+            if (np.abs(_change(start, pose, 0.0)[:-1]) <= most).all() and self._boxes[arm].admits(pose, start):
+                return joints[columns], pose
+        return self._targets[columns], start
 
     @staticmethod
     def _finite(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

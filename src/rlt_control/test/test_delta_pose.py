@@ -43,6 +43,7 @@ LIMITS = MotionLimits(
     joint_upper=(*[1.9] * 6, 0.04) * 2,
 )
 STEP = LIMITS.step_vector()
+FAST = replace(LIMITS, joint_velocity=40.0)  # more than inverse kinematics ever asks for in one step
 JOINT_STEP = LIMITS.joint_velocity * LIMITS.period_s
 
 actions = st.lists(st.floats(-0.2, 0.2), min_size=14, max_size=14).map(np.array)
@@ -66,7 +67,7 @@ def test_zero_action_holds_the_measured_joints():
 @given(fractions)
 def test_an_action_within_the_limits_is_applied_whole(fraction):
     action = fraction * STEP
-    integrator = make()
+    integrator = make(FAST)
     before = integrator.commanded
     result = integrator.step(action, START)
     np.testing.assert_allclose(result.applied, action, atol=1e-9)
@@ -74,10 +75,7 @@ def test_an_action_within_the_limits_is_applied_whole(fraction):
     for arm, ((p0, r0), (p1, r1)) in enumerate(zip(before, integrator.commanded, strict=True)):
         np.testing.assert_allclose(p1 - p0, action[7 * arm : 7 * arm + 3], atol=1e-9)
         np.testing.assert_allclose(rotation_vector(r1 @ r0.T), action[7 * arm + 3 : 7 * arm + 6], atol=1e-7)
-    # Where no joint needs more than its largest step the pose is reached at once, else by the next step.
-    at_once = np.abs(result.joint_targets - START).max() < JOINT_STEP - 1e-9
-    targets = result.joint_targets if at_once else integrator.step(np.zeros(14), START).joint_targets
-    for (wanted, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(targets), strict=True):
+    for (wanted, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(result.joint_targets), strict=True):
         assert np.linalg.norm(wanted - at) < 1e-3
     np.testing.assert_allclose(result.joint_targets[[6, 13]], np.clip(START[[6, 13]] + action[[6, 13]], 0, 0.04))
 
@@ -223,6 +221,22 @@ def test_no_joint_is_faster_than_its_velocity_and_what_was_cut_is_recorded(fract
         measured = result.joint_targets
         for (commanded, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(measured), strict=True):
             assert np.linalg.norm(commanded - at) < 2e-3, "the commanded pose does not run ahead of the joints"
+
+
+@pytest.mark.parametrize("velocity", [0.5, 2.0])
+def test_too_slow_joints_slow_the_tool_down_and_do_not_turn_it_aside(velocity):
+    rng = np.random.default_rng(0)
+    cut = 0
+    for _ in range(100):
+        fraction = rng.uniform(-1, 1, 14)
+        result = make(replace(LIMITS, joint_velocity=velocity)).step(fraction * STEP, START)
+        for arm in (slice(0, 6), slice(7, 13)):
+            if result.clamped[arm].any():
+                cut += 1
+                wanted, got = fraction[arm], (result.applied / STEP)[arm]
+                assert np.linalg.norm(got) > 0.0
+                assert wanted @ got > 0.9 * np.linalg.norm(wanted) * np.linalg.norm(got)
+    assert cut > 100
 
 
 def test_each_joint_has_its_own_velocity():
