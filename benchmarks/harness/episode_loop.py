@@ -25,6 +25,7 @@ from rlt_common.config import RobotConfig, TaskConfig
 from rlt_control import messages as control_messages
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
+from rlt_control.inputs import make_watchdog
 from rlt_control.records import RobotState
 from rlt_msgs.msg import ExecutedAction
 from rlt_msgs.srv import StartEpisode
@@ -95,10 +96,13 @@ class EpisodeLoop:
         self._period_ns = round(1e9 / robot.control_hz)
         self._machine = EpisodeMachine(task.name, first_episode_id - 1)
         self._gate = LockstepGate(settings.gate_steps)
+        self._arm_names = tuple(arm.name for arm in robot.arms)
         self._executor = ChunkExecutor(
             build_integrator(robot),
             ExecutorConfig(stride=task.stride, prefetch_steps=task.prefetch_steps, wait_for_chunk=True),
             joints=len(robot.joint_names),
+            arm_names=self._arm_names,
+            watchdog=make_watchdog(robot),
         )
         self._scheduler: Scheduler[ObservationData] = Scheduler(
             settings.encoding.group_size, task.stride, self._period_ns
@@ -211,7 +215,7 @@ class EpisodeLoop:
         chunk = self.policy.answer()
         if chunk is None:
             raise LoopError(f"the policy waits for {self.policy.waiting_for}")
-        refusal = self._executor.offer_chunk(control_messages.chunk(rl_messages.chunk_message(chunk)))
+        refusal = self._executor.offer_chunk(control_messages.chunk(rl_messages.chunk_message(chunk, self._arm_names)))
         if refusal:
             raise LoopError(refusal)
 

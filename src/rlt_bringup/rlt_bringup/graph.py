@@ -13,7 +13,8 @@ from typing import Any
 
 from ament_index_python.packages import get_package_share_directory, get_packages_with_prefixes
 
-from rlt_common.config import TaskConfig, load_robot, load_task
+from rlt_common import topics
+from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
 from rlt_common.parameters import ParameterError, param, validate
 
 MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy")
@@ -107,6 +108,7 @@ def resolve(options: GraphOptions) -> Resolved:
     """Find the files and check that they can be read. Raises ParameterError."""
     robot_file, task_file = config_file("robots", options.robot), config_file("tasks", options.task)
     robot, task = load_robot(robot_file), load_task(task_file)
+    refuse_other_commanders(robot, options.namespace)
     simulated = robot.reset == "service"
     run = Path(options.run).expanduser().resolve()
     checkpoint = Path(options.checkpoint).expanduser().resolve() if options.checkpoint else run / "vla"
@@ -126,6 +128,25 @@ def resolve(options: GraphOptions) -> Resolved:
         lockstep=robot.tick == "joint_states",
         task=task,
     )
+
+
+def refuse_other_commanders(robot: RobotConfig, namespace: str) -> None:
+    """Raise ParameterError when a node other than the executor would publish on the robot's command topic.
+
+    The graph renames no topic, so that is so when the robot file gives the command topic the name of another one. Nodes
+    from outside the graph are found by the executor itself, when it starts and while it runs.
+    """
+
+    def full(name: str) -> str:
+        return name if name.startswith("/") else "/".join(("", *filter(None, (namespace.strip("/"), name))))
+
+    own = {value for key, value in vars(topics).items() if key.isupper() and isinstance(value, str)}
+    sensors = {camera.topic for camera in robot.cameras} | {arm.wrench_topic for arm in robot.arms if arm.wrench_topic}
+    if full(robot.command_topic) in {full(name) for name in own | sensors | {"/clock"}}:
+        raise ParameterError(
+            f"robot {robot.name}: command_topic {robot.command_topic!r} is a topic on which other nodes publish: only "
+            "the chunk executor may command the arms; name the arm driver's own command topic"
+        )
 
 
 NODE_NAMES = (

@@ -133,3 +133,29 @@ def test_files_by_path_work_from_anywhere(tmp_path):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ParameterError, match="mode is 'trian': choose one of"):
         GraphOptions(mode="trian")
+
+
+@pytest.mark.parametrize(
+    ("command_topic", "namespace"),
+    [
+        ("teleop_command", ""),
+        ("action_chunk", ""),
+        ("/joint_states", ""),
+        ("base/image_raw", ""),
+        ("/left_cell/teleop_command", "left_cell"),
+        ("/diagnostics", "left_cell"),
+    ],
+)
+def test_a_command_topic_on_which_others_publish_is_refused(tmp_path, command_topic, namespace):
+    shutil.copytree(CONFIG / "robots", tmp_path / "robots")
+    path = tmp_path / "robots" / "sim.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "command_topic": command_topic}))
+    with pytest.raises(ParameterError, match="only the chunk executor may command the arms"):
+        resolve(GraphOptions(robot=str(path), run=str(tmp_path), namespace=namespace))
+
+
+def test_the_same_name_in_another_namespace_is_another_topic(tmp_path):
+    shutil.copytree(CONFIG / "robots", tmp_path / "robots")
+    path = tmp_path / "robots" / "sim.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "command_topic": "/teleop_command"}))
+    assert resolve(GraphOptions(robot=str(path), run=str(tmp_path), namespace="left_cell")).simulated

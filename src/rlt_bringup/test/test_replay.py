@@ -164,7 +164,7 @@ def record(run):
         chunk = policy.answer()
         assert chunk is not None
         add(topics.VLA_OUTPUT, message, stamp(step))
-        add(topics.ACTION_CHUNK, chunk_message(chunk), stamp(step))
+        add(topics.ACTION_CHUNK, chunk_message(chunk, [arm.name for arm in ROBOT.arms]), stamp(step))
     strided = [step for step in observations if HANDOFF <= step < STEPS and step not in BOUNDARIES]
     tokens, references, _ = run_batch(
         model.backend,

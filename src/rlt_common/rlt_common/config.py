@@ -35,14 +35,28 @@ class ArmConfig:
     home_rotation: tuple[float, ...] = param(description="rad, rotation vector, world frame: origin of ee_pose")
     workspace_min: tuple[float, ...] = param(description="m, world frame: the tool tip stays above this corner")
     workspace_max: tuple[float, ...] = param(description="m, world frame: the tool tip stays below this corner")
+    tool_min: tuple[float, ...] = param(
+        (0.0, 0.0, 0.0), "m, tool frame: lowest corner of what the tool holds; its whole box stays in the workspace"
+    )
+    tool_max: tuple[float, ...] = param((0.0, 0.0, 0.0), "m, tool frame: highest corner, likewise")
+    wrench_topic: str = param("", "geometry_msgs/WrenchStamped of the arm's force sensor, relative; empty: none")
+    max_force: float = param(0.0, "N: above it the arms hold; needs wrench_topic", minimum=0.0, maximum=1000.0)
+    max_torque: float = param(0.0, "N m: above it the arms hold; needs wrench_topic", minimum=0.0, maximum=1000.0)
 
     def __post_init__(self) -> None:
         validate(self)
-        for name in ("home_position", "home_rotation", "workspace_min", "workspace_max"):
+        for name in ("home_position", "home_rotation", "workspace_min", "workspace_max", "tool_min", "tool_max"):
             if len(getattr(self, name)) != 3:
                 raise ParameterError(f"arm {self.name}: {name} needs 3 values")
         if any(low >= high for low, high in zip(self.workspace_min, self.workspace_max, strict=True)):
             raise ParameterError(f"arm {self.name}: workspace_min must be below workspace_max in every axis")
+        if any(not low <= 0.0 <= high for low, high in zip(self.tool_min, self.tool_max, strict=True)):
+            raise ParameterError(f"arm {self.name}: the tip (0, 0, 0) must lie between tool_min and tool_max")
+        if bool(self.wrench_topic) != (self.max_force > 0.0 and self.max_torque > 0.0):
+            raise ParameterError(
+                f"arm {self.name}: wrench_topic, max_force (N) and max_torque (N m) belong together: give all three, "
+                "both limits above 0, or none"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class CameraConfig:
     width: int = param(description="pixels, width the VLA takes", minimum=8, maximum=4096)
     height: int = param(description="pixels, height the VLA takes", minimum=8, maximum=4096)
     compressed: bool = param(False, "the topic carries sensor_msgs/CompressedImage")
+    rate_hz: float = param(25.0, "Hz, at which the camera publishes", minimum=0.1, maximum=1000.0)
     encoding: str = param("jpeg", "encoding inside an observation", choices=("png", "jpeg"))
 
     def __post_init__(self) -> None:
@@ -74,6 +89,13 @@ class LimitsConfig:
         maximum=0.2,
     )
     leash_rotation: float = param(0.25, "rad, likewise", minimum=1e-3, maximum=1.5)
+    joint_velocity: float = param(
+        10.0,
+        "rad/s, of every arm joint that joint_velocity_limits does not name; times the control period it bounds the "
+        "step of a joint's target",
+        minimum=1e-3,
+        maximum=50.0,
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -96,11 +118,19 @@ class RobotConfig:
     camera_tolerance_s: float = param(
         0.02, "s, images this close to the robot state make one observation", minimum=0.0, maximum=1.0
     )
-    camera_timeout_s: float = param(
-        0.1, "s without an image before a camera counts as stalled", minimum=0.01, maximum=10.0
+    camera_timeout_frames: int = param(
+        2,
+        "frames of a camera that may be missing before it counts as stalled, or repeat its image before it counts as "
+        "frozen; either ends the observations, and so the motion",
+        minimum=1,
+        maximum=1000,
     )
     state_timeout_s: float = param(0.1, "s without joint states before the arms hold", minimum=0.01, maximum=10.0)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    joint_limits: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Joint -> [lowest, highest], rad or m: narrows the range of the kinematics model."""
+    joint_velocity_limits: Mapping[str, float] = field(default_factory=dict)
+    """Arm joint -> rad/s, in place of limits.joint_velocity."""
     folder: str = param("", "folder of the robot file; filled in when it is read")
 
     def __post_init__(self) -> None:
@@ -115,6 +145,34 @@ class RobotConfig:
         for kind, names in (("arm", [a.name for a in self.arms]), ("camera", [c.name for c in self.cameras])):
             if not names or len(set(names)) != len(names):
                 raise ParameterError(f"robot {self.name}: needs at least one {kind}, each name once, got {names}")
+        self._check_joints("joint_limits", self.joint_limits, known)
+        self._check_joints(
+            "joint_velocity_limits", self.joint_velocity_limits, {j for a in self.arms for j in a.joints}
+        )
+        ranges = {joint: _numbers(self, "joint_limits", joint, value, 2) for joint, value in self.joint_limits.items()}
+        speeds = {
+            joint: _numbers(self, "joint_velocity_limits", joint, [value], 1)[0]
+            for joint, value in self.joint_velocity_limits.items()
+        }
+        for joint, (low, high) in ranges.items():
+            if not low < high:
+                raise ParameterError(f"robot {self.name}: joint_limits: {joint}: {low} is not below {high}")
+        for joint, speed in speeds.items():
+            if not speed > 0.0:
+                raise ParameterError(
+                    f"robot {self.name}: joint_velocity_limits: {joint}: {speed} must be above 0 rad/s"
+                )
+        object.__setattr__(self, "joint_limits", ranges)
+        object.__setattr__(self, "joint_velocity_limits", speeds)
+
+    def _check_joints(self, key: str, given: Any, known: set[str]) -> None:
+        if not isinstance(given, Mapping):
+            raise ParameterError(f"robot {self.name}: {key}: expected a mapping from joint names, got {given!r}")
+        unknown = sorted(set(map(str, given)) - known)
+        if unknown:
+            raise ParameterError(
+                f"robot {self.name}: {key}: unknown joint {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            )
 
     @property
     def action_dim(self) -> int:
@@ -147,6 +205,15 @@ class RobotConfig:
     def kinematics_path(self) -> Path:
         """Path of the kinematics model."""
         return Path(self.folder) / self.kinematics
+
+
+def _numbers(robot: RobotConfig, key: str, joint: str, value: Any, count: int) -> tuple[float, ...]:
+    """`count` finite numbers of a limit. Raises ParameterError naming robot, key and joint."""
+    numbers = value if isinstance(value, list | tuple) else ()
+    good = [n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and np.isfinite(n)]
+    if len(good) != count or len(numbers) != count:
+        raise ParameterError(f"robot {robot.name}: {key}: {joint}: expected {count} finite numbers, got {value!r}")
+    return tuple(map(float, good))
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,46 @@ def test_the_screw_task_has_the_paper_s_chunks():
         ({"cameras": []}, "at least one camera"),
         ({"folder": "/tmp"}, "unknown key 'folder'"),
         ({"limits": {"step_translation": -1.0}}, "least allowed"),
+        ({"limits": {"joint_velocity": 0.0}}, "least allowed"),
+        ({"joint_limits": {"left_waits": [0, 1]}}, "joint_limits: unknown joint 'left_waits'"),
+        ({"joint_limits": {"left_waist": [1, 0]}}, "left_waist: 1.0 is not below 0.0"),
+        ({"joint_limits": {"left_waist": [0]}}, "left_waist: expected 2 finite numbers"),
+        ({"joint_limits": {"left_waist": [0, float("nan")]}}, "left_waist: expected 2 finite numbers"),
+        ({"joint_limits": ["left_waist"]}, "joint_limits: expected a mapping"),
+        ({"joint_velocity_limits": {"left_gripper": 1.0}}, "joint_velocity_limits: unknown joint 'left_gripper'"),
+        ({"joint_velocity_limits": {"left_waist": -1.0}}, "left_waist: -1.0 must be above 0 rad/s"),
+        ({"joint_velocity_limits": {"left_waist": "fast"}}, "left_waist: expected 1 finite numbers"),
+        ({"camera_timeout_frames": 0}, "least allowed"),
     ],
 )
 def test_a_bad_robot_file_is_refused_by_name(files, changes, message):
     path = files("robots/sim.yaml", **changes)
     with pytest.raises(ParameterError, match=message):
         load_robot(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"wrench_topic": "wrench"}, "belong together"),
+        ({"max_force": 10.0, "max_torque": 1.0}, "belong together"),
+        ({"wrench_topic": "wrench", "max_force": 10.0}, "belong together"),
+        ({"tool_min": [0.0, 0.0]}, "tool_min needs 3 values"),
+        ({"tool_min": [0.01, 0.0, 0.0]}, "must lie between tool_min and tool_max"),
+    ],
+)
+def test_a_bad_arm_is_refused_by_name(files, changes, message):
+    arms = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())["arms"]
+    arms[1].update(changes)
+    with pytest.raises(ParameterError, match=f"arm right: .*{message}"):
+        load_robot(files("robots/sim.yaml", arms=arms))
+
+
+def test_limits_of_single_joints_are_read(files):
+    limits = {"joint_limits": {"left_waist": [-1, 1.5]}, "joint_velocity_limits": {"right_elbow": 2}}
+    robot = load_robot(files("robots/sim.yaml", **limits))
+    assert robot.joint_limits == {"left_waist": (-1.0, 1.5)}
+    assert robot.joint_velocity_limits == {"right_elbow": 2.0}
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 Subscribes  joint_states (sensor_msgs/JointState), action_chunk (rlt_msgs/ActionChunk),
             episode_state (rlt_msgs/EpisodeState, latched), teleop_command (rlt_msgs/TeleopCommand),
-            operator_event (rlt_msgs/OperatorEvent: only the emergency stop)
+            operator_event (rlt_msgs/OperatorEvent: only the emergency stop), estop (std_msgs/Bool: true stops, false
+            does nothing), the wrench topic of every arm that has one (geometry_msgs/WrenchStamped)
 Publishes   the robot's command topic (std_msgs/Float64MultiArray, absolute joint targets),
             executed_action (rlt_msgs/ExecutedAction), chunk_request (rlt_msgs/ChunkRequest),
             control_state (rlt_msgs/ControlState, latched), /diagnostics
 Services    estop (rlt_msgs/Estop), reset_estop (rlt_msgs/ResetEstop)
+
+Who else publishes on the robot's command topic is looked up at the start and twice a second: another node is an
+emergency stop that names it. /diagnostics has one row per input (`inputs`), with its age and time-out.
 
 `tick: timer` runs on absolute monotonic deadlines; callbacks are drained between two ticks. `tick: joint_states`
 (lockstep with a simulator) ticks once per joint state and sends nothing until the chunk has come.
@@ -16,27 +20,31 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import rclpy
+from geometry_msgs.msg import WrenchStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, doubles, stamp_ns, vector
-from rlt_common.config import load_robot, load_task
+from rlt_common.codecs import CodecError, doubles, stamp_ns
+from rlt_common.config import ArmConfig, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
-from rlt_control import messages
+from rlt_control import inputs, messages
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.records import HumanCommand, RobotState, Source, Tick
+from rlt_control.joint_order import JointOrder, JointStateError
+from rlt_control.records import RobotState, Source, Tick
 from rlt_msgs.msg import (
     ActionChunk,
     ChunkRequest,
@@ -57,7 +65,21 @@ class NodeParameters:
 
     robot: str = param(description="path of the robot file")
     task: str = param(description="path of the task file")
-    human_timeout_s: float = param(0.1, "s, a human command older than this holds the arms", minimum=0.02, maximum=2.0)
+    human_timeout_s: float = param(
+        inputs.HUMAN_TIMEOUT_S, "s, a human command older than this holds the arms", minimum=0.02, maximum=2.0
+    )
+    manager_timeout_s: float = param(
+        inputs.MANAGER_TIMEOUT_S,
+        "s without episode_state before the arms hold; the manager repeats it every 0.1 s",
+        minimum=0.2,
+        maximum=60.0,
+    )
+    wrench_timeout_s: float = param(
+        inputs.WRENCH_TIMEOUT_S,
+        "s without a wrench, where an arm has a force sensor, before the arms hold",
+        minimum=0.02,
+        maximum=2.0,
+    )
     request_retry_s: float = param(
         1.0, "s, an unanswered chunk request is sent again after this time", minimum=0.05, maximum=60.0
     )
@@ -67,36 +89,38 @@ class NodeParameters:
 
 
 class ChunkExecutorNode(Node):
-    """See the module docstring."""
+    """See the module docstring. `now_s` is the monotonic clock, s, by which inputs are judged."""
 
-    def __init__(self, **node_arguments: Any) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic, **node_arguments: Any) -> None:
         super().__init__("chunk_executor", **node_arguments)
         self.parameters = declare(self, NodeParameters)
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)
         self.task = load_task(self.parameters.task)
         self.lockstep = self.robot.tick == "joint_states"
+        parameters = self.parameters
+        self.watchdog = inputs.make_watchdog(
+            self.robot, parameters.human_timeout_s, parameters.manager_timeout_s, parameters.wrench_timeout_s
+        )
         self.core = ChunkExecutor(
             build_integrator(self.robot),
             ExecutorConfig(
                 stride=self.task.stride,
                 prefetch_steps=self.task.prefetch_steps,
                 wait_for_chunk=self.lockstep,
-                human_timeout_s=self.parameters.human_timeout_s,
-                state_timeout_s=self.robot.state_timeout_s,
-                request_retry_s=self.parameters.request_retry_s,
+                request_retry_s=parameters.request_retry_s,
             ),
             joints=len(self.robot.joint_names),
+            arm_names=tuple(arm.name for arm in self.robot.arms),
+            watchdog=self.watchdog,
         )
+        self._joints = JointOrder(self.robot.joint_names)
         self._state: RobotState | None = None
-        self._state_received_s = 0.0
         self._answered_ns = -1
         self._last_target: np.ndarray | None = None
-        self._order: tuple[list[str], list[int]] | None = None
-        self._state_error = ""
+        self._now_s = now_s
         self._lateness_s: deque[float] = deque(maxlen=LATENESS_WINDOW)
         self._missed = 0
-        self._shown: tuple | None = None
         self._health = Health(self)
 
         self._command = self.create_publisher(Float64MultiArray, self.robot.command_topic, topics.QOS_CONTROL)
@@ -108,54 +132,52 @@ class ChunkExecutorNode(Node):
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
         self.create_subscription(TeleopCommand, topics.TELEOP_COMMAND, self._on_teleop, topics.QOS_CONTROL)
         self.create_subscription(OperatorEvent, topics.OPERATOR_EVENT, self._on_event, topics.QOS_EVENT)
+        self.create_subscription(Bool, topics.ESTOP, self._on_estop_topic, topics.QOS_EVENT)
+        for arm in self.robot.arms:
+            if arm.wrench_topic:
+                callback = partial(self._on_wrench, arm)
+                self.create_subscription(WrenchStamped, arm.wrench_topic, callback, topics.QOS_SENSOR)
         self.create_service(Estop, topics.SERVICE_ESTOP, self._on_estop)
         self.create_service(ResetEstop, topics.SERVICE_RESET_ESTOP, self._on_reset_estop)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.5, self._heartbeat, clock=steady)
         if self.lockstep:
             self.create_timer(self.parameters.request_retry_s / 2, self._lockstep_tick, clock=steady)
+        self._watch_command_topic()
 
     # ---- inputs
 
     def _on_joint_states(self, message: JointState) -> None:
-        q = self._joints(message)
-        if q is None:
+        try:
+            state = RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
+        except JointStateError as error:
+            self.watchdog.refuse(inputs.JOINT_STATES, str(error))
             return
-        self._state = RobotState(stamp_ns(message.header.stamp), q)
-        self._state_received_s = time.monotonic()
+        if not self.watchdog.heard(inputs.JOINT_STATES, self._now_s(), state.stamp_ns):
+            return
+        self._state = state
         if self.lockstep:
             if self._state.stamp_ns == self._answered_ns and self._last_target is not None:
                 self._command.publish(Float64MultiArray(data=doubles(self._last_target)))
             else:
                 self._lockstep_tick()
 
-    def _joints(self, message: JointState) -> np.ndarray | None:
-        """The robot's joints out of a JointState of any order; None, with the reason kept, when one is missing."""
-        if self._order is None or self._order[0] != list(message.name):
-            names = list(message.name)
-            missing = [name for name in self.robot.joint_names if name not in names]
-            if missing:
-                self._state_error = f"joint_states has no joint {missing[0]!r}; it names {names}"
-                return None
-            self._order = (names, [names.index(name) for name in self.robot.joint_names])
-        position = np.asarray(message.position, dtype=np.float64)
-        if position.size != len(message.name) or not np.isfinite(position).all():
-            self._state_error = (
-                f"joint_states has {position.size} positions for {len(message.name)} names, or not finite"
-            )
-            return None
-        self._state_error = ""
-        return position[self._order[1]]
+    def _on_wrench(self, arm: ArmConfig, message: WrenchStamped) -> None:
+        force, torque = message.wrench.force, message.wrench.torque
+        reason = inputs.wrench_refusal(arm, (force.x, force.y, force.z), (torque.x, torque.y, torque.z))
+        if reason:
+            self.watchdog.refuse(inputs.wrench(arm), reason)
+        else:
+            self.watchdog.heard(inputs.wrench(arm), self._now_s(), stamp_ns(message.header.stamp))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
             chunk = messages.chunk(message)
         except (CodecError, ValueError) as error:
-            self.core.counters.dropped_chunks += 1
-            self.core.last_refusal = str(error)
+            self.core.refuse_chunk(str(error))
             self.get_logger().error(f"chunk refused: {error}")
             return
-        reason = self.core.offer_chunk(chunk)
+        reason = self.core.offer_chunk(chunk, self._now_s())
         if reason:
             self.get_logger().warning(f"chunk refused: {reason}")
         elif self.lockstep:
@@ -167,6 +189,9 @@ class ChunkExecutorNode(Node):
         except ValueError:
             self.get_logger().error(f"episode_state names phase {message.phase}: ignored")
             return
+        self.watchdog.heard(inputs.MANAGER, self._now_s())
+        if episode == self.core.episode:
+            return
         self.core.set_episode(episode)
         self._show_state()
         if self.lockstep:
@@ -174,11 +199,10 @@ class ChunkExecutorNode(Node):
 
     def _on_teleop(self, message: TeleopCommand) -> None:
         try:
-            action = vector(message.action, None, "teleop_command action")
-        except CodecError as error:
-            self.core.last_refusal = str(error)
-            return
-        reason = self.core.offer_human(HumanCommand(message.enabled, action, time.monotonic()))
+            reason = self.core.offer_human(messages.human(message, self._now_s()))
+        except (CodecError, ValueError) as error:
+            reason = str(error)
+            self.core.refuse_human(reason)
         if reason:
             self.get_logger().error(f"teleop_command refused: {reason}", throttle_duration_sec=1.0)
         elif self.lockstep and message.enabled:
@@ -187,6 +211,10 @@ class ChunkExecutorNode(Node):
     def _on_event(self, message: OperatorEvent) -> None:
         if message.event == OperatorEvent.EVENT_ESTOP:
             self._stop(f"operator ({message.source or 'unnamed'})")
+
+    def _on_estop_topic(self, message: Bool) -> None:
+        if message.data:
+            self._stop(f"{topics.ESTOP} topic")
 
     def _on_estop(self, request: Estop.Request, response: Estop.Response) -> Estop.Response:
         self._stop(request.reason or "estop service")
@@ -197,12 +225,17 @@ class ChunkExecutorNode(Node):
     def _stop(self, reason: str) -> None:
         self.core.estop(reason, self._state)
         self.get_logger().error(f"EMERGENCY STOP: {self.core.estop_reason}")
-        self._publish(self.core.tick(self._state, time.monotonic()))
+        self._publish(self.core.tick(self._state, self._now_s()))
         self._show_state()
 
     def _on_reset_estop(self, _: ResetEstop.Request, response: ResetEstop.Response) -> ResetEstop.Response:
         if not self.core.estop_reason:
             response.message = "there is no emergency stop to reset"
+            return response
+        if others := self._watch_command_topic():
+            response.message = (
+                f"not reset: {', '.join(others)} publishes on {self._command.topic_name} too: end it first"
+            )
             return response
         self.core.reset_estop()
         self.get_logger().warning("emergency stop reset by the operator")
@@ -211,6 +244,23 @@ class ChunkExecutorNode(Node):
         response.message = "start a new episode to move again"
         return response
 
+    def _watch_command_topic(self) -> list[str]:
+        """Only this node may command the arms: other nodes on the command topic, returned, are an emergency stop."""
+        own = self.get_fully_qualified_name()
+        found = self.get_publishers_info_by_topic(self._command.topic_name)
+        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+        others, doubtful = inputs.foreign_commanders(own, names)
+        if others:
+            reason = f"{', '.join(others)} publishes on {self._command.topic_name} too: only {own} may command the arms"
+            self.watchdog.refuse(inputs.COMMAND_TOPIC, reason)
+            if not self.core.estop_reason:
+                self._stop(reason)
+        elif doubtful:
+            self.watchdog.refuse(inputs.COMMAND_TOPIC, doubtful)
+        else:
+            self.watchdog.heard(inputs.COMMAND_TOPIC, self._now_s())
+        return others
+
     # ---- ticks
 
     def _lockstep_tick(self) -> None:
@@ -218,7 +268,7 @@ class ChunkExecutorNode(Node):
         if self._state is None or self._state.stamp_ns == self._answered_ns:
             return
         limit_before = self.core.step_limit_reached
-        self._publish(self.core.tick(self._state, time.monotonic()))
+        self._publish(self.core.tick(self._state, self._now_s()))
         if self.core.step_limit_reached != limit_before:
             self._show_state()
 
@@ -226,9 +276,8 @@ class ChunkExecutorNode(Node):
         """Tick on a robot: `late_s` is how late it starts."""
         self._lateness_s.append(late_s)
         self._missed += late_s > self.robot.period_s / 2
-        now = time.monotonic()
         limit_before, hold_before = self.core.step_limit_reached, self.core.hold_reason
-        self._publish(self.core.tick(self._state, now, now - self._state_received_s))
+        self._publish(self.core.tick(self._state, self._now_s()))
         if (limit_before, hold_before) != (self.core.step_limit_reached, self.core.hold_reason):
             self._show_state()
 
@@ -245,32 +294,20 @@ class ChunkExecutorNode(Node):
     # ---- state
 
     def _show_state(self) -> None:
-        core, episode = self.core, self.core.episode
-        message = ControlState(
-            episode_id=episode.episode_id if episode else 0,
-            epoch=episode.epoch if episode else 0,
-            phase=int(episode.phase) if episode else 0,
-            step=core.step,
-            source=int(core.source),
-            estop=bool(core.estop_reason),
-            step_limit_reached=core.step_limit_reached,
-            hold_reason=core.hold_reason,
-            ticks=core.counters.ticks,
-            missed_ticks=self._missed,
-            held_ticks=core.counters.held,
-            dropped_chunks=core.counters.dropped_chunks,
-        )
+        message = messages.control_state_message(self.core, self._missed)
         message.header.stamp = self.get_clock().now().to_msg()
         self._control_state.publish(message)
 
     def _heartbeat(self) -> None:
+        self._watch_command_topic()
         self._show_state()
-        core = self.core
+        core, now = self.core, self._now_s()
+        fault = self.watchdog.first_fault(now, apart_from=core.not_needed())
         level, text = OK, "moving" if core.source != Source.HOLD else f"holding: {core.hold_reason}"
-        if self._state_error:
-            level, text = ERROR, self._state_error
-        elif core.estop_reason:
+        if core.estop_reason:
             level, text = ERROR, f"emergency stop: {core.estop_reason}"
+        elif fault:
+            level, text = ERROR, fault
         elif self._missed:
             level = WARN
         late = np.percentile(self._lateness_s, (50, 99)) * 1e3 if self._lateness_s else (0.0, 0.0)
@@ -285,6 +322,7 @@ class ChunkExecutorNode(Node):
             clamped_ticks=core.counters.clamped,
             dropped_chunks=core.counters.dropped_chunks,
             last_refusal=core.last_refusal,
+            **{f"input {row.name}": row for row in self.watchdog.table(now)},
         )
 
 
@@ -293,6 +331,7 @@ def _run_on_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> 
     period = node.robot.period_s
     deadline = time.monotonic() + period
     while rclpy.ok():
+        executor.spin_once(timeout_sec=0)  # however late a tick is, an emergency stop gets its turn
         while (left := deadline - time.monotonic()) > 0:
             executor.spin_once(timeout_sec=left)
         now = time.monotonic()

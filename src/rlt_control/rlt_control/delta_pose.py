@@ -5,10 +5,12 @@ dgripper (m)], world frame, arms in the robot's order. Limits, in the order they
 
 1. step: each component is clipped to the largest step;
 2. leash: the commanded pose stays near the measured one, so the force in contact is bounded;
-3. workspace: the commanded position stays in a box;
-4. joints: inverse kinematics, then joint limits and the largest joint step.
+3. workspace: the tool, with what it holds, stays in a box;
+4. joints: inverse kinematics, then joint ranges and the largest joint velocity times the control period.
 
-The integrator knows nothing of ROS or time; whoever calls `step` once per control period decides the rate.
+Where a joint's range or velocity cuts a step short, the commanded pose becomes the one that the joints reach: what is
+recorded as applied is what was sent; where that pose breaks a limit above, the arm stays where it is. The integrator
+knows nothing of ROS or time; whoever calls `step` once per control period decides the rate.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 
 from rlt_common.kinematics import ArmKinematics, Pose
 from rlt_common.rotations import limit_rotation, rotation_matrix, rotation_vector
+from rlt_control.workspace import Workspace
 
 ARM_DIM = 7
 """Action components per arm: 3 translation, 3 rotation, 1 gripper."""
@@ -34,7 +37,9 @@ class MotionLimits:
         step_position, step_rotation, step_gripper: largest action component, m, rad, m.
         leash_position, leash_rotation: largest distance from commanded to measured tool pose, m (per axis)
             and rad (angle).
-        joint_step: largest change of an arm joint's target in one step, rad.
+        joint_velocity: largest speed of an arm joint's target, rad/s, one for all or one per joint of the robot.
+        period_s: control period, s.
+        tools: per arm ((x, y, z) lowest, (x, y, z) highest) of what the tool holds, m, tool frame; empty: tips alone.
     """
 
     workspace: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...]
@@ -45,7 +50,9 @@ class MotionLimits:
     step_gripper: float = 0.005
     leash_position: float = 0.02
     leash_rotation: float = 0.25
-    joint_step: float = 0.2
+    joint_velocity: float | tuple[float, ...] = 10.0
+    period_s: float = 0.02
+    tools: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -54,14 +61,21 @@ class MotionLimits:
             "step_gripper",
             "leash_position",
             "leash_rotation",
-            "joint_step",
+            "joint_velocity",
+            "period_s",
         ):
-            if not getattr(self, name) > 0.0:
+            if not np.all(np.asarray(getattr(self, name)) > 0.0):
                 raise ValueError(f"MotionLimits.{name} is {getattr(self, name)}: it must be above 0")
         if len(self.joint_lower) != len(self.joint_upper):
             raise ValueError(f"MotionLimits has {len(self.joint_lower)} lower and {len(self.joint_upper)} upper limits")
         if any(not low <= high for low, high in zip(self.joint_lower, self.joint_upper, strict=True)):
             raise ValueError("MotionLimits.joint_lower exceeds joint_upper for some joint: check both lists")
+        if np.ndim(self.joint_velocity) and len(self.joint_velocity) != len(self.joint_lower):
+            raise ValueError(
+                f"MotionLimits has {len(self.joint_velocity)} velocities for {len(self.joint_lower)} joints"
+            )
+        if self.tools and len(self.tools) != len(self.workspace):
+            raise ValueError(f"MotionLimits has {len(self.tools)} tools for {len(self.workspace)} arms")
         for arm, (low, high) in enumerate(self.workspace):
             if any(not a < b for a, b in zip(low, high, strict=True)):
                 raise ValueError(f"MotionLimits.workspace of arm {arm} is empty: {low} to {high}")
@@ -119,10 +133,13 @@ class DeltaPoseIntegrator:
         self._limits = limits
         self._iterations = iterations
         self._grippers = np.array([kinematics.joint_names.index(name) for name in gripper_joints])
+        self._columns = [np.array([kinematics.joint_names.index(j) for j in arm.joints]) for arm in kinematics.arms]
         self._lower = np.maximum(np.array(limits.joint_lower), kinematics.lower)
         self._upper = np.minimum(np.array(limits.joint_upper), kinematics.upper)
         self._step = limits.step_vector()
-        self._boxes = [(np.array(low), np.array(high)) for low, high in limits.workspace]
+        self._velocity = np.broadcast_to(np.asarray(limits.joint_velocity, dtype=np.float64), (joints,))
+        tools = limits.tools or (((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),) * arms
+        self._boxes = [Workspace(*box, *tool) for box, tool in zip(limits.workspace, tools, strict=True)]
         self._poses: list[Pose] | None = None
         self._targets = np.zeros(joints)
 
@@ -137,14 +154,23 @@ class DeltaPoseIntegrator:
         """Take the measured joints (n,) as the commanded state: the next step starts from there, without a jump."""
         q = self._finite(q_measured, self._targets.shape, "measured joints")
         self._poses = self._kinematics.forward(q)
-        self._targets = np.clip(q, self._lower, self._upper)
+        self._targets = q.copy()
 
-    def step(self, action: np.ndarray, q_measured: np.ndarray) -> StepResult:
+    def in_world(self, action: np.ndarray) -> np.ndarray:
+        """An action (d,) given in each tool's frame, turned into the world frame with the commanded tool poses."""
+        turned = self._finite(action, (self.action_dim,), "action").copy()
+        for arm, (_, rotation) in enumerate(self.commanded):
+            part = turned[ARM_DIM * arm : ARM_DIM * arm + 6].reshape(2, 3)
+            part[:] = part @ rotation.T
+        return turned
+
+    def step(self, action: np.ndarray, q_measured: np.ndarray, period_s: float | None = None) -> StepResult:
         """Advance the commanded poses by one action.
 
         Args:
             action: (d,) requested change of the commanded pose.
             q_measured: (n,) measured joints, rad or m.
+            period_s: s since the last step, as measured; a step that comes early may move the joints by less.
 
         Raises:
             ValueError: wrong length, a value that is not finite, or no `reset` yet. The commanded state is unchanged.
@@ -162,24 +188,51 @@ class DeltaPoseIntegrator:
         ):
             part = delta[ARM_DIM * arm : ARM_DIM * (arm + 1)]
             new_position = np.clip(position + part[:3], at - limits.leash_position, at + limits.leash_position)
-            # An arm that starts outside its box may come back at its own pace, but not go further out.
-            low, high = self._boxes[arm]
-            new_position = np.clip(new_position, np.minimum(low, position), np.maximum(high, position))
             new_rotation = limit_rotation(rotation_matrix(part[3:6]) @ rotation, facing, limits.leash_rotation)
+            new_position, new_rotation = self._boxes[arm].limit(new_position, new_rotation, (position, rotation))
             joint = self._grippers[arm]
-            new_grip = float(np.clip(grips[arm] + part[6], self._lower[joint], self._upper[joint]))
-            applied[ARM_DIM * arm : ARM_DIM * (arm + 1)] = np.concatenate(
-                [new_position - position, rotation_vector(new_rotation @ rotation.T), [new_grip - grips[arm]]]
+            # A joint that starts outside its range may come back, but not go further out.
+            new_grip = float(
+                np.clip(grips[arm] + part[6], min(self._lower[joint], grips[arm]), max(self._upper[joint], grips[arm]))
+            )
+            applied[ARM_DIM * arm : ARM_DIM * (arm + 1)] = _change(
+                (position, rotation), (new_position, new_rotation), new_grip - grips[arm]
             )
             grips[arm] = new_grip
             poses.append((new_position, new_rotation))
         solution = self._kinematics.inverse(self._targets, poses, self._iterations)
-        targets = np.clip(solution, self._targets - limits.joint_step, self._targets + limits.joint_step)
+        goal = np.clip(solution, np.minimum(self._lower, self._targets), np.maximum(self._upper, self._targets))
+        largest = self._velocity * min(limits.period_s, limits.period_s if period_s is None else max(period_s, 0.0))
+        targets = goal.copy()
+        for arm, columns in enumerate(self._columns):
+            move = np.abs(goal[columns] - self._targets[columns])
+            share = float(np.min(largest[columns] / np.maximum(move, largest[columns] + np.finfo(float).tiny)))
+            ends = (goal != solution) | (goal <= self._lower) | (goal >= self._upper)
+            if (move > largest[columns]).any() or ends[columns].any():
+                targets[columns], poses[arm] = self._as_far_as(arm, goal, share, start[arm])
+                block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
+                applied[block] = _change(start[arm], poses[arm], applied[block][-1])
         targets[self._grippers] = grips
-        self._targets = np.clip(targets, self._lower, self._upper)
+        self._targets = targets
         self._poses = poses
         clamped = np.abs(applied - requested) > 1e-9
         return StepResult(self._targets.copy(), applied, clamped)
+
+    def _as_far_as(self, arm: int, goal: np.ndarray, share: float, start: Pose) -> tuple[np.ndarray, Pose]:
+        """The arm's joints, and the pose they reach, `share` of the way to `goal` (n,), or less, or not at all.
+
+        All joints of the arm slow down together, so the tool goes where it was to go, only not as far. Where the end of
+        a joint's range bends that way out of a limit of the tool, a part of it may still be inside.
+        """
+        columns = self._columns[arm]
+        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1] + 1e-9
+        for part in (share, share / 2, share / 4):
+            joints = self._targets.copy()
+            joints[columns] += part * (goal[columns] - joints[columns])
+            pose = self._kinematics.forward(joints)[arm]
+            if (np.abs(_change(start, pose, 0.0)[:-1]) <= most).all() and self._boxes[arm].admits(pose, start):
+                return joints[columns], pose
+        return self._targets[columns], start
 
     @staticmethod
     def _finite(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -190,3 +243,9 @@ class DeltaPoseIntegrator:
             bad = np.flatnonzero(~np.isfinite(array)).tolist()
             raise ValueError(f"{what} is not finite at components {bad}: nothing is commanded")
         return array
+
+
+def _change(before: Pose, after: Pose, grip: float) -> np.ndarray:
+    """(7,) the action that leads from one tool pose to another, with a change of the gripper (m)."""
+    (position, rotation), (new_position, new_rotation) = before, after
+    return np.concatenate([new_position - position, rotation_vector(new_rotation @ rotation.T), [grip]])

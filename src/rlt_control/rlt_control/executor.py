@@ -5,7 +5,10 @@ targets to send, a record of what was executed and, when the chunk in play runs 
 
 Rules
 - Only BASE and CRITICAL move. In every other phase, after an emergency stop, or without a fresh robot state: hold.
-- A chunk of another episode or epoch, of a wrong shape or with a value that is not finite is refused whole.
+- An input at fault (see `inputs`) holds the arms where they are measured to be and flushes the chunk in play; when the
+  fault is over, motion goes on from there with a new chunk.
+- A chunk that nobody asked for, of another episode or epoch, for other arms, of a wrong shape or with a value that is
+  not finite is refused whole; a broken one ends the chunk in play too.
 - Row r of a chunk belongs to control step first_step + r: a late chunk is trimmed by the steps really consumed.
 - In lockstep (`wait_for_chunk`) the executor sends nothing until the chunk comes, and time stands still meanwhile.
   On a robot's timer it holds instead, and the step is recorded as HOLD.
@@ -18,15 +21,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlt_common.watchdog import Watchdog
+from rlt_control.chunk_play import ChunkPlay
 from rlt_control.delta_pose import DeltaPoseIntegrator
+from rlt_control.inputs import CHUNKS, COMMAND_TOPIC, HUMAN, JOINT_STATES, MANAGER
 from rlt_control.records import (
     MOVING,
     Chunk,
     Episode,
     Executed,
+    Frame,
     HumanCommand,
     Phase,
-    Request,
     RobotState,
     Source,
     Tick,
@@ -41,16 +47,12 @@ class ExecutorConfig:
         stride: control steps between observations; chunks start on multiples of it.
         prefetch_steps: d, control steps between an observation and row 0 of its chunk; 0 in lockstep.
         wait_for_chunk: lockstep: send nothing until the chunk comes.
-        human_timeout_s: a human command older than this holds the arms.
-        state_timeout_s: a robot state older than this holds the arms.
         request_retry_s: an unanswered request is sent again after this time.
     """
 
     stride: int = 2
     prefetch_steps: int = 0
     wait_for_chunk: bool = False
-    human_timeout_s: float = 0.1
-    state_timeout_s: float = 0.1
     request_retry_s: float = 1.0
 
 
@@ -71,20 +73,32 @@ class ChunkExecutor:
         integrator: turns actions into joint targets within the motion limits.
         config: see ExecutorConfig.
         joints: n, length of the robot's joint vector.
+        arm_names: the arms in the order of the action vector.
+        watchdog: the inputs (`inputs.make_watchdog`); the caller says what it hears of joint states, manager, wrenches
+            and command topic, the executor itself what it is offered.
     """
 
-    def __init__(self, integrator: DeltaPoseIntegrator, config: ExecutorConfig, joints: int) -> None:
+    def __init__(
+        self,
+        integrator: DeltaPoseIntegrator,
+        config: ExecutorConfig,
+        joints: int,
+        arm_names: tuple[str, ...],
+        watchdog: Watchdog,
+    ) -> None:
         self._integrator = integrator
         self._config = config
         self._joints = joints
         self._dim = integrator.action_dim
+        self._play = ChunkPlay(self._dim, arm_names, config.stride, config.prefetch_steps, config.request_retry_s)
         self._episode: Episode | None = None
-        self._chunk: Chunk | None = None
-        self._request: Request | None = None
-        self._request_sent_s = 0.0
         self._human: HumanCommand | None = None
         self._hold_target: np.ndarray | None = None
+        self._trusted = True  # no input was at fault in the last step
+        self._period_s: float | None = None
+        self._ticked_s: float | None = None
         self._stopped_episode = 0
+        self.watchdog = watchdog
         self.estop_reason = ""
         self.step = 0
         self.source = Source.HOLD
@@ -114,8 +128,7 @@ class ChunkExecutor:
         if current is None or episode.episode_id != current.episode_id:
             self.step = 0
         if current is None or (episode.episode_id, episode.epoch) != (current.episode_id, current.epoch):
-            self._chunk = None
-            self._request = None
+            self._play.flush()
             self._human = None
             self.step_limit_reached = False
         if episode.phase not in MOVING:
@@ -123,34 +136,45 @@ class ChunkExecutor:
             self.source = Source.HOLD
         self._episode = episode
 
-    def offer_chunk(self, chunk: Chunk) -> str:
-        """Take a chunk. Returns "" when it is accepted, else the reason for refusing it (also counted)."""
-        reason = self._refusal(chunk)
-        if reason:
-            self.counters.dropped_chunks += 1
-            self.last_refusal = reason
-            return reason
-        self._chunk = chunk
-        self._request = None
-        return ""
+    def offer_chunk(self, chunk: Chunk, now_s: float = 0.0) -> str:
+        """Take a chunk at monotonic time `now_s`. Returns "" when it is accepted, else why not (also counted)."""
+        refusal = self._play.offer(chunk, self._episode, self.step)
+        if refusal is None:
+            self.watchdog.heard(CHUNKS, now_s)
+            return ""
+        self.counters.dropped_chunks += 1
+        self.last_refusal = refusal.reason
+        return refusal.reason
+
+    def refuse_chunk(self, reason: str) -> None:
+        """A chunk could not even be read: it is refused like any broken one, and ends the one in play."""
+        self._play.drop()
+        self.counters.dropped_chunks += 1
+        self.last_refusal = reason
 
     def offer_human(self, command: HumanCommand) -> str:
         """Take a human command. Returns "" or the reason for refusing it."""
         action = np.asarray(command.action, dtype=np.float64)
         if command.enabled and (action.shape != (self._dim,) or not np.isfinite(action).all()):
-            self.last_refusal = f"human command of shape {action.shape}, or not finite"
-            self._human = None
-            return self.last_refusal
+            reason = f"human command of shape {action.shape}, expected ({self._dim},), or not finite"
+            self.refuse_human(reason)
+            return reason
         self._human = replace(command, action=action)
+        self.watchdog.heard(HUMAN, command.received_s)
         return ""
+
+    def refuse_human(self, reason: str) -> None:
+        """A human command cannot be used: the one before it is over as well."""
+        self._human = None
+        self.watchdog.refuse(HUMAN, reason)
+        self.last_refusal = reason
 
     def estop(self, reason: str, state: RobotState | None = None) -> None:
         """Latch the emergency stop; the arms hold where they are measured to be."""
         if self.estop_reason:
             return
         self.estop_reason = reason or "no reason given"
-        self._chunk = None
-        self._request = None
+        self._play.flush()
         self._stopped_episode = self._episode.episode_id if self._episode else 0
         self._hold_target = None if state is None else state.q.copy()
         self.source = Source.HOLD
@@ -161,22 +185,31 @@ class ChunkExecutor:
         self.estop_reason = ""
         self.hold_reason = "emergency stop was reset: start a new episode"
 
-    def tick(self, state: RobotState | None, now_s: float, state_age_s: float = 0.0) -> Tick:
+    def not_needed(self) -> tuple[str, ...]:
+        """Inputs that the arms do not depend on now: the manager before the first episode, a human out of control."""
+        idle = self._episode is None or self._episode.phase not in MOVING
+        human = not idle and self._episode.human_in_control
+        return (*((MANAGER,) if idle else ()), *(() if human else (HUMAN,)))
+
+    def tick(self, state: RobotState | None, now_s: float) -> Tick:
         """One control period.
 
         Args:
             state: newest measured joints, or None before the first.
-            now_s: monotonic time, s, on the clock of HumanCommand.received_s.
-            state_age_s: s since `state` arrived; judged only when not in lockstep.
+            now_s: monotonic time, s, on the clock of the watchdog.
         """
         self.counters.ticks += 1
+        self._period_s = None if self._ticked_s is None or self._config.wait_for_chunk else now_s - self._ticked_s
+        self._ticked_s = now_s
         if state is None:
             self.hold_reason = "no joint states yet"
             return Tick()
         if state.q.shape != (self._joints,) or not np.isfinite(state.q).all():
             return self._hold("joint states of a wrong length or not finite")
-        if not self._config.wait_for_chunk and state_age_s > self._config.state_timeout_s:
-            return self._hold(f"joint states are {state_age_s * 1e3:.0f} ms old")
+        if fault := self.watchdog.fault(JOINT_STATES, now_s):
+            return self._hold(fault)
+        if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
+            return self._hold(fault)  # time stands still until it is clear who commands
         if self.estop_reason:
             if self._hold_target is None:
                 self._hold_target = state.q.copy()
@@ -191,15 +224,22 @@ class ChunkExecutor:
         if self._hold_target is not None or self.step == 0:
             self._integrator.reset(state.q)
             self._hold_target = None
+        fault = self.watchdog.first_fault(now_s, apart_from=(JOINT_STATES, HUMAN))
+        if bool(fault) == self._trusted:  # a fault begins, or is over
+            self._integrator.reset(state.q)
+            self._play.flush()
+        self._trusted = not fault
+        if fault:
+            return self._hold_step(state, fault)
         if episode.human_in_control:
             return self._human_step(state, now_s)
         return self._chunk_step(state, now_s)
 
     def _chunk_step(self, state: RobotState, now_s: float) -> Tick:
-        request = self._next_request(state, now_s)
-        row = self._row()
+        request = self._play.next_request(self._episode, self.step, state, now_s)
+        row = self._play.row(self.step)
         if row is not None:
-            chunk = self._chunk
+            chunk = self._play.chunk
             executed = self._execute(
                 state, chunk.source, chunk.actions[row], chunk.reference[row], chunk=chunk, row=row
             )
@@ -210,14 +250,15 @@ class ChunkExecutor:
         return replace(self._hold_step(state, "no chunk row for this step"), request=request)
 
     def _human_step(self, state: RobotState, now_s: float) -> Tick:
+        if fault := self.watchdog.fault(HUMAN, now_s):
+            return self._hold_step(state, f"the operator has taken over; {fault}")
         human = self._human
         if human is None or not human.enabled:
             return self._hold_step(state, "the operator has taken over and holds no enable button")
-        if now_s - human.received_s > self._config.human_timeout_s:
-            return self._hold_step(state, "the operator's commands stopped")
-        tick = self._execute(state, Source.HUMAN, human.action, human.action)
-        applied = tick.executed.action
-        return replace(tick, executed=replace(tick.executed, reference=applied))
+        action = self._integrator.in_world(human.action) if human.frame == Frame.TOOL else human.action
+        tick = self._execute(state, Source.HUMAN, action, action)
+        executed = replace(tick.executed, reference=tick.executed.action, repositioning=human.repositioning)
+        return replace(tick, executed=executed)
 
     def _hold_step(self, state: RobotState, reason: str) -> Tick:
         zeros = np.zeros(self._dim)
@@ -235,7 +276,7 @@ class ChunkExecutor:
         chunk: Chunk | None = None,
         row: int = -1,
     ) -> Tick:
-        result = self._integrator.step(action, state.q)
+        result = self._integrator.step(action, state.q, self._period_s)
         episode = self._episode
         executed = Executed(
             stamp_ns=state.stamp_ns,
@@ -271,58 +312,11 @@ class ChunkExecutor:
 
     def _hold(self, reason: str) -> Tick:
         """Without a usable robot state nothing new is sent: the driver keeps its last target."""
+        self._trusted = False
         self.hold_reason = reason
         self.source = Source.HOLD
         self.counters.held += 1
         return Tick()
-
-    def _row(self) -> int | None:
-        if self._chunk is None:
-            return None
-        row = self.step - self._chunk.first_step
-        return row if 0 <= row < len(self._chunk.actions) else None
-
-    def _next_request(self, state: RobotState, now_s: float) -> Request | None:
-        config, episode = self._config, self._episode
-        if self._request is not None:
-            if now_s - self._request_sent_s < config.request_retry_s:
-                return None
-            self._request_sent_s = now_s
-            return self._request
-        end = self._chunk.first_step + len(self._chunk.actions) if self._chunk else self.step
-        first = max(end, self.step + config.prefetch_steps)
-        boundary = first - config.prefetch_steps
-        if self.step < boundary or self.step % config.stride:
-            return None
-        self._request_sent_s = now_s
-        self._request = Request(
-            episode_id=episode.episode_id,
-            epoch=episode.epoch,
-            # Unique within a run even when the executor was restarted in the middle of an episode.
-            request_id=(episode.episode_id << 40) | ((episode.epoch & 0xFFFF) << 24) | (self.step & 0xFFFFFF),
-            not_before_ns=state.stamp_ns,
-            boundary_step=self.step,
-            first_step=self.step + config.prefetch_steps,
-            rows=episode.rows,
-        )
-        return self._request
-
-    def _refusal(self, chunk: Chunk) -> str:
-        episode = self._episode
-        if episode is None or chunk.episode_id != episode.episode_id:
-            return f"chunk of episode {chunk.episode_id}, current is {episode.episode_id if episode else 'none'}"
-        if chunk.epoch != episode.epoch:
-            return f"chunk of epoch {chunk.epoch}, current is {episode.epoch}"
-        shape = chunk.actions.shape
-        if len(shape) != 2 or shape[1] != self._dim or shape[0] == 0 or chunk.reference.shape != shape:
-            return f"chunk of shape {shape} with reference {chunk.reference.shape}, expected (rows, {self._dim})"
-        if not (np.isfinite(chunk.actions).all() and np.isfinite(chunk.reference).all()):
-            return "chunk holds a value that is not finite"
-        if chunk.source not in (Source.VLA, Source.RL):
-            return f"chunk names source {chunk.source}"
-        if chunk.first_step + shape[0] <= self.step:
-            return f"chunk ends at step {chunk.first_step + shape[0]}, the robot is at {self.step}"
-        return ""
 
     def _limit_reached(self, episode: Episode) -> bool:
         if episode.phase == Phase.BASE:

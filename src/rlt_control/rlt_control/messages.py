@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlt_common.codecs import doubles, floats, matrix, stamp_ns, to_time
+from rlt_common.codecs import doubles, floats, matrix, stamp_ns, to_time, vector
 from rlt_common.config import TaskConfig
-from rlt_control.records import Chunk, Episode, Executed, Phase, Request, Source
-from rlt_msgs.msg import ActionChunk, ChunkRequest, EpisodeState, ExecutedAction
+from rlt_control.executor import ChunkExecutor
+from rlt_control.records import Chunk, Episode, Executed, Frame, HumanCommand, Phase, Request, Source
+from rlt_msgs.msg import ActionChunk, ChunkRequest, ControlState, EpisodeState, ExecutedAction, TeleopCommand
 
 
 def episode(message: EpisodeState, task: TaskConfig) -> Episode:
@@ -38,6 +39,18 @@ def chunk(message: ActionChunk) -> Chunk:
         policy_version=message.policy_version,
         actions=matrix(message.actions, message.rows, message.action_dim, "chunk actions"),
         reference=matrix(message.reference, message.rows, message.action_dim, "chunk reference"),
+        arm_names=tuple(message.arm_names),
+    )
+
+
+def human(message: TeleopCommand, received_s: float) -> HumanCommand:
+    """A human's command. Raises CodecError or ValueError for a value that is not finite or an unknown frame."""
+    return HumanCommand(
+        enabled=message.enabled,
+        action=vector(message.action, None, "teleop_command action"),
+        received_s=received_s,
+        frame=Frame(message.frame),
+        repositioning=message.repositioning,
     )
 
 
@@ -76,7 +89,27 @@ def executed_message(executed: Executed, frame: str, joint_names: Sequence[str])
         delay_s=executed.delay_s,
         joint_names=list(joint_names),
         joint_target=doubles(executed.joint_target),
+        repositioning=executed.repositioning,
     )
     message.header.stamp = to_time(executed.stamp_ns)
     message.header.frame_id = frame
     return message
+
+
+def control_state_message(core: ChunkExecutor, missed_ticks: int) -> ControlState:
+    """What the executor does and why it holds, without a stamp."""
+    episode = core.episode
+    return ControlState(
+        episode_id=episode.episode_id if episode else 0,
+        epoch=episode.epoch if episode else 0,
+        phase=int(episode.phase) if episode else 0,
+        step=core.step,
+        source=int(core.source),
+        estop=bool(core.estop_reason),
+        step_limit_reached=core.step_limit_reached,
+        hold_reason=core.hold_reason,
+        ticks=core.counters.ticks,
+        missed_ticks=missed_ticks,
+        held_ticks=core.counters.held,
+        dropped_chunks=core.counters.dropped_chunks,
+    )

@@ -17,6 +17,13 @@ class Source(enum.IntEnum):
     HUMAN = 3
 
 
+class Frame(enum.IntEnum):
+    """The frame of a human's action (TeleopCommand.FRAME_*)."""
+
+    WORLD = 0
+    TOOL = 1
+
+
 class Phase(enum.IntEnum):
     """Episode phase (EpisodeState.PHASE_*)."""
 
@@ -68,15 +75,21 @@ class Chunk:
     policy_version: int
     actions: np.ndarray
     reference: np.ndarray
+    arm_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class HumanCommand:
-    """A human's command: `action` (d,) per control step, valid while `enabled`; `received_s` on the caller's clock."""
+    """A human's command: `action` (d,) per control step, valid while `enabled`; `received_s` on the caller's clock.
+
+    `repositioning`: the step is executed but is no demonstration, so it is kept out of replay and adaptation.
+    """
 
     enabled: bool
     action: np.ndarray
     received_s: float
+    frame: Frame = Frame.WORLD
+    repositioning: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ class Executed:
     policy_version: int
     delay_s: float
     joint_target: np.ndarray
+    repositioning: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """The integrator's limits hold for every input, and bad input changes nothing."""
 
+from dataclasses import replace
+from itertools import product
+
 import mujoco
 import numpy as np
 import pytest
@@ -40,6 +43,8 @@ LIMITS = MotionLimits(
     joint_upper=(*[1.9] * 6, 0.04) * 2,
 )
 STEP = LIMITS.step_vector()
+FAST = replace(LIMITS, joint_velocity=40.0)  # more than inverse kinematics ever asks for in one step
+JOINT_STEP = LIMITS.joint_velocity * LIMITS.period_s
 
 actions = st.lists(st.floats(-0.2, 0.2), min_size=14, max_size=14).map(np.array)
 fractions = st.lists(st.floats(-1.0, 1.0), min_size=14, max_size=14).map(np.array)
@@ -62,7 +67,7 @@ def test_zero_action_holds_the_measured_joints():
 @given(fractions)
 def test_an_action_within_the_limits_is_applied_whole(fraction):
     action = fraction * STEP
-    integrator = make()
+    integrator = make(FAST)
     before = integrator.commanded
     result = integrator.step(action, START)
     np.testing.assert_allclose(result.applied, action, atol=1e-9)
@@ -70,10 +75,7 @@ def test_an_action_within_the_limits_is_applied_whole(fraction):
     for arm, ((p0, r0), (p1, r1)) in enumerate(zip(before, integrator.commanded, strict=True)):
         np.testing.assert_allclose(p1 - p0, action[7 * arm : 7 * arm + 3], atol=1e-9)
         np.testing.assert_allclose(rotation_vector(r1 @ r0.T), action[7 * arm + 3 : 7 * arm + 6], atol=1e-7)
-    # Where no joint needs more than its largest step the pose is reached at once, else by the next step.
-    at_once = np.abs(result.joint_targets - START).max() < LIMITS.joint_step - 1e-9
-    targets = result.joint_targets if at_once else integrator.step(np.zeros(14), START).joint_targets
-    for (wanted, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(targets), strict=True):
+    for (wanted, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(result.joint_targets), strict=True):
         assert np.linalg.norm(wanted - at) < 1e-3
     np.testing.assert_allclose(result.joint_targets[[6, 13]], np.clip(START[[6, 13]] + action[[6, 13]], 0, 0.04))
 
@@ -97,7 +99,7 @@ def test_leash_box_and_joint_limits_hold_when_the_arm_is_stuck(fraction, count):
         result = integrator.step(fraction * STEP, START)  # measured joints never move
         assert (result.joint_targets >= np.array(LIMITS.joint_lower)).all()
         assert (result.joint_targets <= np.array(LIMITS.joint_upper)).all()
-        assert np.abs(result.joint_targets - previous).max() <= LIMITS.joint_step + 1e-9
+        assert np.abs(result.joint_targets - previous).max() <= JOINT_STEP + 1e-9
         previous = result.joint_targets
     for (position, rotation), (at, facing), tip in zip(
         integrator.commanded, KINEMATICS.forward(START), TIPS, strict=True
@@ -192,3 +194,122 @@ def test_configuration_errors_are_named():
     short = MotionLimits(LIMITS.workspace, (0.0,), (1.0,))
     with pytest.raises(ValueError, match="14 joints, but 1 joint limits"):
         DeltaPoseIntegrator(KINEMATICS, ("a_g", "b_g"), short)
+
+
+def stuck_at(limits: MotionLimits, fraction: np.ndarray, count: int = 60):
+    """The integrator, and its result, after `count` steps of a perfect arm."""
+    integrator, measured = make(limits), START
+    for _ in range(count):
+        result = integrator.step(fraction * STEP, measured)
+        measured = result.joint_targets
+    return integrator, result
+
+
+@settings(deadline=None, max_examples=30)
+@given(fractions, st.floats(0.05, 2.0))
+def test_no_joint_is_faster_than_its_velocity_and_what_was_cut_is_recorded(fraction, velocity):
+    limits = replace(LIMITS, joint_velocity=velocity)
+    integrator, measured = make(limits), START
+    for _ in range(20):
+        before = integrator.commanded
+        result = integrator.step(fraction * STEP, measured)
+        arms = [k for k in range(14) if k not in (6, 13)]
+        assert np.abs(result.joint_targets - measured)[arms].max() <= velocity * 0.02 + 1e-9
+        np.testing.assert_array_equal(result.clamped, np.abs(result.applied - fraction * STEP) > 1e-9)
+        for arm, ((p0, _), (p1, _)) in enumerate(zip(before, integrator.commanded, strict=True)):
+            np.testing.assert_allclose(p1 - p0, result.applied[7 * arm : 7 * arm + 3], atol=1e-9)
+        measured = result.joint_targets
+        for (commanded, _), (at, _) in zip(integrator.commanded, KINEMATICS.forward(measured), strict=True):
+            assert np.linalg.norm(commanded - at) < 2e-3, "the commanded pose does not run ahead of the joints"
+
+
+@pytest.mark.parametrize("velocity", [0.5, 2.0])
+def test_too_slow_joints_slow_the_tool_down_and_do_not_turn_it_aside(velocity):
+    rng = np.random.default_rng(0)
+    cut = 0
+    for _ in range(100):
+        fraction = rng.uniform(-1, 1, 14)
+        result = make(replace(LIMITS, joint_velocity=velocity)).step(fraction * STEP, START)
+        for arm in (slice(0, 6), slice(7, 13)):
+            if result.clamped[arm].any():
+                cut += 1
+                wanted, got = fraction[arm], (result.applied / STEP)[arm]
+                assert np.linalg.norm(got) > 0.0
+                assert wanted @ got > 0.9 * np.linalg.norm(wanted) * np.linalg.norm(got)
+    assert cut > 100
+
+
+def test_each_joint_has_its_own_velocity():
+    slow = (0.01, *[10.0] * 6) * 2
+    turn = np.zeros(14)
+    turn[5] = 0.05  # about the vertical axis, joint 0 takes part in it
+    fast = make().step(turn, START).joint_targets - START
+    cut = make(replace(LIMITS, joint_velocity=slow)).step(turn, START)
+    assert abs(fast[0]) > 0.01 * 0.02
+    assert abs(cut.joint_targets[0] - START[0]) <= 0.01 * 0.02 + 1e-12
+    assert cut.clamped[:6].any()
+
+
+def test_a_step_that_comes_early_moves_the_joints_by_less_and_a_late_one_by_no_more():
+    turn = np.zeros(14)
+    turn[5] = 0.05
+    limits = replace(LIMITS, joint_velocity=1.0)
+    moved = [
+        np.abs(make(limits).step(turn, START, period).joint_targets - START).max()
+        for period in (None, 0.02, 0.005, 0.5, -0.1)
+    ]
+    assert moved[0] == moved[1] == moved[3] == pytest.approx(0.02)
+    assert moved[2] <= 0.005 + 1e-12
+    assert moved[4] == 0.0
+
+
+def test_at_the_end_of_a_joint_s_range_the_tool_stays_in_its_box_and_nothing_is_claimed():
+    turn = np.zeros(14)
+    turn[5] = 1.0
+    integrator, result = stuck_at(LIMITS, turn)
+    assert np.abs(result.joint_targets[:6]).max() == pytest.approx(1.9)
+    assert result.clamped[5]
+    (at, _), _ = KINEMATICS.forward(result.joint_targets)
+    assert np.abs(at - TIPS[0]).max() <= 0.05 + 1e-9
+    back = -turn
+    moved = integrator.step(back * STEP, result.joint_targets)
+    assert moved.applied[5] == pytest.approx(-0.05, abs=1e-3), "the way back is free"
+
+
+def test_a_joint_outside_its_range_may_come_back_and_starts_without_a_jump():
+    low = list(LIMITS.joint_lower)
+    low[1] = -0.3  # START has -0.4
+    result = make(replace(LIMITS, joint_lower=tuple(low))).step(np.zeros(14), START)
+    np.testing.assert_allclose(result.joint_targets, START, atol=1e-9)
+
+
+def test_a_tool_frame_action_follows_the_tool():
+    integrator = make()
+    action = np.zeros(14)
+    action[7:10], action[10:13], action[13] = (0.003, 0.0, 0.001), (0.0, 0.02, 0.0), 0.002
+    _, (_, facing) = integrator.commanded
+    turned = integrator.in_world(action)
+    np.testing.assert_allclose(turned[7:10], facing @ action[7:10])
+    np.testing.assert_allclose(turned[10:13], facing @ action[10:13])
+    assert turned[13] == 0.002
+    assert not turned[:7].any()
+    _, (before, _) = integrator.commanded
+    integrator.step(turned, START)
+    _, (after, new_facing) = integrator.commanded
+    np.testing.assert_allclose(facing.T @ (after - before), action[7:10], atol=1e-9)
+    np.testing.assert_allclose(rotation_vector(facing.T @ new_facing), action[10:13], atol=1e-6)
+
+
+def corners(position, rotation, tool):
+    return np.array([position + rotation @ corner for corner in product(*zip(*tool, strict=True))])
+
+
+@settings(deadline=None, max_examples=30)
+@given(fractions)
+def test_what_the_tool_holds_stays_in_the_box_too(fraction):
+    tool = ((-0.01, -0.02, 0.0), (0.03, 0.02, 0.02))
+    integrator, measured = make(replace(LIMITS, tools=(tool, tool))), START
+    for _ in range(60):
+        measured = integrator.step(fraction * STEP, measured).joint_targets
+        for (position, rotation), tip in zip(integrator.commanded, TIPS, strict=True):
+            assert np.abs(corners(position, rotation, tool) - tip).max() <= 0.05 + 1e-8

@@ -6,8 +6,8 @@ import pytest
 from rlt_common.codecs import CodecError, floats, to_time, vector
 from rlt_common.config import TaskConfig
 from rlt_control import messages
-from rlt_control.records import Executed, Phase, Request, Source
-from rlt_msgs.msg import ActionChunk, EpisodeState
+from rlt_control.records import Executed, Frame, Phase, Request, Source
+from rlt_msgs.msg import ActionChunk, EpisodeState, TeleopCommand
 
 TASK = TaskConfig(
     name="t", instruction="t", vla_state=("ee_pose",), rl_state=("ee_pose",), max_base_steps=70, max_critical_steps=90
@@ -39,7 +39,7 @@ def test_an_unknown_phase_is_an_error():
 
 
 def chunk_message(**fields):
-    values = {"episode_id": 3, "source": ActionChunk.SOURCE_RL, "rows": 2, "action_dim": 3}
+    values = {"episode_id": 3, "source": ActionChunk.SOURCE_RL, "rows": 2, "action_dim": 3, "arm_names": ["left"]}
     rows = np.arange(6.0)
     return ActionChunk(**{**values, "actions": floats(rows), "reference": floats(-rows), **fields})
 
@@ -47,6 +47,7 @@ def chunk_message(**fields):
 def test_a_chunk_has_its_rows():
     chunk = messages.chunk(chunk_message())
     assert chunk.source is Source.RL
+    assert chunk.arm_names == ("left",)
     assert chunk.actions.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     assert np.array_equal(chunk.reference, -chunk.actions)
 
@@ -55,6 +56,21 @@ def test_a_chunk_has_its_rows():
 def test_a_chunk_that_does_not_hold_what_it_says_is_an_error(fields):
     with pytest.raises((CodecError, ValueError)):
         messages.chunk(chunk_message(**fields))
+
+
+def test_a_human_s_command_names_its_frame_and_whether_it_repositions():
+    message = TeleopCommand(enabled=True, action=floats([0.5]), frame=TeleopCommand.FRAME_TOOL, repositioning=True)
+    command = messages.human(message, 3.0)
+    assert (command.enabled, command.frame, command.repositioning) == (True, Frame.TOOL, True)
+    assert (command.action.tolist(), command.received_s) == ([0.5], 3.0)
+    plain = messages.human(TeleopCommand(enabled=True, action=floats([0.5])), 3.0)
+    assert (plain.frame, plain.repositioning) == (Frame.WORLD, False)
+
+
+@pytest.mark.parametrize("fields", [{"frame": 2}, {"action": floats([np.nan])}])
+def test_a_human_s_command_that_makes_no_sense_is_an_error(fields):
+    with pytest.raises((CodecError, ValueError)):
+        messages.human(TeleopCommand(**{"enabled": True, "action": floats([0.5]), **fields}), 0.0)
 
 
 def test_a_request_carries_its_stamp():
@@ -83,9 +99,11 @@ def test_an_executed_step_is_said_as_it_was():
         policy_version=0,
         delay_s=0.5,
         joint_target=np.array([1.0 / 3.0]),
+        repositioning=True,
     )
     message = messages.executed_message(executed, "world", ("joint",))
     assert message.header.stamp == to_time(20_000_000)
     assert np.array_equal(vector(message.action, 2, "action"), action.astype(np.float32))
     assert (list(message.clamped), message.row, message.source) == ([False, True], 4, int(Source.VLA))
+    assert message.repositioning
     assert (list(message.joint_names), list(message.joint_target)) == (["joint"], [1.0 / 3.0])

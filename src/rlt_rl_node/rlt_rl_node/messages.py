@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlt_common import topics
-from rlt_common.codecs import floats, matrix, stamp_ns, to_time, vector
+from rlt_common.codecs import CodecError, floats, matrix, stamp_ns, to_time, vector
 from rlt_common.episode_file import read_messages
 from rlt_msgs.msg import ActionChunk, ChunkRequest, ControlState, EpisodeState, ExecutedAction, VlaOutput
 from rlt_rl_node.episode_assembly import EpisodeAssembly
@@ -13,15 +14,23 @@ from rlt_rl_node.policy import Chunk, Episode, Output, Request
 from rlt_rl_node.records import Encoded, Label, Source, Step
 
 JOURNALLED = (topics.EXECUTED_ACTION, topics.VLA_OUTPUT, topics.EPISODE_STATE)
+SOURCES = {
+    ExecutedAction.SOURCE_HOLD: Source.HOLD,
+    ExecutedAction.SOURCE_VLA: Source.VLA,
+    ExecutedAction.SOURCE_RL: Source.RL,
+    ExecutedAction.SOURCE_HUMAN: Source.HUMAN,
+}
 _MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 
 
 def collect_executed(assembly: EpisodeAssembly, message: ExecutedAction) -> None:
     """Hand an executed action over. Raises CodecError when it does not hold what it says."""
+    if message.source not in SOURCES:
+        raise CodecError(f"executed action of source {message.source}, which does not exist")
     step = Step(
         step=message.step,
         stamp_ns=stamp_ns(message.header.stamp),
-        source=Source(message.source),
+        source=Source.REPOSITIONING if message.repositioning else SOURCES[message.source],
         action=vector(message.action, None, "executed action").copy(),
     )
     assembly.add_step(message.episode_id, message.phase == EpisodeState.PHASE_CRITICAL, step)
@@ -107,8 +116,8 @@ def episode(message: EpisodeState) -> Episode:
     )
 
 
-def chunk_message(chunk: Chunk) -> ActionChunk:
-    """The policy's answer as a message."""
+def chunk_message(chunk: Chunk, arm_names: Sequence[str]) -> ActionChunk:
+    """The policy's answer as a message, for the robot with these arms."""
     rows, dim = chunk.actions.shape
     message = ActionChunk(
         episode_id=chunk.request.episode_id,
@@ -124,6 +133,7 @@ def chunk_message(chunk: Chunk) -> ActionChunk:
         actions=floats(chunk.actions),
         reference=floats(chunk.reference),
         reference_distance=chunk.reference_distance,
+        arm_names=list(arm_names),
     )
     message.header.stamp = to_time(chunk.stamp_ns)
     return message

@@ -53,6 +53,7 @@ class PolicyNode(Node):
         self._chunks = 0
         self._distance = 0.0
         self._health = Health(self)
+        self._arm_names = tuple(arm.name for arm in self.robot.arms)
         self._publisher = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK)
         self.create_subscription(VlaOutput, topics.VLA_OUTPUT, self._on_output, topics.QOS_STREAM)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
@@ -106,7 +107,7 @@ class PolicyNode(Node):
             return
         if chunk is None:
             return
-        self._publisher.publish(messages.chunk_message(chunk))
+        self._publisher.publish(messages.chunk_message(chunk, self._arm_names))
         self._error = ""
         self._chunks += 1
         self._distance = chunk.reference_distance

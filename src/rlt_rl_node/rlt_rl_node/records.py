@@ -13,12 +13,16 @@ import numpy as np
 
 
 class Source(IntEnum):
-    """Who chose the action of a control step; the numbers are those of rlt_msgs/ExecutedAction."""
+    """Who chose the action of a control step; HOLD to HUMAN have the numbers of rlt_msgs/ExecutedAction.
+
+    REPOSITIONING is a human's step with ExecutedAction.repositioning: executed, but in no transition.
+    """
 
     HOLD = 0
     VLA = 1
     RL = 2
     HUMAN = 3
+    REPOSITIONING = 4
 
 
 class Label(IntEnum):

@@ -17,6 +17,10 @@ n is C except where less is there:
 - An observation at s+C is missing: n shrinks to the newest one at or before it, so that the bootstrap stays exact.
 - A control step is missing: no chunk spans the gap.
 
+- A human repositions the arms (`repositioning` in an executed action: a ramp onto a pose, no demonstration): no chunk
+  holds such a step or bridges one, with the delay before it neither; where such steps end an episode, what was
+  practised before them is not terminal, and no reward is theirs.
+
 HOLD steps (the chunk was late, the arms stood still) are executed actions of zero like any other; their reference
 rows stay the observation's own. HOLD steps at the very end are cut off: the arms waited for the label, the policy had
 ended. A transition that consists of HOLD steps alone is left out, because no policy chose it.
@@ -75,12 +79,16 @@ def assemble(episode: EpisodeData, chunk_length: int, stride: int) -> Transition
 
     rows: list[tuple[int, int, int, int, bool]] = []
     observed = episode.encoded_steps
-    run_ends = _run_ends(steps)
+    repositioned = np.concatenate([[0], np.cumsum(episode.sources[:count] == Source.REPOSITIONING)])
+    run_ends = _run_ends(steps, repositioned)
     for i, start in enumerate(observed):
         if (start - observed[0]) % stride:
             continue
         first = int(np.searchsorted(steps, start + episode.delay))
         if first == count or steps[first] != start + episode.delay:
+            continue
+        before = int(np.searchsorted(steps, start))
+        if repositioned[first + 1] > repositioned[before]:
             continue
         available = int(min(chunk_length, run_ends[first] - first))
         terminal = episode.label.terminal and first + available == count
@@ -102,12 +110,15 @@ def assemble(episode: EpisodeData, chunk_length: int, stride: int) -> Transition
     )
 
 
-def _run_ends(steps: np.ndarray) -> np.ndarray:
-    """For each step, the index just behind the run of consecutive steps that it belongs to."""
+def _run_ends(steps: np.ndarray, repositioned: np.ndarray) -> np.ndarray:
+    """For each of N steps, the index just behind the run of consecutive steps, none repositioned, that it belongs to.
+
+    `repositioned` (N + 1,): how many steps before each were.
+    """
     ends = np.empty(len(steps), np.int64)
     end = len(steps)
     for i in range(len(steps) - 1, -1, -1):
-        if i + 1 < len(steps) and steps[i + 1] != steps[i] + 1:
+        if i + 1 < len(steps) and (steps[i + 1] != steps[i] + 1 or repositioned[i + 2] > repositioned[i + 1]):
             end = i + 1
         ends[i] = end
     return ends

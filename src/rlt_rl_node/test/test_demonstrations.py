@@ -10,22 +10,25 @@ from rclpy.serialization import serialize_message
 from rl_episodes import STATE, TOKEN, D, learner_config, random_episode, task_shape
 
 from rlt_common import topics
-from rlt_common.codecs import floats, to_time
+from rlt_common.codecs import CodecError, floats, to_time
 from rlt_common.episode_file import EpisodeWriter
 from rlt_msgs.msg import EpisodeState, ExecutedAction, VlaOutput
 from rlt_rl_node import checkpoint
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
+from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.learner import Learner
+from rlt_rl_node.messages import collect_executed
 from rlt_rl_node.records import Label, Source
 from rlt_rl_node.run_session import RunSession
+from rlt_rl_node.transitions import assemble
 
 PERIOD_NS = 20_000_000
 HANDOFF, STEPS, HORIZON = 4, 24, 8
 HASH = task_shape().vla_hash
 
 
-def write(path, episode_id, vla_hash=HASH):
+def write(path, episode_id, vla_hash=HASH, repositioning=range(0)):
     rng = np.random.default_rng(episode_id)
     writer = EpisodeWriter(path)
     for step in range(STEPS):
@@ -33,6 +36,7 @@ def write(path, episode_id, vla_hash=HASH):
         phase = EpisodeState.PHASE_CRITICAL if step >= HANDOFF else EpisodeState.PHASE_BASE
         executed = ExecutedAction(episode_id=episode_id, step=step, phase=phase, source=ExecutedAction.SOURCE_HUMAN)
         executed.action = floats(rng.normal(size=D))
+        executed.repositioning = step in repositioning
         executed.header.stamp = to_time(stamp)
         writer.write(topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", serialize_message(executed), stamp)
         if step % 2 == 0 and step >= HANDOFF:
@@ -64,6 +68,23 @@ def test_each_is_an_episode_of_the_human_with_an_id_of_its_own(source):
     assert set(first.sources) == {Source.HUMAN}
     np.testing.assert_array_equal(first.steps, np.arange(HANDOFF, STEPS))
     np.testing.assert_array_equal(first.encoded_steps, np.arange(HANDOFF, STEPS, 2))
+
+
+def test_a_recorded_step_of_repositioning_enters_no_transition(source):
+    write(source.folder / "000007.mcap", 7, repositioning=range(10, 14))
+    (first, _) = source.read(no_words)
+    marked = first.steps[first.sources == Source.REPOSITIONING]
+    np.testing.assert_array_equal(marked, range(10, 14))
+    table = assemble(first, 4, 2)
+    for i in range(len(table)):
+        played = first.steps[table.first_action[i] :][: table.length[i]]
+        assert not set(played.tolist()) & set(marked.tolist())
+    np.testing.assert_array_equal(first.encoded_steps[table.encoding], [4, 6, 8, 14, 16, 18, 20, 22])
+
+
+def test_an_executed_action_of_no_known_source_is_refused():
+    with pytest.raises(CodecError, match="source 4, which does not exist"):
+        collect_executed(EpisodeAssembly(PERIOD_NS, 2, 0), ExecutedAction(episode_id=1, source=4))
 
 
 def test_none_are_wanted_or_there(source, tmp_path):

@@ -11,7 +11,7 @@ from rl_episodes import episode
 from rlt_rl_node.records import Label, Source
 from rlt_rl_node.transitions import assemble
 
-RL, HUMAN, HOLD = Source.RL, Source.HUMAN, Source.HOLD
+RL, HUMAN, HOLD, REPO = Source.RL, Source.HUMAN, Source.HOLD, Source.REPOSITIONING
 
 
 def rows(table, data):
@@ -134,6 +134,31 @@ def test_a_transition_of_hold_alone_is_left_out():
     assert [start for start, *_ in rows(assemble(data, 4, 2), data)] == [0, 6, 8, 10]
 
 
+def test_no_chunk_holds_or_bridges_a_step_in_which_the_arms_were_repositioned():
+    sources = [RL] * 5 + [REPO] * 3 + [HUMAN] * 4
+    data = episode(steps=range(12), sources=sources)
+    assert rows(assemble(data, 4, 2), data) == [
+        (0, 4, 0, 4, False),
+        (2, 4, 2, 2, False),
+        (8, 8, 8, 4, True),
+        (10, 10, 10, 2, True),
+    ]
+
+
+def test_repositioning_in_the_delay_before_a_chunk_is_bridged_by_none_either():
+    sources = [RL] * 4 + [REPO] * 2 + [RL] * 6
+    data = episode(steps=range(12), sources=sources, delay=2)
+    assert rows(assemble(data, 4, 2), data) == [(0, 2, 2, 2, False), (6, 6, 8, 4, True), (8, 8, 10, 2, True)]
+
+
+def test_a_success_that_was_reached_by_repositioning_is_no_success_of_what_came_before():
+    data = episode(steps=range(10), sources=[RL] * 6 + [REPO] * 3 + [HOLD])
+    table = assemble(data, 4, 2)
+    assert rows(table, data) == [(0, 4, 0, 4, False), (2, 6, 2, 4, False), (4, 6, 4, 2, False)]
+    for first, n in zip(table.first_action, table.length, strict=True):
+        assert not table.rewards[first : first + n].any()
+
+
 @pytest.mark.parametrize("label", [Label.DISCARD, Label.NONE])
 def test_a_discarded_episode_never_enters(label):
     with pytest.raises(ValueError, match=label.name):
@@ -185,6 +210,8 @@ def test_every_transition_is_exact(data, chunk_length):
         np.testing.assert_array_equal(played, start + data.delay + np.arange(n))
         assert played[-1] < end
         assert (data.sources[first : first + n] != HOLD).any()
+        between = (data.steps >= start) & (data.steps < start + data.delay + n)
+        assert not (data.sources[between] == REPO).any()
         if table.terminal[i]:
             assert data.label.terminal
             assert played[-1] == end - 1

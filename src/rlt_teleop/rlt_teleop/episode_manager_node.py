@@ -63,6 +63,8 @@ from rlt_teleop.waiting import News
 TICK_S = 0.1
 PURPOSES = tuple(purpose.name.lower() for purpose in Purpose)
 SETTLE_S = 1.0
+HEARTBEAT_S = 0.1
+"""On a robot the state is repeated so often, changed or not."""
 EVENT_LABELS = {
     OperatorEvent.EVENT_SUCCESS: Label.SUCCESS,
     OperatorEvent.EVENT_FAILURE: Label.FAILURE,
@@ -160,6 +162,9 @@ class EpisodeManagerNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(TICK_S, self._tick, clock=steady)
         self.create_timer(1.0, self._show_health, clock=steady)
+        if not self.lockstep:
+            # A sign of life: without it the executor holds the arms.
+            self.create_timer(HEARTBEAT_S, self._publish_state, clock=steady)
         self._publish()
         self._publish_corrections()
 
@@ -184,11 +189,14 @@ class EpisodeManagerNode(Node):
         return ""
 
     def _publish(self) -> None:
+        self._publish_state()
+        self.news.tell()
+
+    def _publish_state(self) -> None:
         message = self.machine.episode.to_msg()
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self.robot.frame
         self._publisher.publish(message)
-        self.news.tell()
 
     def command(self, command: Callable[..., object], *values: object) -> str:
         """Apply a command of the machine and publish. Returns "" or why it was refused."""

@@ -119,7 +119,10 @@ class EpisodeRecorder:
         return [path for path in found if path != open_file]
 
     def on_state(self, episode: Episode, cdr: bytes, now_s: float) -> None:
-        """Take an EpisodeState, as fields and serialised. `now_s` is monotonic time."""
+        """Take an EpisodeState, as fields and serialised; a repeated one is nothing new. `now_s` is monotonic time."""
+        if episode == self._seen:
+            self.poll(now_s)
+            return
         seen, self._seen = self._seen, episode
         if seen is None and episode.label != Label.NONE and episode.phase == Phase.LABELLED:
             self._recall(episode)

@@ -15,7 +15,7 @@ from teleop_doubles import TASK, FakeCell, FakeExecutor, FakeLearner, Operator, 
 from rlt_common import topics
 from rlt_common.episode_file import episode_metadata, read_messages
 from rlt_msgs.action import RunEpisodes
-from rlt_msgs.msg import EpisodeState, OperatorEvent
+from rlt_msgs.msg import ControlState, EpisodeState, OperatorEvent
 from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetEstop, StartEpisode
 from rlt_teleop.episode_manager_node import EpisodeManagerNode
 from rlt_teleop.recorder_node import RecorderNode
@@ -445,3 +445,31 @@ def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(
     assert [path.name for path in (cell.run / "episodes").iterdir()] == ["000001.mcap.part"]
     cell.until_phase(IDLE)
     assert "did not confirm" in cell.operator.state.reason
+
+
+def test_on_a_robot_the_state_is_repeated_as_a_sign_of_life_and_journalled_once(make_graph, tmp_path):
+    cell = Cell(make_graph, tmp_path, tick="timer")
+    episode_id = cell.start()
+    cell.until_phase(BASE)
+    cell.until_steps(6)
+    repeats = len(cell.operator.states)
+    cell.graph.until(lambda: len(cell.operator.states) >= repeats + 5, "five repeats")
+    assert {state.epoch for state in cell.operator.states[repeats:]} == {cell.operator.state.epoch}
+    cell.press(OperatorEvent.EVENT_SUCCESS)
+    cell.until_phase(IDLE)
+    path = cell.run / "episodes" / f"{episode_id:06d}.mcap"
+    states = [entry.message for entry in read_messages(path, (topics.EPISODE_STATE,))]
+    told = [(state.epoch, state.phase, state.label) for state in states]
+    assert len(set(told)) == len(told)
+
+
+def test_in_lockstep_the_state_is_said_once(make_graph, tmp_path):
+    cell = Cell(make_graph, tmp_path)
+    cell.start()
+    cell.until_phase(BASE)
+    cell.until_steps(6)
+    told = len(cell.operator.states)
+    reports = []
+    cell.operator.create_subscription(ControlState, topics.CONTROL_STATE, reports.append, topics.QOS_LATCHED)
+    cell.graph.until(lambda: len(reports) >= 5, "the executor's reports of most of a second")
+    assert len(cell.operator.states) == told

@@ -5,7 +5,8 @@ Subscribes  joint_states (sensor_msgs/JointState), each camera's topic (sensor_m
 Publishes   observation (rlt_msgs/Observation) every `stride` control steps, /diagnostics
 
 An observation carries the stamp of its robot state. In lockstep (`camera_tolerance_s: 0`) image and state stamps must
-be equal. A stalled or frozen camera is an ERROR in /diagnostics and stops the observations.
+be equal. A stalled or frozen camera is an ERROR in /diagnostics, which has a row per input with its age and time-out,
+and stops the observations.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ from rlt_common.process import run_node
 from rlt_msgs.msg import Observation
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.proprioception import JointStateError, Proprioception
-from rlt_vla_node.synchroniser import CompleteSet, ImageRecord, SyncConfig, Synchroniser, cdr_stamp_ns
+from rlt_vla_node.synchroniser import (
+    CompleteSet,
+    ImageRecord,
+    Synchroniser,
+    cdr_stamp_ns,
+    input_watchdog,
+    sync_config,
+)
 
 WATCH_S = 0.2
 
@@ -41,10 +49,11 @@ class NodeParameters:
     robot: str = param(description="path of the robot file")
     task: str = param(description="path of the task file")
     frozen_images: int = param(
-        0,
-        "so many equal images in a row count as a frozen camera; 0: not watched (a noiseless simulated camera repeats "
-        "its image while nothing moves, a real sensor never does)",
-        minimum=0,
+        -1,
+        "so many equal images in a row count as a frozen camera; 0: not watched; -1: as the robot file's "
+        "camera_timeout_frames says, but not in lockstep (a noiseless simulated camera repeats its image while nothing "
+        "moves, a real sensor never does)",
+        minimum=-1,
         maximum=10_000,
     )
 
@@ -64,16 +73,11 @@ class CameraIngestNode(Node):
         self._proprioception = Proprioception(self.robot)
         self._synchroniser: Synchroniser[JointState] = Synchroniser(
             [camera.name for camera in self.robot.cameras],
-            SyncConfig(
-                tolerance_ns=round(self.robot.camera_tolerance_s * 1e9),
-                period_ns=round(self.task.stride * self.robot.period_s * 1e9),
-                stall_s=self.robot.camera_timeout_s,
-                frozen_images=self.parameters.frozen_images,
-            ),
+            sync_config(self.robot, self.task, self.parameters.frozen_images),
         )
+        self._watchdog = input_watchdog(self.robot)
         self._refused = 0
         self._refusal = ""
-        self._last_state_s: float | None = None
         self._health = Health(self)
         self._publisher = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_OBSERVATION)
         self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
@@ -85,12 +89,15 @@ class CameraIngestNode(Node):
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joint_states(self, message: JointState) -> None:
-        self._last_state_s = time.monotonic()
-        self._synchroniser.on_state(stamp_ns(message.header.stamp), message, self._last_state_s)
+        now, stamp = time.monotonic(), stamp_ns(message.header.stamp)
+        self._watchdog.heard(topics.JOINT_STATES, now, stamp)
+        self._synchroniser.on_state(stamp, message, now)
         self._publish_complete()
 
     def _on_image(self, camera: str, data: bytes) -> None:
-        self._synchroniser.on_image(camera, cdr_stamp_ns(data), data, time.monotonic())
+        now, stamp = time.monotonic(), cdr_stamp_ns(data)
+        self._watchdog.heard(camera, now, stamp)
+        self._synchroniser.on_image(camera, stamp, data, now)
         self._publish_complete()
 
     def _publish_complete(self) -> None:
@@ -132,7 +139,9 @@ class CameraIngestNode(Node):
             level, text = ERROR, "; ".join(problems)
         elif self._refusal:
             level, text = ERROR, f"observation refused: {self._refusal}"
-        elif self._last_state_s is None or now - self._last_state_s > max(1.0, self.robot.state_timeout_s):
+        elif fault := self._watchdog.first_fault(now):
+            level, text = ERROR, fault
+        elif self._watchdog.age_s(topics.JOINT_STATES, now) is None:
             level, text = WARN, "no joint states"
         else:
             level, text = OK, "observing"
@@ -145,6 +154,7 @@ class CameraIngestNode(Node):
             repeated_images=counters.repeated_images,
             clock_resets=counters.clock_resets,
             **{f"images_{name}": count for name, count in counters.per_camera.items()},
+            **{f"input {row.name}": row for row in self._watchdog.table(now)},
         )
 
 

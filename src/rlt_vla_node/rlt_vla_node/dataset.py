@@ -1,7 +1,8 @@
 """Demonstrations (episode files) and pre-training images as arrays.
 
 An observation belongs to the first control step executed at or after its stamp. Its action chunk is what was executed
-from that step on; beyond the end of the episode it is padded with zeros, which for delta actions means "hold".
+from that step on; beyond the end of the episode it is padded with zeros, which for delta actions means "hold". A step
+in which a human repositioned the arms is no demonstration: no chunk holds one, and no observation of one is used.
 """
 
 from __future__ import annotations
@@ -200,13 +201,15 @@ def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride
     padded = np.concatenate([actions, np.zeros((task.horizon, robot.action_dim), np.float32)])
     period_ns = round(1e9 / robot.control_hz)
     critical = np.array([message.phase == EpisodeState.PHASE_CRITICAL for message in executed])
-    episode = _Episode([], [], [], actions[critical] if critical.any() else actions)
+    moved = np.array([message.repositioning for message in executed])
+    shown = critical & ~moved if (critical & ~moved).any() else ~moved
+    episode = _Episode([], [], [], actions[shown])
     for message in observations:
         stamp = stamp_ns(message.header.stamp)
         row = executed_row(stamps, stamp, period_ns)
         if row is None or steps[row] % frame_stride:
             continue
-        if executed[row].source == ExecutedAction.SOURCE_HOLD:
+        if executed[row].source == ExecutedAction.SOURCE_HOLD or moved[row : row + task.horizon].any():
             continue
         episode.observations.append(_checked(observation_from_msg(message), robot, path))
         episode.actions.append(padded[row : row + task.horizon])

@@ -1,7 +1,7 @@
 """The operator's hand-offs as training data: encoded observations of recorded episodes, before and after.
 
 An observation belongs to the first control step executed at or after its stamp. It is negative in the BASE phase and
-positive from the operator's hand-off on.
+positive from the operator's hand-off on. Those of steps in which a human repositioned the arms are left out.
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ def _observations(
     chosen = {}
     for row, message in observed.items():
         step = executed[row].step
+        if executed[row].repositioning:
+            continue
         if step < handoff_step + window_steps or step % sparse_steps == 0:
             chosen[step] = message
     return [(step, observation_from_msg(message)) for step, message in sorted(chosen.items())], handoff_step

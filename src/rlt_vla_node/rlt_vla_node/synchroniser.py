@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from rlt_common.config import RobotConfig, TaskConfig
+from rlt_common.watchdog import NEVER, Watchdog
+
 T = TypeVar("T")
 
 CLOCK_RESET_NS = 1_000_000_000
@@ -35,6 +38,26 @@ class SyncConfig:
     stall_s: float
     frozen_images: int = 0
     keep: int = 64
+
+
+def sync_config(robot: RobotConfig, task: TaskConfig, frozen_images: int = -1) -> SyncConfig:
+    """What robot and task files say. `frozen_images` -1: after camera_timeout_frames repeats, but never in lockstep."""
+    if frozen_images < 0:
+        frozen_images = 0 if robot.tick == "joint_states" else robot.camera_timeout_frames + 1
+    return SyncConfig(
+        tolerance_ns=round(robot.camera_tolerance_s * 1e9),
+        period_ns=round(task.stride * robot.period_s * 1e9),
+        stall_s=robot.camera_timeout_frames / min(camera.rate_hz for camera in robot.cameras),
+        frozen_images=frozen_images,
+    )
+
+
+def input_watchdog(robot: RobotConfig) -> Watchdog:
+    """The table of what the observations are made of. In lockstep ages are shown, but a simulator may take its time."""
+    lockstep = robot.tick == "joint_states"
+    timeouts = {"joint_states": robot.state_timeout_s}
+    timeouts |= {camera.name: robot.camera_timeout_frames / camera.rate_hz for camera in robot.cameras}
+    return Watchdog({name: NEVER if lockstep else timeout_s for name, timeout_s in timeouts.items()})
 
 
 @dataclass(frozen=True)

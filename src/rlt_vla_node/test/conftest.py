@@ -131,7 +131,7 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
     """Writes an episode file of `steps` control steps with an observation every second one; returns its actions.
 
     `handoff_step`: first step of the critical phase. `visible`: from then on the images are bright, before it dark, and
-    the proprioception is nearly at rest.
+    the proprioception is nearly at rest. In the steps `repositioning` the human repositions the arms.
     """
 
     def write(
@@ -143,6 +143,7 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
         handoff_step: int = 4,
         visible: bool = False,
         purpose: str = "collect",
+        repositioning: range = range(0),
     ) -> np.ndarray:
         rng = np.random.default_rng(seed)
         actions = rng.normal(0.0, 0.001, (steps, 14)).astype(np.float32)
@@ -169,6 +170,7 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
                 phase=EpisodeState.PHASE_BASE if step < handoff_step else EpisodeState.PHASE_CRITICAL,
                 source=ExecutedAction.SOURCE_HUMAN,
                 action=floats(actions[step]),
+                repositioning=step in repositioning,
             )
             executed.header.stamp = to_time(stamp)
             writer.write(topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", serialize_message(executed), stamp)

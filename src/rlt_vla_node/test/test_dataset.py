@@ -36,6 +36,23 @@ def test_frames_chunks_and_targets(folder, cell, write_episode, observation):
     assert len(data.executed) == 16 + 10, "the critical phase begins at step 4"
 
 
+def test_no_chunk_holds_a_step_in_which_the_arms_were_repositioned(tmp_path, cell, write_episode):
+    horizon = cell.task.horizon
+    actions = write_episode(tmp_path / "1.mcap", seed=1, steps=40, repositioning=range(18, 23))
+    data = load_demonstrations(tmp_path, cell.robot, cell.task, frame_stride=2)
+    used = [step for step in range(0, 40, 2) if not set(range(step, step + horizon)) & set(range(18, 23))]
+    assert used == [0, 2, 4, 6, 8, 24, 26, 28, 30, 32, 34, 36, 38]
+    padded = np.concatenate([actions, np.zeros((horizon, 14), np.float32)])
+    np.testing.assert_array_equal(data.actions, np.stack([padded[step : step + horizon] for step in used]))
+    np.testing.assert_array_equal(data.executed, np.concatenate([actions[4:18], actions[23:]]))
+
+
+def test_an_episode_of_repositioning_alone_teaches_nothing(tmp_path, cell, write_episode):
+    write_episode(tmp_path / "1.mcap", seed=1, steps=20, repositioning=range(20))
+    with pytest.raises(DatasetError, match="none of the 1 episodes"):
+        load_demonstrations(tmp_path, cell.robot, cell.task, frame_stride=2)
+
+
 def test_without_recorded_targets_there_are_none(tmp_path, cell, write_episode):
     write_episode(tmp_path / "1.mcap", seed=1, targets=False)
     assert load_demonstrations(tmp_path, cell.robot, cell.task, frame_stride=4).target.shape == (5, 0)

@@ -268,13 +268,15 @@ def test_only_training_and_collected_episodes_with_a_hand_off_are_read(cell, run
             {"purpose": "train", "label": "discard"},
             {"purpose": "train", "handoff_step": 0},
             {"purpose": "train", "handoff_step": 99},
+            {"purpose": "train", "repositioning": range(2, 5)},
         ),
         start=1,
     ):
         write_episode(folder / f"{seed:06d}.mcap", seed, **options)
     data = load_handoffs(folder, load_checkpoint(run / "vla"), cell.robot.period_s, 8, 6)
-    assert data.files == ("000001.mcap", "000002.mcap")
-    assert data.handoff_step.tolist() == [4, 4]
+    assert data.files == ("000001.mcap", "000002.mcap", "000008.mcap")
+    assert data.handoff_step.tolist() == [4, 4, 4]
+    assert data.step[data.episode == 2].tolist() == [0, 6, 8, 10, 12, 18], "not those of repositioning"
     assert data.step[data.episode == 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 18]
     assert data.after[data.episode == 1].tolist() == [-4, -2, 0, 2, 4, 6, 8, 14]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rclpy
 import torch
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -356,6 +357,31 @@ def test_a_camera_that_stalls_is_reported_and_stops_the_observations(ingest_rig,
     probe.out["wrist/image_raw"].publish(image(pixels[1], 2 * PERIOD_NS))
     ingest_rig.until(lambda: len(seen) == 2, "the observation once the camera is back")
     ingest_rig.until(lambda: probe.level("camera_ingest")[0] == DiagnosticStatus.OK, "recovery")
+
+
+def test_on_a_robot_a_frozen_camera_is_reported_and_stops_the_observations(start, observation, cell, tmp_path):
+    values = yaml.safe_load(cell.robot_path.read_text())
+    values.update(tick="timer", kinematics=str(cell.robot.kinematics_path))
+    robot = tmp_path / "timer_robot.yaml"
+    robot.write_text(yaml.safe_dump(values))
+    start(robot=str(robot))
+    rig = Rig(CameraIngestNode(), Probe(INGEST_OUTPUTS, INGEST_INPUTS))
+    rig.until(rig.probe.matched, "discovery")
+    probe, seen = rig.probe, rig.probe.seen[topics.OBSERVATION]
+    heard = rig.node._synchroniser.counters.per_camera
+    for frame in range(8):
+        probe.out[topics.JOINT_STATES].publish(joint_state(cell.robot, 2 * frame * PERIOD_NS))
+        for index, camera in enumerate(("base", "wrist")):
+            frozen = camera == "wrist" and 2 <= frame < 6
+            pixels = observation(2 if frozen else frame, 0).images[index]
+            probe.out[f"{camera}/image_raw"].publish(image(pixels, 2 * frame * PERIOD_NS))
+            rig.until(lambda camera=camera, frame=frame: heard[camera] == frame + 1, "the frame")
+        if frame == 5:
+            rig.until(lambda: probe.level("camera_ingest")[0] == DiagnosticStatus.ERROR, "the error")
+            assert probe.level("camera_ingest")[1] == "camera wrist is frozen: 4 equal images in a row"
+    rig.until(lambda: len(seen) == 6, "the observations of live cameras")
+    assert [message.observation_id // (2 * PERIOD_NS) for message in seen] == [0, 1, 2, 3, 6, 7]
+    rig.close()
 
 
 def test_joint_states_that_are_not_finite_are_refused_and_reported(ingest_rig, observation, cell):

@@ -1,5 +1,7 @@
 """Joint states and images to complete sets, with stamps and wall time handed in."""
 
+from dataclasses import replace
+
 import pytest
 from builtin_interfaces.msg import Time
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from rlt_vla_node.synchroniser import SyncConfig, Synchroniser, cdr_stamp_ns
+from rlt_vla_node.synchroniser import SyncConfig, Synchroniser, cdr_stamp_ns, input_watchdog, sync_config
 
 MS = 1_000_000
 CAMERAS = ("base", "wrist")
@@ -201,3 +203,40 @@ def test_the_stamp_is_read_off_the_serialised_message(kind, sec, nanosec):
 def test_a_message_too_short_for_a_header_is_an_error():
     with pytest.raises(ValueError, match="11 bytes"):
         cdr_stamp_ns(b"\0" * 11)
+
+
+def test_a_robot_s_cameras_may_miss_or_repeat_two_frames_and_a_simulator_s_may_repeat_for_ever(cell):
+    simulated = sync_config(cell.robot, cell.task)
+    assert (simulated.stall_s, simulated.frozen_images) == (pytest.approx(0.08), 0)
+    slow = replace(cell.robot.cameras[0], rate_hz=10.0)
+    robot = replace(cell.robot, tick="timer", cameras=(slow, *cell.robot.cameras[1:]))
+    real = sync_config(robot, cell.task)
+    assert (real.stall_s, real.frozen_images) == (pytest.approx(0.2), 3)
+    assert sync_config(robot, cell.task, 7).frozen_images == 7
+
+
+def test_with_a_robot_s_settings_a_frozen_camera_ends_the_sets_and_a_live_one_begins_them_again(cell):
+    s = Synchroniser(CAMERAS, replace(sync_config(replace(cell.robot, tick="timer"), cell.task), tolerance_ns=0))
+    made = []
+    for frame in range(12):
+        stamp, frozen = frame * 40 * MS, 3 <= frame < 9
+        s.on_state(stamp, frame, frame * 0.04)
+        s.on_image("base", stamp, payload(frame), frame * 0.04)
+        s.on_image("wrist", stamp, payload("stuck" if frozen else frame), frame * 0.04)
+        made += [found.state for found in s.take()]
+        assert bool(s.problems(frame * 0.04)) == (5 <= frame < 9)
+    assert made == [0, 1, 2, 3, 4, 9, 10, 11]
+
+
+def test_a_robot_s_inputs_have_their_time_outs_and_a_simulator_s_are_only_shown(cell):
+    slow = replace(cell.robot.cameras[0], rate_hz=10.0)
+    robot = replace(cell.robot, tick="timer", cameras=(slow, *cell.robot.cameras[1:]))
+    real = input_watchdog(robot)
+    assert [row.timeout_s for row in real.table(0.0)] == pytest.approx([0.1, 0.2, 0.08])
+    assert [row.name for row in real.table(0.0)] == ["joint_states", "base", "wrist"]
+    for frame in range(20):
+        for name in ("joint_states", "base"):
+            real.heard(name, 0.04 * frame, 40 * frame * MS)
+        real.heard("wrist", 0.04 * frame, 40 * min(frame, 15) * MS)
+    assert real.first_fault(0.77) == "wrist: 170 ms old, time-out 80 ms"
+    assert input_watchdog(cell.robot).first_fault(1e6) == ""

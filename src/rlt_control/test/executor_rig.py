@@ -1,0 +1,95 @@
+"""An executor with a robot that follows every command, and a clock that the test moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from ament_index_python.packages import get_package_share_directory
+
+from rlt_common.config import RobotConfig, load_robot
+from rlt_control.arms import build_integrator
+from rlt_control.executor import ChunkExecutor, ExecutorConfig
+from rlt_control.inputs import JOINT_STATES, MANAGER, make_watchdog
+from rlt_control.records import Chunk, Episode, HumanCommand, Phase, RobotState, Source, Tick
+
+SIMULATED = load_robot(get_package_share_directory("rlt_bringup") + "/config/robots/sim.yaml")
+ROBOT = replace(SIMULATED, tick="timer")
+HOME = np.array([0.0, -0.35, 0.85, 0.0, -0.5, 0.0, 0.0] * 2)
+PERIOD_NS = 20_000_000
+ARMS = tuple(arm.name for arm in ROBOT.arms)
+
+
+class Rig:
+    """`robot` ticks on a timer unless `wait_for_chunk` says lockstep. One tick is one control period."""
+
+    def __init__(self, robot: RobotConfig = ROBOT, **config):
+        lockstep = config.get("wait_for_chunk", False)
+        self.watchdog = make_watchdog(replace(robot, tick="joint_states" if lockstep else "timer"))
+        self.executor = ChunkExecutor(build_integrator(robot), ExecutorConfig(**config), 14, ARMS, self.watchdog)
+        self.q = HOME.copy()
+        self.ticks = 0
+        self.joints_speak = self.manager_speaks = True
+        self.clock_offset_ns = 0
+
+    @property
+    def now_s(self) -> float:
+        return self.ticks * 0.02
+
+    def state(self) -> RobotState:
+        return RobotState(self.ticks * PERIOD_NS + self.clock_offset_ns, self.q.copy())
+
+    def start(self, phase=Phase.BASE, episode_id=1, epoch=1, **changes) -> None:
+        episode = Episode(episode_id, epoch, phase, False, 10, 0, 1000, 1000)
+        self.executor.set_episode(replace(episode, phase=Phase.RESETTING))
+        self.executor.set_episode(replace(episode, **changes))
+
+    def change(self, **changes) -> None:
+        self.executor.set_episode(replace(self.executor.episode, **changes))
+
+    def tick(self) -> Tick:
+        state = self.state()
+        if self.joints_speak:
+            self.watchdog.heard(JOINT_STATES, self.now_s, state.stamp_ns)
+        if self.manager_speaks:
+            self.watchdog.heard(MANAGER, self.now_s)
+        tick = self.executor.tick(state, self.now_s)
+        if tick.joint_target is not None:
+            self.q = tick.joint_target.copy()
+        self.ticks += 1
+        return tick
+
+    def chunk(self, request, dx=0.001, source=Source.RL, **changes) -> Chunk:
+        """An answer to `request`: every row moves the right arm by `dx` m along x."""
+        actions = np.zeros((request.rows, 14))
+        actions[:, 7] = dx
+        chunk = Chunk(
+            request.episode_id,
+            request.epoch,
+            request.request_id,
+            observation_id=5,
+            observation_stamp_ns=request.not_before_ns,
+            first_step=request.first_step,
+            source=source,
+            policy_version=2,
+            actions=actions,
+            reference=actions / 2,
+            arm_names=ARMS,
+        )
+        return replace(chunk, **changes)
+
+    def answer(self, request, **changes) -> str:
+        return self.executor.offer_chunk(self.chunk(request, **changes), self.now_s)
+
+    def in_motion(self) -> Rig:
+        """An episode under way, with a chunk of which one row was played."""
+        self.start()
+        assert self.answer(self.tick().request) == ""
+        assert self.tick().executed.source == Source.RL
+        return self
+
+
+def human(rig: Rig, enabled=True, dx=0.002, **changes) -> str:
+    action = np.zeros(14)
+    action[7] = dx
+    return rig.executor.offer_human(HumanCommand(enabled, action, rig.now_s, **changes))

@@ -1,0 +1,388 @@
+"""What the executor does when an input is late, silent, wrong or lying. Time is moved, nobody sleeps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from executor_rig import HOME, ROBOT, Rig, human
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlt_control import inputs
+from rlt_control.records import Frame, HumanCommand, Phase, Source, Tick
+
+FORCE = replace(
+    ROBOT, arms=(ROBOT.arms[0], replace(ROBOT.arms[1], wrench_topic="wrench", max_force=20.0, max_torque=2.0))
+)
+WRENCH = inputs.wrench(FORCE.arms[1])
+
+
+def push(rig: Rig, newtons: float) -> None:
+    """The right arm's sensor says so many newtons."""
+    if reason := inputs.wrench_refusal(FORCE.arms[1], (newtons, 0.0, 0.0), (0.0, 0.0, 0.0)):
+        rig.watchdog.refuse(WRENCH, reason)
+    else:
+        rig.watchdog.heard(WRENCH, rig.now_s)
+
+
+def goes_on(rig: Rig, first: Tick | None = None) -> None:
+    """With the fault over (`first` tick), the arms move again: with a new chunk, from where they are."""
+    ticks = [first or rig.tick(), rig.tick()]
+    (request,) = filter(None, (tick.request for tick in ticks))
+    before = rig.q.copy()
+    assert rig.answer(request) == ""
+    executed = rig.tick().executed
+    assert (executed.source, executed.chunk_id) == (Source.RL, request.request_id)
+    assert 0 < np.abs(rig.q - before).max() < 0.05
+
+
+def test_silent_joint_states_hold_after_their_time_out_and_nothing_new_is_sent():
+    rig = Rig().in_motion()
+    rig.joints_speak = False
+    for _ in range(5):
+        assert rig.tick().executed is not None
+    for _ in range(20):
+        assert rig.tick().joint_target is None
+    assert rig.executor.hold_reason.startswith("joint_states: ")
+    assert "time-out 100 ms" in rig.executor.hold_reason
+    rig.joints_speak = True
+    goes_on(rig)
+
+
+def test_joint_states_that_repeat_their_stamp_are_silent():
+    rig = Rig().in_motion()
+    stuck = rig.state().stamp_ns
+    for _ in range(12):
+        rig.clock_offset_ns = stuck - rig.ticks * 20_000_000
+        tick = rig.tick()
+    assert tick.joint_target is None
+    assert "joint_states: " in rig.executor.hold_reason
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, -0.5, 0.5, 3600.0])
+def test_a_clock_that_jumps_holds_until_it_has_run_evenly(jump_s):
+    rig = Rig().in_motion()
+    rig.clock_offset_ns = round(jump_s * 1e9)
+    held = 0
+    while (tick := rig.tick()).joint_target is None:
+        held += 1
+        assert "its stamps jumped by" in rig.executor.hold_reason
+    assert 4 <= held <= 6
+    goes_on(rig, tick)
+
+
+def test_broken_joint_states_hold_at_once():
+    rig = Rig().in_motion()
+    rig.watchdog.refuse(inputs.JOINT_STATES, "left_waist is not finite")
+    rig.joints_speak = False
+    assert rig.tick().joint_target is None
+    assert rig.executor.hold_reason == "joint_states: left_waist is not finite"
+    rig.joints_speak = True
+    goes_on(rig)
+
+
+def test_before_the_first_state_and_with_wrong_lengths_nothing_is_sent():
+    rig = Rig()
+    rig.start()
+    assert rig.executor.tick(None, 0.0).joint_target is None
+    rig.q = rig.q[:7]
+    assert rig.tick().joint_target is None
+    rig.q = np.full(14, np.nan)
+    assert rig.tick().joint_target is None
+
+
+def test_a_manager_that_is_silent_holds_and_the_steps_are_recorded():
+    rig = Rig().in_motion()
+    rig.manager_speaks = False
+    sources = [rig.tick().executed.source for _ in range(40)]
+    last_moving = max(i for i, source in enumerate(sources) if source == Source.RL)
+    assert last_moving == 7, "the chunk's rows are played to the end, none is left after it"
+    assert sources[30:] == [Source.HOLD] * 10
+    assert rig.executor.hold_reason.startswith("episode_state: ")
+    rig.manager_speaks = True
+    goes_on(rig)
+
+
+def test_a_manager_that_falls_silent_inside_a_chunk_stops_it():
+    rig = Rig()
+    rig.start(rows=60)
+    rig.answer(rig.tick().request)
+    rig.manager_speaks = False
+    sources = [rig.tick().executed.source for _ in range(40)]
+    stopped = sources.index(Source.HOLD)
+    assert stopped * 0.02 == pytest.approx(0.5, abs=0.021)
+    assert set(sources[stopped:]) == {Source.HOLD}
+
+
+def test_a_force_above_the_limit_holds_the_arms_where_they_are_measured():
+    rig = Rig(FORCE)
+    rig.start()
+    push(rig, 1.0)
+    rig.answer(rig.tick().request)
+    push(rig, 1.0)
+    rig.tick()
+    push(rig, 25.0)
+    held = rig.tick()
+    assert held.executed.source == Source.HOLD
+    assert rig.executor.hold_reason == "wrench.right: force 25.0 N, limit 20 N"
+    measured = rig.q.copy()
+    for _ in range(5):
+        push(rig, 25.0)
+        np.testing.assert_allclose(rig.tick().joint_target, measured, atol=1e-3)
+    for _ in range(4):
+        push(rig, 3.0)
+        tick = rig.tick()
+    assert rig.executor.hold_reason == "no chunk row for this step", "the chunk of before is not gone on with"
+    assert tick.executed.source == Source.HOLD
+
+
+def test_the_commanded_pose_falls_back_to_the_measured_one_when_the_force_is_too_high():
+    rig = Rig(FORCE)
+    rig.start(rows=40)
+    push(rig, 1.0)
+    stuck = rig.q.copy()
+    rig.answer(rig.tick().request, dx=0.004)
+    for _ in range(4):
+        push(rig, 10.0)
+        pressed = rig.tick().joint_target
+        rig.q = stuck.copy()  # the arm is against something
+    assert np.abs(pressed - stuck).max() > 0.01
+    push(rig, 25.0)
+    np.testing.assert_allclose(rig.tick().joint_target, stuck, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("force", "torque", "words"),
+    [
+        ((0.0, 0.0, 19.9), (0.0, 0.0, 1.9), ""),
+        ((15.0, 15.0, 0.0), (0.0, 0.0, 0.0), "force 21.2 N, limit 20 N"),
+        ((0.0, 0.0, 0.0), (0.0, -2.5, 0.0), "torque 2.50 N m, limit 2 N m"),
+        ((np.nan, 0.0, 0.0), (0.0, 0.0, 0.0), "not finite"),
+        ((0.0, 0.0, 0.0), (0.0, np.inf, 0.0), "not finite"),
+    ],
+)
+def test_a_wrench_is_judged_by_its_length(force, torque, words):
+    reason = inputs.wrench_refusal(FORCE.arms[1], force, torque)
+    assert words in reason
+    assert bool(words) == bool(reason)
+
+
+def test_a_silent_force_sensor_holds_and_one_that_never_spoke_does_too():
+    rig = Rig(FORCE)
+    rig.start()
+    assert rig.tick().executed.source == Source.HOLD
+    assert rig.executor.hold_reason == "wrench.right: nothing heard yet"
+    for _ in range(2):
+        push(rig, 0.0)
+        if request := rig.tick().request:
+            rig.answer(request)
+    sources = [rig.tick().executed.source for _ in range(9)]
+    assert Source.RL in sources[:5]
+    assert set(sources[5:]) == {Source.HOLD}
+    assert "wrench.right: " in rig.executor.hold_reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"actions": np.full((10, 14), np.nan)},
+        {"reference": np.full((10, 14), np.inf)},
+        {"actions": np.zeros((10, 7)), "reference": np.zeros((10, 7))},
+        {"arm_names": ("left", "middle")},
+        {"source": Source.HOLD},
+    ],
+)
+def test_a_broken_chunk_ends_the_one_in_play(changes):
+    rig = Rig().in_motion()
+    request = rig.executor._play.next_request(rig.executor.episode, 10, rig.state(), rig.now_s)
+    assert rig.answer(request, **changes) != ""
+    assert rig.tick().executed.source == Source.HOLD
+    assert rig.executor.last_refusal
+    assert rig.executor.counters.dropped_chunks == 1
+
+
+@pytest.mark.parametrize("changes", [{"epoch": 0}, {"episode_id": 7}, {"chunk_id": 99}, {"first_step": 500}])
+def test_a_chunk_that_nobody_asked_for_leaves_the_one_in_play(changes):
+    rig = Rig().in_motion()
+    request = rig.executor._play.next_request(rig.executor.episode, 10, rig.state(), rig.now_s)
+    assert rig.answer(request, **{"actions": np.zeros((10, 14)), **changes}) != ""
+    assert rig.tick().executed.action[7] == pytest.approx(0.001)
+
+
+def test_the_same_chunk_twice_is_played_once():
+    rig = Rig(wait_for_chunk=True)
+    rig.start()
+    request = rig.tick().request
+    assert rig.answer(request) == ""
+    assert "no request is open" in rig.answer(request)
+    assert [rig.tick().executed.row for _ in range(10)] == list(range(10))
+
+
+def test_a_second_commander_holds_and_is_named():
+    rig = Rig().in_motion()
+    rig.watchdog.refuse(inputs.COMMAND_TOPIC, "a second /chunk_executor publishes on it")
+    assert rig.tick().executed.source == Source.HOLD
+    assert rig.executor.hold_reason == "command_topic: a second /chunk_executor publishes on it"
+
+
+def test_in_lockstep_time_stands_still_until_it_is_clear_who_commands():
+    rig = Rig(wait_for_chunk=True).in_motion()
+    rig.watchdog.refuse(inputs.COMMAND_TOPIC, "a second /chunk_executor publishes on it")
+    step = rig.executor.step
+    for _ in range(5):
+        tick = rig.tick()
+        assert (tick.executed, tick.joint_target, rig.executor.step) == (None, None, step)
+    rig.watchdog.heard(inputs.COMMAND_TOPIC, rig.now_s)
+    request = next(filter(None, (rig.tick().request for _ in range(3))))
+    assert rig.answer(request) == ""
+    assert rig.tick().executed.source == Source.RL
+
+
+def test_who_else_commands_is_told_apart_from_who_is_not_known_yet():
+    own = "/chunk_executor"
+    assert inputs.foreign_commanders(own, [own]) == ([], "")
+    assert inputs.foreign_commanders(own, []) == ([], "")
+    assert inputs.foreign_commanders(own, [own, "/moveit", "/b/teleop"]) == (["/b/teleop", "/moveit"], "")
+    others, doubtful = inputs.foreign_commanders(own, [own, own, "/_NODE_NAME_UNKNOWN_"])
+    assert others == []
+    assert "a second /chunk_executor" in doubtful
+    assert "does not give its name" in doubtful
+
+
+def test_a_tool_frame_command_moves_along_the_tool():
+    rig = Rig()
+    rig.start(human_in_control=True)
+    rig.tick()
+    human(rig, dx=0.002, frame=Frame.TOOL)
+    _, (_, facing) = rig.executor._integrator.commanded
+    executed = rig.tick().executed
+    np.testing.assert_allclose(executed.action[7:10], facing @ [0.002, 0.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(executed.commanded, executed.action, atol=1e-9)
+    np.testing.assert_array_equal(executed.reference, executed.action)
+
+
+def test_repositioning_is_executed_and_marked():
+    rig = Rig()
+    rig.start(human_in_control=True)
+    human(rig, repositioning=True)
+    marked = rig.tick().executed
+    assert (marked.source, marked.repositioning) == (Source.HUMAN, True)
+    assert marked.action[7] == pytest.approx(0.002)
+    human(rig)
+    assert not rig.tick().executed.repositioning
+
+
+def test_a_human_takes_over_where_the_arms_are_commanded_to_be_and_no_step_is_too_large():
+    rig = Rig()
+    rig.start(rows=40)
+    rig.answer(rig.tick().request, dx=0.004)
+    for _ in range(5):
+        rig.tick()
+    rig.change(epoch=2, human_in_control=True)
+    rig.tick()
+    before = rig.executor._integrator.commanded[1][0]
+    human(rig, dx=0.5)
+    executed = rig.tick().executed
+    after = rig.executor._integrator.commanded[1][0]
+    assert executed.commanded[7] == 0.5
+    np.testing.assert_allclose(after - before, [ROBOT.limits.step_translation, 0, 0], atol=1e-9)
+    assert (np.abs(executed.action) <= ROBOT.step_limit + 1e-9).all()
+
+
+def test_letting_go_flushes_and_asks_anew():
+    rig = Rig().in_motion()
+    rig.change(epoch=2, human_in_control=True)
+    human(rig)
+    assert rig.tick().executed.source == Source.HUMAN
+    rig.change(epoch=3, human_in_control=False)
+    ticks = [rig.tick() for _ in range(2)]
+    requests = [tick.request for tick in ticks if tick.request]
+    assert [request.epoch for request in requests] == [3]
+    assert {tick.executed.source for tick in ticks} == {Source.HOLD}
+
+
+def test_a_human_command_that_cannot_be_read_ends_the_one_before_it():
+    rig = Rig()
+    rig.start(human_in_control=True)
+    human(rig)
+    assert rig.tick().executed.source == Source.HUMAN
+    rig.executor.refuse_human("teleop_command action holds a value that is not finite")
+    assert rig.tick().executed.source == Source.HOLD
+    assert "not finite" in rig.executor.hold_reason
+    human(rig)
+    assert rig.tick().executed.source == Source.HUMAN
+
+
+def test_in_lockstep_wall_time_judges_nothing_but_the_human():
+    rig = Rig(FORCE, wait_for_chunk=True)
+    rig.start()
+    rig.answer(rig.tick().request)
+    rig.joints_speak = rig.manager_speaks = False
+    rig.ticks += 5000
+    assert rig.tick().executed.source == Source.RL
+    rig.watchdog.refuse(WRENCH, "force 25.0 N, limit 20 N")
+    assert rig.tick().executed.source == Source.HOLD
+
+
+def test_an_emergency_stop_holds_in_the_next_tick_whatever_else_is_wrong():
+    rig = Rig().in_motion()
+    rig.executor.estop("test", rig.state())
+    rig.manager_speaks = False
+    rig.watchdog.refuse(inputs.COMMAND_TOPIC, "x")
+    held_at = rig.q.copy()
+    for _ in range(3):
+        tick = rig.tick()
+        assert tick.executed is None
+        np.testing.assert_array_equal(tick.joint_target, held_at)
+
+
+EVENTS = ["tick", "chunk", "broken", "silence", "speak", "jump", "quiet manager", "loud manager", "refuse", "human"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from([*EVENTS, "take", "give", "estop", "reset"]), max_size=80))
+def test_whatever_is_at_fault_no_tick_moves_the_tool_by_more_than_a_step_and_faults_hold(events):
+    rig = Rig()
+    rig.start()
+    request, epoch = None, 1
+    for event in events:
+        if event == "chunk" and request:
+            rig.answer(request, dx=0.01)
+        elif event == "broken" and request:
+            rig.answer(request, actions=np.full((10, 14), np.nan))
+        elif event in ("silence", "speak"):
+            rig.joints_speak = event == "speak"
+        elif event == "jump":
+            rig.clock_offset_ns += 3_000_000_000
+        elif event in ("quiet manager", "loud manager"):
+            rig.manager_speaks = event == "loud manager"
+        elif event == "refuse":
+            rig.watchdog.refuse(inputs.MANAGER, "broken")
+        elif event == "human":
+            rig.executor.offer_human(HumanCommand(True, np.full(14, 0.004), rig.now_s, Frame.TOOL))
+        elif event in ("take", "give"):
+            epoch += 1
+            rig.change(epoch=epoch, human_in_control=event == "take")
+        elif event == "estop":
+            rig.executor.estop("x", rig.state())
+        elif event == "reset":
+            rig.executor.reset_estop()
+        before = rig.executor._integrator._kinematics.forward(rig.q)
+        fault = bool(rig.executor.estop_reason)
+        tick = rig.tick()
+        fault |= bool(rig.watchdog.first_fault(rig.now_s - 0.02, apart_from=(inputs.HUMAN,)))
+        request = tick.request or request
+        after = rig.executor._integrator._kinematics.forward(rig.q)
+        moved = max(np.abs(p1 - p0).max() for (p0, _), (p1, _) in zip(before, after, strict=True))
+        assert moved <= 0.0055, "a step, and what inverse kinematics leaves of the one before"
+        if fault:
+            assert tick.executed is None or tick.executed.source == Source.HOLD
+            assert moved <= 1e-3
+
+
+def test_phases_that_do_not_move_do_not_move():
+    for phase in (Phase.IDLE, Phase.RESETTING, Phase.LABELLED, Phase.ESTOP):
+        rig = Rig()
+        rig.start(phase=phase)
+        assert rig.tick().executed is None
+        np.testing.assert_array_equal(rig.q, HOME)
