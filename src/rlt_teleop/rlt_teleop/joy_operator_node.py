@@ -51,8 +51,8 @@ class NodeParameters:
     robot: str = param(description="path of the robot file")
     mapping: str = param(description="path of the joystick mapping, e.g. config/joy/xbox.yaml")
     silence_s: float = param(
-        0.5,
-        "s without a Joy message before a pad that is in control counts as silent; joy repeats every 0.05 s",
+        0.25,
+        "s without a Joy message before a pad that is in control counts as silent; readers repeat every 0.05 s",
         minimum=0.1,
         maximum=10.0,
     )
