@@ -73,6 +73,7 @@ class GraphOptions:
     device: str = param(
         "", "gamepad device or part of its name for our own gamepad node; empty: the joy package's node, if installed"
     )
+    view: bool = param(False, "show the cameras as a web page, http://127.0.0.1:8091")
     seed: int = param(0, "run seed", minimum=0, maximum=2**31 - 1)
     side: str = param("all", "which nodes to start: all, those beside the robot, or those on the GPU", choices=SIDES)
     namespace: str = param("", "namespace of every node: one per robot")
@@ -162,6 +163,7 @@ NODE_NAMES = (
     "scripted_operator",
     "gamepad",
     "spacenav",
+    "camera_view",
     "auto_handoff",
 )
 COMMAND_NAMES = ("adapt", "handoff")
@@ -238,6 +240,8 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
         )
     else:
         nodes += _device(resolved)
+    if options.view:
+        nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))
     sim_time = options.use_sim_time or resolved.lockstep
     here = [node for node in nodes if options.side in ("all", "gpu" if node.name in GPU_NODES else "robot")]
     return [_finish(node, resolved.task, sim_time) for node in here]

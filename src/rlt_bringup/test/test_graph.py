@@ -102,6 +102,12 @@ def test_a_scripted_operator_is_for_the_simulation(tmp_path):
     assert "gamepad" in graph(tmp_path, robot=str(robot))
 
 
+def test_the_cameras_are_shown_on_demand(tmp_path):
+    assert "camera_view" not in graph(tmp_path)
+    view = graph(tmp_path, view=True)["camera_view"]
+    assert (Path(get_package_prefix(view.package)) / "lib" / view.package / view.executable).is_file()
+
+
 def test_collecting_needs_no_learner_and_no_policy(tmp_path):
     assert not {"vla", "rl_policy", "rl_learner"} & set(graph(tmp_path, mode="collect"))
 

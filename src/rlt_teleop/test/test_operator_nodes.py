@@ -116,6 +116,7 @@ NODES = {
     "joy_operator": ("robot", "mapping"),
     "gamepad": (),
     "auto_handoff": ("task",),
+    "camera_view": ("robot",),
 }
 
 
