@@ -156,6 +156,11 @@ class JoyMapping:
         minimum=0.0,
         maximum=60.0,
     )
+    rest_is_hold: bool = param(
+        False,
+        "in control without any motion is a HOLD, not a demonstration of standing still: for devices on which taking "
+        "over is a switch",
+    )
     linear_speed: float = param(0.05, "m/s at full deflection", minimum=0.001, maximum=0.25)
     angular_speed: float = param(0.4, "rad/s at full deflection", minimum=0.01, maximum=2.5)
     gripper_speed: float = param(0.05, "m/s while a gripper button is held", minimum=0.001, maximum=0.25)

@@ -153,7 +153,7 @@ class JoyOperator:
             return replace(rest, reason=f"{self._must_release}; let go the enable button and press it again")
         age_s = now_s - self._changed_s
         step = self.motion.step(PadState(self._axes, self._pressed, self._arms.index(self.arm), age_s), now_s)
-        if step.waiting:
+        if step.waiting or (self._mapping.rest_is_hold and not step.action.any()):
             return replace(rest, reason=step.waiting)
         action = np.clip(step.action, -self._step_limit, self._step_limit)
         repositioning = step.repositioning or self._mapping.buttons.reposition in self._pressed

@@ -137,6 +137,17 @@ def test_a_tap_is_a_short_step_and_motion_ends_when_the_keys_stop_coming():
     assert person.operator.intervening
 
 
+def test_nothing_is_enabled_while_no_motion_key_is_heard():
+    person = Person()
+    person.tap(" ")
+    assert not person.operator.command(person.now_s).enabled
+    person.tap("w")
+    assert person.operator.command(person.now_s).enabled
+    person.wait(HOLD_S + 0.051)
+    rest = person.operator.command(person.now_s)
+    assert (rest.enabled, rest.reason) == (False, ""), "the arms hold; nothing is wrong"
+
+
 def test_motion_goes_on_through_the_slowest_usual_repeat():
     keyboard = Keyboard()
     for tenth in range(20):
