@@ -3,110 +3,29 @@
 The Joy messages are those of the keyboard node (test_keyboard.py of rlt_teleop has the node itself).
 """
 
-import time
-
 import numpy as np
 import pytest
-import rclpy
 import torch
 import yaml
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from sensor_msgs.msg import Joy
+from human_scene import KEYS, Scene, playing
 from small_models import small_vla
 
-from rlt_bringup.graph import GraphOptions, config_file, describe, resolve
-from rlt_bringup.runner import GraphRunner
+from rlt_bringup.graph import GraphOptions, config_file, resolve
 from rlt_common import topics
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import episode_metadata, read_messages
-from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction, OperatorEvent, TrainingStatus
+from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction, OperatorEvent
 from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.networks import Layout
 from rlt_rl_node.replay import Replay
-from rlt_teleop.joy_mapping import load_mapping
 
 ROBOT = load_robot(config_file("robots", "sim"))
 TASK = load_task(config_file("tasks", "screw"))
-KEYS = load_mapping(config_file("joy", "keyboard"))
 EPISODE = 1
-DEADLINE_S = 90.0
 FORWARD = 0.55
 STEP_M = 0.5 * KEYS.linear_speed / ROBOT.control_hz
 """What that deflection means beyond a dead zone of 0.1."""
 HUMAN, HOLD, VLA = ExecutedAction.SOURCE_HUMAN, ExecutedAction.SOURCE_HOLD, ExecutedAction.SOURCE_VLA
-
-
-class Person(Node):
-    """Says every 50 ms which keys are down, and sees what comes of it."""
-
-    def __init__(self) -> None:
-        super().__init__("test_person")
-        self.held: set[str] = set()
-        self.forward = 0.0
-        self.silent = False
-        self.states: list[EpisodeState] = []
-        self.executed: list[ExecutedAction] = []
-        self.training = TrainingStatus()
-        self.joy = self.create_publisher(Joy, topics.JOY, topics.QOS_EVENT)
-        self.create_subscription(EpisodeState, topics.EPISODE_STATE, self.states.append, topics.QOS_LATCHED_READER)
-        self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self.executed.append, topics.QOS_STREAM)
-        self.create_subscription(
-            TrainingStatus, topics.TRAINING_STATUS, lambda m: setattr(self, "training", m), topics.QOS_LATCHED
-        )
-        self.create_timer(0.05, self._say)
-
-    @property
-    def state(self) -> EpisodeState:
-        return self.states[-1] if self.states else EpisodeState()
-
-    def _say(self) -> None:
-        if self.silent:
-            return
-        message = Joy(axes=[0.0] * KEYS.axes_needed, buttons=[0] * KEYS.buttons_needed)
-        message.axes[KEYS.axes.x.index] = self.forward
-        for name in self.held:
-            message.buttons[KEYS.button(name)] = 1
-        self.joy.publish(message)
-
-
-class Scene:
-    """The person and the graph, and the waiting."""
-
-    def __init__(self, person: Person, runner: GraphRunner) -> None:
-        self.person, self._runner = person, runner
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(person)
-
-    def until(self, condition, what: str) -> None:
-        end_s = time.monotonic() + DEADLINE_S
-        while not condition():
-            self._runner.poll()
-            assert time.monotonic() < end_s, f"waited {DEADLINE_S} s for {what}: {self.person.state}"
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def press(self, name: str, condition, what: str) -> None:
-        """Press a key every second until it has had its effect: what comes too early is refused."""
-        begin_s = time.monotonic()
-
-        def reached() -> bool:
-            down = (time.monotonic() - begin_s) % 1.0 < 0.5
-            (self.person.held.add if down else self.person.held.discard)(name)
-            return condition()
-
-        self.until(reached, what)
-        self.person.held.discard(name)
-
-    def steps(self, source: int, count: int) -> None:
-        """Wait for so many more steps of a source."""
-        seen = len(self.person.executed)
-        self.until(
-            lambda: sum(m.source == source for m in self.person.executed[seen:]) >= count, f"steps of source {source}"
-        )
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self.person.destroy_node()
 
 
 def act(scene: Scene) -> None:
@@ -146,16 +65,8 @@ def played(tmp_path_factory):
     own = run / "own.yaml"
     own.write_text(yaml.safe_dump(task))
     options = GraphOptions(task=str(own), run=str(run), mode="train", operator="human", joy="keyboard")
-    rclpy.init()
-    try:
-        with GraphRunner(describe(resolve(options)), run / "log") as runner:
-            scene = Scene(Person(), runner)
-            try:
-                act(scene)
-            finally:
-                scene.close()
-    finally:
-        rclpy.try_shutdown()
+    with playing(resolve(options)) as scene:
+        act(scene)
     return run
 
 

@@ -7,7 +7,7 @@ A terminal says when a key is pressed and, while it is held, repeats it; it neve
 - a decision key is down until it was not heard for REPEAT_DELAY_S (longer than terminals wait before they repeat) or
   another key came: holding it presses once;
 - a switch (take over, reposition) is turned by each such press. Taking over needs no key to be held, because a terminal
-  repeats one key only; only motion does.
+  repeats one key only; only motion does. Control ends with the episode.
 
 Every state has all axes and buttons; config/joy/keyboard.yaml of rlt_bringup gives them their meaning.
 """
@@ -90,6 +90,10 @@ class Keyboard:
             self._on ^= {key}
         self._heard_s[key] = now_s
         self._last = key
+
+    def give_back(self) -> None:
+        """There is nothing to control: the next SPACE takes over."""
+        self._on.discard(" ")
 
     def forget(self) -> None:
         """What was heard is too old to count: no key is held. The switches stay."""

@@ -15,7 +15,7 @@ from teleop_doubles import ROBOT
 
 from rlt_common import topics
 from rlt_common.config import load_robot
-from rlt_msgs.msg import OperatorEvent
+from rlt_msgs.msg import EpisodeState, OperatorEvent
 from rlt_teleop.joy_mapping import load_mapping
 from rlt_teleop.joy_operator import JoyOperator
 from rlt_teleop.keyboard_keys import AXIS_KEYS, BUTTON_KEYS, HELP, HOLD_S, REPEAT_DELAY_S, Keyboard, parse
@@ -295,6 +295,20 @@ def test_what_was_typed_while_it_was_stopped_moves_nothing(terminal):
     process.send_signal(signal.SIGCONT)
     graph.until(lambda: len(reader.heard) >= heard + 10, "it goes on")
     assert not any(joy.axes[0] for joy in reader.heard[heard:])
+
+
+def test_control_ends_with_the_episode_and_cannot_be_taken_before_one(terminal):
+    graph, reader = terminal[:2]
+    manager = graph.add(Node("manager"))
+    state = manager.create_publisher(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED)
+    state.publish(EpisodeState(phase=EpisodeState.PHASE_BASE))
+    press(terminal, b" ", lambda: reader.last.buttons[0] == 1, "in control")
+    state.publish(EpisodeState(phase=EpisodeState.PHASE_LABELLED))
+    graph.until(lambda: reader.last.buttons[0] == 0, "control has ended")
+    heard = len(reader.heard)
+    stop = BUTTON_KEYS.index("\x1b")
+    press(terminal, b"h \x1b", lambda: any(joy.buttons[stop] for joy in reader.heard[heard:]), "the last key")
+    assert not any(joy.buttons[0] for joy in reader.heard[heard:])
 
 
 @pytest.mark.usefixtures("ros_domain")
