@@ -25,6 +25,8 @@ setup(
             "gamepad = rlt_teleop.gamepad_node:main",
             "status = rlt_teleop.status_node:main",
             "feedback = rlt_teleop.feedback_node:main",
+            "camera_view = rlt_teleop.camera_view_node:main",
+            "keyboard = rlt_teleop.keyboard_node:main",
         ],
     },
 )

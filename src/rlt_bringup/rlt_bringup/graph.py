@@ -16,6 +16,7 @@ from ament_index_python.packages import get_package_share_directory, get_package
 from rlt_common import topics
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
 from rlt_common.parameters import ParameterError, param, validate
+from rlt_teleop.joy_mapping import load_mapping
 
 MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy")
 GRAPH_MODES = ("collect", "train", "eval", "deploy")
@@ -59,11 +60,21 @@ class GraphOptions:
     checkpoint: str = param("", "frozen VLA and RL token; empty: <run>/vla")
     auto_handoff: bool = param(True, "in mode deploy: the hand-off head begins the critical phase; false: the operator")
     record: bool = param(True, "record every episode as MCAP")
-    joy: str = param("", "joystick mapping (config/joy/<joy>.yaml or a path); empty: scripted in simulation, else xbox")
+    operator: str = param(
+        "",
+        "who begins, hands off, intervenes and labels: human, or scripted, in simulation only; empty: scripted there, "
+        "else human. With a human the simulation is no faster than real time",
+        choices=("", "scripted", "human"),
+    )
+    joy: str = param(
+        "",
+        "what the human's device means: config/joy/<joy>.yaml (xbox, playstation, keyboard, spacemouse, ...) or a "
+        "path; empty: xbox",
+    )
     device: str = param(
         "", "gamepad device or part of its name for our own gamepad node; empty: the joy package's node, if installed"
     )
-    person: bool = param(False, "in simulation: a person presses the buttons instead of the scripted operator")
+    view: bool = param(False, "show the cameras as a web page, http://127.0.0.1:8091")
     seed: int = param(0, "run seed", minimum=0, maximum=2**31 - 1)
     side: str = param("all", "which nodes to start: all, those beside the robot, or those on the GPU", choices=SIDES)
     namespace: str = param("", "namespace of every node: one per robot")
@@ -84,7 +95,11 @@ class Resolved:
     run: Path
     checkpoint: Path
     joy_file: Path
+    joy_reader: str
+    """Who publishes the device's Joy (JoyMapping.reader)."""
     simulated: bool
+    scripted: bool
+    """The scripted operator presses the buttons, not a human."""
     lockstep: bool
     task: TaskConfig
 
@@ -112,7 +127,12 @@ def resolve(options: GraphOptions) -> Resolved:
     simulated = robot.reset == "service"
     run = Path(options.run).expanduser().resolve()
     checkpoint = Path(options.checkpoint).expanduser().resolve() if options.checkpoint else run / "vla"
-    joy = options.joy or ("scripted" if simulated and not options.person else "xbox")
+    scripted = options.operator == "scripted" or (simulated and not options.operator)
+    if scripted and not simulated:
+        raise ParameterError(f"operator: scripted needs the simulation; {robot_file} is none: choose human")
+    if scripted and options.joy:
+        raise ParameterError(f"joy: the scripted operator needs none, got {options.joy!r}: add operator: human")
+    joy_file = config_file("joy", "scripted" if scripted else options.joy or "xbox")
     known = (*NODE_NAMES, *COMMAND_NAMES)
     unknown = sorted(set(task.nodes) - set(known))
     if unknown:
@@ -123,8 +143,10 @@ def resolve(options: GraphOptions) -> Resolved:
         task_file=task_file,
         run=run,
         checkpoint=checkpoint,
-        joy_file=config_file("joy", joy),
+        joy_file=joy_file,
+        joy_reader=load_mapping(joy_file).reader,
         simulated=simulated,
+        scripted=scripted,
         lockstep=robot.tick == "joint_states",
         task=task,
     )
@@ -161,6 +183,8 @@ NODE_NAMES = (
     "recorder",
     "scripted_operator",
     "gamepad",
+    "spacenav",
+    "camera_view",
     "auto_handoff",
 )
 COMMAND_NAMES = ("adapt", "handoff")
@@ -175,11 +199,10 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     files = {"robot": str(resolved.robot_file), "task": str(resolved.task_file)}
     run = str(resolved.run)
     checkpoint = {"checkpoint": str(resolved.checkpoint), "run_seed": options.seed}
-    scripted = resolved.simulated and not options.person
     automatic = options.mode == "deploy" and options.auto_handoff
     nodes: list[NodeSpec] = []
     if resolved.simulated:
-        gate = {} if scripted else {"gate_steps": 0}
+        gate = {} if resolved.scripted else {"gate_steps": 0, "real_time_factor": 1.0}
         nodes.append(NodeSpec("rlt_sim", "sim_robot", "sim_robot", {**files, **gate}))
     nodes.append(NodeSpec("rlt_control", "chunk_executor", "chunk_executor", files, respawn=False))
     nodes.append(NodeSpec("rlt_vla_node", "camera_ingest", "camera_ingest", files))
@@ -223,7 +246,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     )
     if options.record:
         nodes.append(NodeSpec("rlt_teleop", "recorder", "recorder", {**files, "run_directory": run}))
-    if scripted:
+    if resolved.scripted:
         nodes.append(
             NodeSpec(
                 "rlt_sim",
@@ -237,17 +260,30 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
             )
         )
     else:
-        nodes.append(_gamepad(options.device))
+        nodes += _device(resolved)
+    if options.view:
+        nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))
     sim_time = options.use_sim_time or resolved.lockstep
     here = [node for node in nodes if options.side in ("all", "gpu" if node.name in GPU_NODES else "robot")]
     return [_finish(node, resolved.task, sim_time) for node in here]
 
 
-def _gamepad(device: str) -> NodeSpec:
-    """The joy package's node where it is installed and no device is named, else our own on evdev."""
-    if not device and "joy" in get_packages_with_prefixes():
-        return NodeSpec("joy", "joy_node", "gamepad", {"autorepeat_rate": 20.0})
-    return NodeSpec("rlt_teleop", "gamepad", "gamepad", {"device": device})
+def _device(resolved: Resolved) -> list[NodeSpec]:
+    """The node that reads the human's device, unless it is started by hand: the keyboard's needs a terminal."""
+    device, installed = resolved.options.device, get_packages_with_prefixes()
+    if resolved.joy_reader != "gamepad" and device:
+        raise ParameterError(f"device: {resolved.joy_file} is read by {resolved.joy_reader}, no gamepad: leave it out")
+    if resolved.joy_reader == "spacenav":
+        if "spacenav" not in installed:
+            raise ParameterError(
+                f"joy: {resolved.joy_file} needs the spacenav package: install it (apt: ros-$ROS_DISTRO-spacenav)"
+            )
+        return [NodeSpec("spacenav", "spacenav_node", "spacenav", {})]
+    if resolved.joy_reader != "gamepad":
+        return []
+    if not device and "joy" in installed:
+        return [NodeSpec("joy", "joy_node", "gamepad", {"autorepeat_rate": 20.0})]
+    return [NodeSpec("rlt_teleop", "gamepad", "gamepad", {"device": device})]
 
 
 def _finish(node: NodeSpec, task: TaskConfig, sim_time: bool) -> NodeSpec:

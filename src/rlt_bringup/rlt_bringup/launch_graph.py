@@ -85,6 +85,11 @@ def _actions(context: LaunchContext, task: str) -> list:
         return _one_command(options.mode, command)
     return [
         LogInfo(msg=f"run directory: {resolved.run}"),
+        *(
+            [LogInfo(msg="the keys are read in another terminal: ros2 run rlt_teleop keyboard")]
+            if resolved.joy_reader == "keyboard"
+            else []
+        ),
         *(_node(spec, options) for spec in describe(resolved)),
     ]
 

@@ -28,6 +28,7 @@ from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSp
 from rlt_common.parameters import ParameterError
 
 STOP_TIMEOUT_S = 10.0
+KEYBOARD_COMMAND = "scripts/with_env.sh python -m rlt_teleop.keyboard_node"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
@@ -209,6 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
         stop = _stop_on_signals()
         with GraphRunner(describe(resolved), resolved.run / "log", options.namespace, options.log_level) as runner:
             print(f"graph: running; logs in {resolved.run / 'log'}; Ctrl-C stops it", flush=True)
+            if resolved.joy_reader == "keyboard":
+                print("graph: the keys are read in another terminal: " + KEYBOARD_COMMAND, flush=True)
             while not stop():
                 runner.poll()
                 time.sleep(0.2)

@@ -61,11 +61,51 @@ def test_the_scripted_operator_gives_up_before_the_time_out(tmp_path, task):
     assert patience < config.task.max_critical_steps
 
 
-def test_a_person_replaces_the_scripted_operator_and_nothing_waits_for_it(tmp_path):
-    nodes = graph(tmp_path, person=True)
+def test_a_human_replaces_the_scripted_operator_and_the_simulation_keeps_to_real_time(tmp_path):
+    nodes = graph(tmp_path, operator="human")
     assert "scripted_operator" not in nodes
     assert nodes["sim_robot"].parameters["gate_steps"] == 0
+    assert nodes["sim_robot"].parameters["real_time_factor"] == 1.0
     assert nodes["joy_operator"].parameters["mapping"].endswith("xbox.yaml")
+    assert "gamepad" in nodes
+
+
+def test_the_keyboard_is_read_in_a_terminal_of_its_own(tmp_path):
+    nodes = graph(tmp_path, operator="human", joy="keyboard")
+    assert nodes["joy_operator"].parameters["mapping"].endswith("keyboard.yaml")
+    assert not {"gamepad", "keyboard", "scripted_operator"} & set(nodes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"joy": "keyboard"}, "add operator: human"),
+        ({"operator": "person"}, "choose one of"),
+        ({"operator": "human", "joy": "keyboard", "device": "Xbox"}, "read by keyboard, no gamepad"),
+        ({"operator": "human", "joy": "spacemouse"}, "needs the spacenav package"),
+        ({"operator": "human", "joy": "nintendo"}, "there are:.*keyboard"),
+    ],
+)
+def test_who_operates_and_with_what_must_fit(tmp_path, options, message, monkeypatch):
+    monkeypatch.setattr("rlt_bringup.graph.get_packages_with_prefixes", dict)
+    with pytest.raises(ParameterError, match=message):
+        graph(tmp_path, **options)
+
+
+def test_a_scripted_operator_is_for_the_simulation(tmp_path):
+    values = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())
+    values["kinematics"] = str(CONFIG / "robots" / values["kinematics"])
+    robot = tmp_path / "own.yaml"
+    robot.write_text(yaml.safe_dump({**values, "reset": "operator"}))
+    with pytest.raises(ParameterError, match="scripted needs the simulation"):
+        graph(tmp_path, robot=str(robot), operator="scripted")
+    assert "gamepad" in graph(tmp_path, robot=str(robot))
+
+
+def test_the_cameras_are_shown_on_demand(tmp_path):
+    assert "camera_view" not in graph(tmp_path)
+    view = graph(tmp_path, view=True)["camera_view"]
+    assert (Path(get_package_prefix(view.package)) / "lib" / view.package / view.executable).is_file()
 
 
 def test_collecting_needs_no_learner_and_no_policy(tmp_path):

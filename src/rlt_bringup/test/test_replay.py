@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rclpy.serialization import serialize_message
+from small_models import small_vla
 
 from rlt_bringup import replay, replay_plan
 from rlt_bringup.graph import config_file
@@ -24,10 +25,8 @@ from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
 from rlt_rl_node.messages import chunk_message, output
 from rlt_rl_node.policy import ChunkPolicy, Episode, Request
-from rlt_vla_node.builtin import BuiltinConfig, build_vla
-from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.inference import noise_seed, run_batch, run_observation
-from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 
 ROBOT = load_robot(config_file("robots", "sim"))
 TASK = load_task(config_file("tasks", "screw"))
@@ -42,31 +41,6 @@ GROUP = 16
 
 def stamp(step):
     return START_NS + step * PERIOD_NS
-
-
-def make_vla(folder):
-    vla = build_vla(
-        BuiltinConfig(
-            cameras=tuple(camera.name for camera in ROBOT.cameras),
-            image_height=64,
-            image_width=64,
-            state_dim=sum(ROBOT.block_sizes[name] for name in TASK.vla_state),
-            action_dim=ROBOT.action_dim,
-            control_hz=ROBOT.control_hz,
-            horizon=TASK.horizon,
-            width=16,
-            heads=2,
-            camera_tokens=2,
-            stem_channels=(4, 4),
-        ),
-        seed=0,
-    )
-    vla.action_spread.copy_(torch.linspace(1e-3, 4e-3, ROBOT.action_dim))
-    token = build_rl_token(RlTokenConfig(embed_dim=16, max_tokens=vla.config.tokens, token_dim=8, heads=2), seed=1)
-    vla_state = [(name, ROBOT.block_sizes[name]) for name in TASK.vla_state]
-    statistics = {"action_spread": vla.action_spread.tolist()}
-    save_checkpoint(folder, vla, token, vla_state, {"statistics": statistics}, {})
-    return load_checkpoint(folder)
 
 
 def make_actor(run, model, releases=2):
@@ -119,7 +93,7 @@ def vla_message(observation, model, rl_token, reference, seed, epoch, request_id
 def record(run):
     """Write a training episode as the recorder would; the answers come from the pure functions, not from the nodes."""
     torch.set_num_threads(1)
-    model = make_vla(run / "vla")
+    model = small_vla(run / "vla", ROBOT, TASK)
     weights = make_actor(run, model)
     observations = {step: make_observation(step) for step in range(0, STEPS + 1, 2)}
     seeds = {

@@ -70,6 +70,20 @@ class LockstepGate:
         self.awaiting = Awaiting.OPERATOR if gated else Awaiting.COMMAND
 
 
+class Pace:
+    """Keeps steps at least `period_s` apart. A late step delays those after it: nothing is made up for."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._last_s = -float("inf")
+
+    def next_step(self, now_s: float) -> float:
+        """s to wait from monotonic time `now_s` before the next step is published; it counts as published then."""
+        due_s = max(now_s, self._last_s + self._period_s)
+        self._last_s = due_s
+        return due_s - now_s
+
+
 def episode_stamp_ns(episode_id: int, step: int, period_ns: int) -> int:
     """Simulated time of a control step, ns."""
     return episode_id * EPISODE_CLOCK_S * 1_000_000_000 + step * period_ns

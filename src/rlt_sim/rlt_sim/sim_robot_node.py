@@ -14,6 +14,7 @@ time: physics and cameras run on the wall clock whether or not commands come, as
 from __future__ import annotations
 
 import array
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_msgs.srv import ResetScene
-from rlt_sim.lockstep import GATE_STEPS, Awaiting, LockstepGate, episode_stamp_ns
+from rlt_sim.lockstep import GATE_STEPS, Awaiting, LockstepGate, Pace, episode_stamp_ns
 from rlt_sim.task_cell import make_cell
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
@@ -50,6 +51,12 @@ class NodeParameters:
         "control steps between two decisions of the scripted operator in lockstep; 0: a person presses, nothing waits",
         minimum=0,
         maximum=1000,
+    )
+    real_time_factor: float = param(
+        0.0,
+        "lockstep: simulated seconds per second at most, for a person who drives by hand; 0: as fast as it goes",
+        minimum=0.0,
+        maximum=100.0,
     )
 
     def __post_init__(self) -> None:
@@ -86,6 +93,9 @@ class SimRobotNode(Node):
             self.create_subscription(UInt64, topics.SIMULATION_ACK, self._on_ack, topics.QOS_CONTROL)
             self._heard = True
             self.create_timer(REPUBLISH_S, self._republish, clock=steady)
+            factor = self.parameters.real_time_factor
+            self._pace = Pace(self.robot.period_s / factor if factor else 0.0)
+            self._wait = self.create_timer(self.robot.period_s, self._publish_when_due, clock=steady, autostart=False)
         else:
             self.create_timer(self.robot.period_s, self._real_time_step, clock=steady)
 
@@ -112,10 +122,24 @@ class SimRobotNode(Node):
             return
         if not self.lockstep:
             self._targets = targets
-        elif self._gate.on_command():
+        elif self._wait.is_canceled() and self._gate.on_command():
             self._heard = True
             self.cell.apply(targets)
             self._gate.advance()
+            self._publish_in_time()
+
+    def _publish_in_time(self) -> None:
+        """Publish the step now, or when its time has come: a person drives no faster than real time."""
+        wait_s = self._pace.next_step(time.monotonic())
+        if wait_s > 0.0:
+            self._wait.timer_period_ns = round(wait_s * 1e9)
+            self._wait.reset()
+        else:
+            self._publish_step()
+
+    def _publish_when_due(self) -> None:
+        self._wait.cancel()
+        if self._gate.awaiting is not Awaiting.EPISODE:
             self._publish_step()
 
     def _publish_step(self) -> None:
@@ -153,6 +177,8 @@ class SimRobotNode(Node):
             response.message = str(error)
             return response
         self._targets = None
+        if self.lockstep:
+            self._wait.cancel()
         self._gate.reset(request.episode_id)
         response.done = True
         return response

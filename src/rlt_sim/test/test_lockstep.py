@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlt_sim.lockstep import Awaiting, LockstepGate, episode_stamp_ns
+from rlt_sim.lockstep import Awaiting, LockstepGate, Pace, episode_stamp_ns
 from rlt_sim.operator import OperatorConfig, Press, decide
 
 
@@ -73,3 +73,17 @@ def test_with_automatic_hand_off_the_operator_only_labels():
     config = OperatorConfig(hand_off=False)
     assert decide(config, 10_000, False, 0, True, False) is None
     assert decide(config, 60, True, 40, True, True) is Press.SUCCESS
+
+
+def test_steps_keep_to_the_pace_and_a_late_one_is_not_made_up_for():
+    pace = Pace(0.02)
+    assert pace.next_step(10.0) == 0.0
+    assert pace.next_step(10.005) == pytest.approx(0.015)
+    assert pace.next_step(10.025) == pytest.approx(0.015)
+    assert pace.next_step(11.0) == 0.0, "late"
+    assert pace.next_step(11.001) == pytest.approx(0.019), "and the next one has its full time"
+
+
+def test_without_a_pace_nothing_waits():
+    pace = Pace(0.0)
+    assert [pace.next_step(now_s) for now_s in (1.0, 1.0, 1.001)] == [0.0, 0.0, 0.0]

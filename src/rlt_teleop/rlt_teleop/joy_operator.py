@@ -1,23 +1,26 @@
-"""A gamepad's states to an operator's decisions and motion. Pure: no ROS, no clock of its own.
+"""A pad's states to an operator's decisions and motion. Pure: no ROS, no clock of its own.
 
 Decisions are edge-triggered: a button fires once, when it goes down. What is already held in the first message does not
 fire before it was released. Repeated messages (joy's autorepeat) therefore do nothing. Motion is level-triggered: it
-lasts while the enable button is held and messages keep coming. A pad that went silent while it was in control asks for
-no motion until the enable button was let go, and nothing that it comes back with fires but the emergency stop. It does
-not give control back by itself: the arms hold until a person decides.
+lasts while the enable button is held and messages keep coming; where it comes from is the motion source's business
+(motion.py, leader_motion.py), and no step is larger than the robot's step limit. A pad or a motion source that went
+silent while it was in control asks for no motion until the enable button was let go, and nothing that a pad comes back
+with fires but the emergency stop. It does not give control back by itself: the arms hold until a person decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlt_common.config import ARM_ACTION_DIM
+from rlt_common.config import RobotConfig
 from rlt_common.parameters import ParameterError
-from rlt_msgs.msg import OperatorEvent
+from rlt_msgs.msg import OperatorEvent, TeleopCommand
 from rlt_teleop.joy_mapping import DISABLED, JoyMapping
+from rlt_teleop.leader_motion import LeaderMotion
+from rlt_teleop.motion import AxesMotion, MotionSource, PadState, TwistMotion
 
 EVENTS = {
     "estop": OperatorEvent.EVENT_ESTOP,
@@ -26,9 +29,10 @@ EVENTS = {
     "failure": OperatorEvent.EVENT_FAILURE,
     "discard": OperatorEvent.EVENT_DISCARD,
     "next_episode": OperatorEvent.EVENT_NEXT_EPISODE,
+    "undo": OperatorEvent.EVENT_UNDO,
 }
 LABELS = ("success", "failure", "discard")
-GRIPPER = ARM_ACTION_DIM - 1
+SILENT = "the pad went silent while in control"
 
 
 class JoyError(ValueError):
@@ -37,10 +41,29 @@ class JoyError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    """Motion asked for: `action` (d,) per control step in m, rad, m; zeros unless `enabled`."""
+    """Motion asked for in one control step.
+
+    Attributes:
+        enabled: whether it may take effect.
+        action: (d,) m, rad, m; zeros unless `enabled`.
+        frame: TeleopCommand.FRAME_* of translation and rotation.
+        repositioning: the step demonstrates nothing.
+        reason: why nothing moves although the human is in control.
+    """
 
     enabled: bool
     action: np.ndarray
+    frame: int = TeleopCommand.FRAME_WORLD
+    repositioning: bool = False
+    reason: str = ""
+
+
+def make_motion(mapping: JoyMapping, robot: RobotConfig) -> MotionSource:
+    """The motion source that the mapping names. Raises ParameterError when it does not fit the robot."""
+    if mapping.motion == "leader":
+        return LeaderMotion(mapping, robot)
+    source = TwistMotion if mapping.motion == "twist" else AxesMotion
+    return source(mapping, len(robot.arms), robot.control_hz)
 
 
 class JoyOperator:
@@ -48,12 +71,12 @@ class JoyOperator:
 
     Args:
         mapping: what the pad's buttons and axes mean.
-        arms: arm names in the order of the action vector.
-        control_hz: control rate; speeds become deltas per control step.
+        robot: arms, step limits, control rate.
         silence_s: without a message for so long the pad counts as silent.
     """
 
-    def __init__(self, mapping: JoyMapping, arms: Sequence[str], control_hz: float, silence_s: float) -> None:
+    def __init__(self, mapping: JoyMapping, robot: RobotConfig, silence_s: float) -> None:
+        arms = [arm.name for arm in robot.arms]
         unknown = sorted(set(mapping.buttons.select) - set(arms))
         if unknown:
             raise ParameterError(
@@ -61,16 +84,15 @@ class JoyOperator:
                 f"{unknown[0]!r}; it has {', '.join(arms)}"
             )
         self._mapping = mapping
-        self._arms = tuple(arms)
+        self._arms = arms
         self._silence_s = silence_s
-        linear, angular = mapping.linear_speed / control_hz, mapping.angular_speed / control_hz
-        self._scale = np.array([linear] * 3 + [angular] * 3)
-        self._gripper_step = mapping.gripper_speed / control_hz
+        self._step_limit = robot.step_limit
+        self.motion = make_motion(mapping, robot)
         self._select = {index: arm for arm, index in mapping.buttons.select.items() if index != DISABLED}
         self._pressed: frozenset[int] | None = None
         self._axes = np.zeros(0)
-        self._heard_s = -np.inf
-        self._must_release = False
+        self._heard_s = self._changed_s = -np.inf
+        self._must_release = ""
         self.arm = self._arms[0]
         self.intervening = False
         self.refused = ""
@@ -81,13 +103,17 @@ class JoyOperator:
         Raises JoyError, without any effect, for a message with too few buttons or axes or a value that is not finite.
         """
         self._check(axes, buttons)
+        self.motion.watch(axes)
         pressed = frozenset(index for index, value in enumerate(buttons) if value)
         before = pressed if self._pressed is None else self._pressed
         own = self._mapping.buttons
         if self.intervening and self.silent(now_s):
             before |= pressed - {own.estop}
-            self._must_release = True
-        self._pressed, self._axes, self._heard_s = pressed, np.asarray(axes, dtype=np.float64), now_s
+            self._must_release = SILENT
+        values = np.asarray(axes, dtype=np.float64)
+        if pressed != self._pressed or not np.array_equal(values, self._axes):
+            self._changed_s = now_s
+        self._pressed, self._axes, self._heard_s = pressed, values, now_s
         risen = pressed - before
 
         for index in risen & self._select.keys():
@@ -99,9 +125,10 @@ class JoyOperator:
         events = [EVENTS[name] for name in decisions]
         if own.enable in risen:
             self.intervening = True
+            self.motion.begin()
             events.append(OperatorEvent.EVENT_INTERVENE_START)
         elif self.intervening and own.enable not in pressed:
-            self.intervening = self._must_release = False
+            self.intervening, self._must_release = False, ""
             events.append(OperatorEvent.EVENT_INTERVENE_STOP)
         return events
 
@@ -115,26 +142,27 @@ class JoyOperator:
         return now_s - self._heard_s > self._silence_s
 
     def command(self, now_s: float) -> Command:
-        """The motion asked for now."""
-        action = np.zeros(ARM_ACTION_DIM * len(self._arms))
-        enabled = self.intervening and not self._must_release and not self.silent(now_s)
-        if enabled:
-            start = ARM_ACTION_DIM * self._arms.index(self.arm)
-            action[start : start + GRIPPER] = self._deflection() * self._scale
-            own = self._mapping.buttons
-            direction = (own.gripper_open in self._pressed) - (own.gripper_close in self._pressed)
-            action[start + GRIPPER] = direction * self._gripper_step
-        return Command(enabled, action)
-
-    def _deflection(self) -> np.ndarray:
-        """(6,) in [-1, 1]: x, y, z, rx, ry, rz, continuous at the edge of the dead zone."""
-        raw = np.array([a.sign * self._axes[a.index] if a.index >= 0 else 0.0 for _, a in self._mapping.axes.items()])
-        rest = self._mapping.dead_zone
-        return np.sign(raw) * np.clip((np.abs(raw) - rest) / (1.0 - rest), 0.0, 1.0)
+        """The motion asked for now; to be called once per control step while the human is in control."""
+        rest = Command(False, np.zeros_like(self._step_limit), self.motion.frame)
+        if not self.intervening:
+            return rest
+        if self.silent(now_s):
+            return replace(rest, reason=SILENT)
+        self._must_release = self._must_release or self.motion.fault(now_s)
+        if self._must_release:
+            return replace(rest, reason=f"{self._must_release}; let go the enable button and press it again")
+        age_s = now_s - self._changed_s
+        step = self.motion.step(PadState(self._axes, self._pressed, self._arms.index(self.arm), age_s), now_s)
+        if step.waiting or (self._mapping.rest_is_hold and not step.action.any()):
+            return replace(rest, reason=step.waiting)
+        action = np.clip(step.action, -self._step_limit, self._step_limit)
+        repositioning = step.repositioning or self._mapping.buttons.reposition in self._pressed
+        return Command(True, action, self.motion.frame, repositioning)
 
     def _check(self, axes: Sequence[float], buttons: Sequence[int]) -> None:
         mapping = self._mapping
-        if len(buttons) < mapping.buttons_needed or len(axes) < mapping.axes_needed:
+        too_few = len(buttons) < mapping.buttons_needed and not mapping.absent_buttons_released
+        if too_few or len(axes) < mapping.axes_needed:
             raise JoyError(
                 f"the pad has {len(buttons)} buttons and {len(axes)} axes, the mapping {mapping.device!r} needs "
                 f"{mapping.buttons_needed} and {mapping.axes_needed}: choose the mapping file of this pad"

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from teleop_doubles import ROBOT
 
+from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError
 from rlt_teleop.joy_mapping import load_mapping
+from rlt_teleop.joy_operator import JoyOperator
 
 FOLDER = Path(__file__).parents[2] / "rlt_bringup" / "config" / "joy"
 
@@ -16,20 +19,34 @@ def write(tmp_path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["xbox", "playstation", "scripted"])
+DECISIONS = ("enable", "handoff", "success", "failure", "discard", "estop", "next_episode")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_file_fits_the_simulated_robot_and_can_stop_it(path):
+    mapping = load_mapping(path)
+    assert mapping.device == path.stem
+    assert mapping.button("enable") != mapping.button("estop")
+    JoyOperator(mapping, load_robot(ROBOT), silence_s=0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["xbox", "playstation", "scripted", "keyboard", "spacemouse_keyboard", "aloha_leaders"]
+)
 def test_the_shipped_files_have_every_decision(name):
     mapping = load_mapping(FOLDER / f"{name}.yaml")
-    assert mapping.device == name
-    decisions = ("enable", "handoff", "success", "failure", "discard", "estop", "next_episode")
+    decisions = DECISIONS if name == "scripted" else (*DECISIONS, "undo", "reposition")
     assert len({mapping.button(decision) for decision in decisions}) == len(decisions)
 
 
-@pytest.mark.parametrize("name", ["xbox", "playstation"])
+@pytest.mark.parametrize("name", ["xbox", "playstation", "keyboard"])
 def test_the_pads_move_every_direction_of_both_arms(name):
     mapping = load_mapping(FOLDER / f"{name}.yaml")
     assert all(axis.index >= 0 for _, axis in mapping.axes.items())
     assert set(mapping.buttons.select) == {"left", "right"}
-    assert mapping.button("gripper_open") != mapping.button("gripper_close")
+    for source in (mapping.buttons, mapping.triggers):
+        assert (source.gripper_open >= 0) == (source.gripper_close >= 0)
+    assert (mapping.buttons.gripper_open >= 0) != (mapping.triggers.gripper_open >= 0)
 
 
 def test_minus_one_and_left_out_are_disabled(tmp_path):
@@ -57,6 +74,22 @@ def test_minus_one_and_left_out_are_disabled(tmp_path):
         ("dead_zone: 1.5\n", "most allowed"),
         ("linear_speed: .nan\n", "finite"),
         ("axes: [1\n", "not valid YAML"),
+        ("folder: /tmp\n", "unknown key 'folder'"),
+        ("frame: base\n", "choose one of world, tool"),
+        ("motion: mouse\n", "choose one of axes, twist, leader"),
+        ("axes: {x: {index: 2}}\ntriggers: {gripper_open: 2}\n", "gripper_open and x are both axis 2"),
+        ("triggers: {gripper_open: 3, gripper_close: 3}\n", "gripper_close and gripper_open are both axis 3"),
+        ("buttons: {gripper_open: 1}\ntriggers: {gripper_open: 3}\n", "is button 1 as well"),
+        ("twist: {topic: t}\n", "moves nothing while motion is 'axes'"),
+        ("motion: twist\naxes: {x: {index: 1}}\n", "move nothing while motion is 'twist'"),
+        ("motion: twist\ntwist: {timeout_s: 0}\n", "least allowed"),
+        ("leader: {mode: absolute}\n", "moves nothing while motion is 'axes'"),
+        ("motion: leader\n", "name at least one arm"),
+        ("motion: leader\nframe: tool\nleader: {arms: {left: {topic: t, joints: [a]}}}\n", "remove it"),
+        ("motion: leader\nleader: {arms: {left: {topic: t}}}\n", "missing key 'joints'"),
+        ("motion: leader\nleader: {arms: {left: {topic: t, joints: [a], tpi: b}}}\n", "unknown key 'tpi'"),
+        ("motion: leader\nleader: {arms: {left: {topic: t, joints: [a], tip: b}}}\n", "belong together"),
+        ("motion: leader\nleader: {arms: [left]}\n", "expected arm names"),
     ],
 )
 def test_mistakes_are_errors_that_name_the_file(tmp_path, text, why):

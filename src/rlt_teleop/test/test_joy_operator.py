@@ -1,10 +1,13 @@
 """What a pad's states mean: the rules of every button, one by one."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from teleop_doubles import ROBOT
 
+from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_msgs.msg import OperatorEvent
 from rlt_teleop.joy_mapping import JoyMapping
@@ -25,6 +28,8 @@ MAPPING = from_mapping(
             "gripper_open": 7,
             "gripper_close": 8,
             "select": {"left": 9, "right": 10},
+            "undo": 11,
+            "reposition": 12,
         },
         "axes": {"x": {"index": 1}, "y": {"index": 0, "sign": -1}, "rz": {"index": 2}},
         "dead_zone": 0.2,
@@ -42,6 +47,7 @@ DECISIONS = {
     3: OperatorEvent.EVENT_DISCARD,
     4: OperatorEvent.EVENT_ESTOP,
     5: OperatorEvent.EVENT_NEXT_EPISODE,
+    11: OperatorEvent.EVENT_UNDO,
 }
 START, STOP = OperatorEvent.EVENT_INTERVENE_START, OperatorEvent.EVENT_INTERVENE_STOP
 
@@ -50,13 +56,13 @@ class Pad:
     """A pad on a clock: every state comes 50 ms after the one before."""
 
     def __init__(self, *held: int) -> None:
-        self.operator = JoyOperator(MAPPING, ("left", "right"), 50.0, silence_s=0.5)
+        self.operator = JoyOperator(MAPPING, load_robot(ROBOT), silence_s=0.5)
         self.now_s = 0.0
         self.first = self.hold(*held)
 
     def hold(self, *buttons: int, axes=REST, after_s: float = 0.05) -> list[int]:
         self.now_s += after_s
-        return self.operator.accept(axes, [int(i in buttons) for i in range(11)], self.now_s)
+        return self.operator.accept(axes, [int(i in buttons) for i in range(13)], self.now_s)
 
     def command(self, after_s: float = 0.0):
         return self.operator.command(self.now_s + after_s)
@@ -172,9 +178,9 @@ def test_the_emergency_stop_fires_even_on_coming_back():
 @pytest.mark.parametrize(
     ("axes", "buttons", "why"),
     [
-        (REST, [0] * 10, "10 buttons and 3 axes"),
-        ((0.0, 0.0), [0] * 11, "11 buttons and 2 axes"),
-        ((0.0, math.nan, 0.0), [0] * 11, "not finite"),
+        (REST, [0] * 12, "12 buttons and 3 axes"),
+        ((0.0, 0.0), [0] * 13, "13 buttons and 2 axes"),
+        ((0.0, math.nan, 0.0), [0] * 13, "not finite"),
     ],
 )
 def test_a_message_that_does_not_fit_is_refused_without_effect(axes, buttons, why):
@@ -187,5 +193,46 @@ def test_a_message_that_does_not_fit_is_refused_without_effect(axes, buttons, wh
 
 
 def test_a_mapping_for_arms_the_robot_has_not_is_an_error():
-    with pytest.raises(ParameterError, match="no arm 'left'"):
-        JoyOperator(MAPPING, ("one",), 50.0, 0.5)
+    mapping = replace(MAPPING, buttons=replace(MAPPING.buttons, select={"third": 9}))
+    with pytest.raises(ParameterError, match="no arm 'third'"):
+        JoyOperator(mapping, load_robot(ROBOT), 0.5)
+
+
+def test_steps_are_marked_while_the_reposition_button_is_held():
+    pad = Pad()
+    pad.hold(6, 12, axes=(0.0, 1.0, 0.0))
+    assert pad.command().repositioning
+    pad.hold(6, axes=(0.0, 1.0, 0.0))
+    assert not pad.command().repositioning
+
+
+def test_the_last_state_of_a_pad_that_is_gone_moves_nothing_however_often_it_is_repeated():
+    pad = Pad()
+    for _ in range(39):
+        pad.hold(6, axes=(0.0, 1.0, 0.0))
+        assert pad.command().enabled
+    for _ in range(20):
+        pad.hold(6, axes=(0.0, 1.0, 0.0))
+    frozen = pad.command()
+    assert not frozen.enabled
+    assert "the very same" in frozen.reason
+    pad.hold(6, axes=(0.0, 0.99, 0.0))
+    assert pad.command().enabled, "it is there after all"
+
+
+def test_a_pad_at_rest_may_stay_the_same():
+    pad = Pad()
+    for _ in range(100):
+        pad.hold(6)
+    assert pad.command().enabled
+
+
+def test_no_step_is_larger_than_the_robots_limit():
+    fast = replace(MAPPING, linear_speed=0.25, angular_speed=2.5)
+    robot = replace(load_robot(ROBOT), control_hz=10.0)
+    operator = JoyOperator(fast, robot, silence_s=0.5)
+    operator.accept(REST, [0] * 13, 0.0)
+    operator.accept((1.0, 1.0, 1.0), [int(i == 6) for i in range(13)], 0.1)
+    action = operator.command(0.1).action
+    assert np.abs(action).max() > 0
+    assert (np.abs(action) <= robot.step_limit).all()

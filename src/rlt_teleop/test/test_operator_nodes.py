@@ -118,6 +118,7 @@ NODES = {
     "joy_operator": ("robot", "mapping"),
     "gamepad": (),
     "auto_handoff": ("task",),
+    "camera_view": ("robot",),
 }
 
 
