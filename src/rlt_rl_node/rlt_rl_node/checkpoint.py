@@ -4,8 +4,8 @@
     <name>/actor.safetensors     the actor alone, as the policy node takes it (evaluation and deployment need no more)
     <name>/state.json            counters, update debt, configuration, hashes, and the replay's episodes by sha256
 
-The replay is rebuilt from the encoded episodes (`episode_store`), which never change once written; with the generator's
-state a resumed learner goes on to the same bits.
+The replay is rebuilt from the encoded episodes (`episode_store`), which never change once written, and the labels that
+were corrected since; with the generator's state a resumed learner goes on to the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from rlt_common.atomic import fsync_folder, sha256_hex
 from rlt_rl_node import actor_codec, tensor_file
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.episode_store import EpisodeStore
-from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape, settings
+from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape, labels_of, settings
 from rlt_rl_node.tensor_file import TensorFileError
 
-FORMAT = 3
+FORMAT = 4
 MAX_BYTES = 2 * 1024**3
 STATE, LEARNER, ACTOR = "state.json", "learner.safetensors", "actor.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -128,8 +128,10 @@ def load(path: Path, shape: TaskShape, config: LearnerConfig, store: EpisodeStor
         _check_fit(path, state, shape, config)
         arrays, _ = tensor_file.parse(_read(path, LEARNER, state), MAX_BYTES)
         learner = Learner(shape, config)
+        labels = labels_of(state["counters"])
         for episode_id, digest in state["episodes"]:
-            learner.replay.add(store.load(int(episode_id), digest))
+            episode = store.load(int(episode_id), digest)
+            learner.replay.add(replace(episode, label=labels.get(episode.episode_id, episode.label)))
         learner.restore(arrays, state["counters"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error

@@ -60,6 +60,11 @@ class EpisodeAssembly:
             if label is not Label.NONE:
                 episode.label = label
 
+    def relabel(self, episode_id: int, label: Label) -> None:
+        """The label was corrected. Of an episode that is not here nothing is kept."""
+        if episode := self._episodes.get(episode_id):
+            episode.label = label
+
     def control_stopped(self, episode_id: int, epoch: int, total_steps: int) -> None:
         """The executor stands still in this epoch of the episode and has executed `total_steps` control steps in it."""
         if episode := self._open(episode_id):

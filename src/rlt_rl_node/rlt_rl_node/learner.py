@@ -19,9 +19,10 @@ from rlt_common.parameters import param, validate
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.agent import Agent, AgentConfig
 from rlt_rl_node.budget import INITIAL, ONLINE, BudgetConfig, UpdateBudget
+from rlt_rl_node.corrections import Correction
 from rlt_rl_node.frozen_models import FrozenModels
 from rlt_rl_node.networks import Layout
-from rlt_rl_node.records import EpisodeData
+from rlt_rl_node.records import EpisodeData, Label
 from rlt_rl_node.replay import Replay
 
 METRICS = ("critic_loss", "q_mean", "actor_loss", "distance")
@@ -97,6 +98,8 @@ class Learner:
         self.version = 0  # of the newest released actor
         self.released_updates = 0  # critic updates behind it
         self.last_episode_id = 0  # newest episode taken in or skipped
+        self.corrections = 0  # sequence number of the newest corrected label that was followed
+        self.labels: dict[int, Label] = {}  # corrected ones, by episode
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -117,8 +120,8 @@ class Learner:
 
     @property
     def owed(self) -> int:
-        """Updates to be paid now."""
-        return self.budget.owed
+        """Updates to be paid now; none without a transition to make them of."""
+        return self.budget.owed if len(self.replay) else 0
 
     def add_episode(self, episode: EpisodeData) -> int:
         """Take in one labelled episode; returns its transitions. An episode without any leaves everything as it was.
@@ -133,6 +136,25 @@ class Learner:
             if self.stage != warm:
                 self.agent.standardise.fit(self.replay.states())
         return transitions
+
+    def relabel(self, correction: Correction, episode: EpisodeData | None) -> int:
+        """Follow a corrected label; returns the transitions that the episode has in the replay now.
+
+        What was trained is not undone, and nothing more is owed. A corrected episode is the newest of the replay.
+
+        Args:
+            correction: the newest one, in its order.
+            episode: the training episode with whatever label; None when it is none, or not to be taken in now.
+
+        Raises RecordError when the episode does not fit; then it has left the replay.
+        """
+        self.corrections = correction.sequence
+        self.labels[correction.episode_id] = correction.label
+        if correction.episode_id in self.replay.episodes:
+            self.replay.remove(correction.episode_id)
+        if episode is None or not correction.label.trainable:
+            return 0
+        return self.replay.add(dataclasses.replace(episode, label=correction.label))
 
     def add_demonstration(self, episode: EpisodeData) -> int:
         """Take in what a human showed before the run; returns its transitions. It is no robot data of the run: it ends
@@ -212,6 +234,8 @@ class Learner:
             "version": self.version,
             "released_updates": self.released_updates,
             "last_episode_id": self.last_episode_id,
+            "corrections": self.corrections,
+            "labels": {str(episode_id): label.name for episode_id, label in sorted(self.labels.items())},
         }
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
@@ -236,6 +260,8 @@ class Learner:
         self.version = int(counters["version"])
         self.released_updates = int(counters["released_updates"])
         self.last_episode_id = int(counters["last_episode_id"])
+        self.corrections = int(counters["corrections"])
+        self.labels = labels_of(counters)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         modules = {
@@ -253,6 +279,11 @@ class Learner:
             ("actor_optimiser", self.agent.actor.flat, self.agent.actor_optimiser),
             ("critic_optimiser", self.agent.critics.flat, self.agent.critic_optimiser),
         )
+
+
+def labels_of(counters: dict[str, Any]) -> dict[int, Label]:
+    """The corrected labels in :meth:`Learner.counters`."""
+    return {int(episode_id): Label[name] for episode_id, name in counters["labels"].items()}
 
 
 def settings(config: LearnerConfig) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The learner node: episodes in, actors out.
 
 Subscribes  executed_action (rlt_msgs/ExecutedAction), vla_output (rlt_msgs/VlaOutput),
-            episode_state (rlt_msgs/EpisodeState, latched), control_state (rlt_msgs/ControlState, latched)
+            episode_state (rlt_msgs/EpisodeState, latched), control_state (rlt_msgs/ControlState, latched),
+            relabel (rlt_msgs/Relabel, latched: the labels that were corrected later)
 Publishes   actor (rlt_msgs/ActorParameters, latched), training_status (rlt_msgs/TrainingStatus, latched and 1 Hz),
             /diagnostics
 Services    save_checkpoint (rlt_msgs/SaveCheckpoint)
@@ -18,6 +19,7 @@ import array
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import rclpy
@@ -35,18 +37,27 @@ from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
-from rlt_msgs.msg import ActorParameters, ControlState, EpisodeState, ExecutedAction, TrainingStatus, VlaOutput
+from rlt_msgs.msg import (
+    ActorParameters,
+    ControlState,
+    EpisodeState,
+    ExecutedAction,
+    Relabel,
+    TrainingStatus,
+    VlaOutput,
+)
 from rlt_msgs.srv import SaveCheckpoint
 from rlt_rl_node import actor_codec, checkpoint, demonstrations, messages
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.agent import AgentConfig
 from rlt_rl_node.budget import BudgetConfig
 from rlt_rl_node.checkpoint import CheckpointError
+from rlt_rl_node.corrections import Correction
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
 from rlt_rl_node.learner import LearnerConfig, task_shape
-from rlt_rl_node.records import EpisodeData, RecordError
+from rlt_rl_node.records import EpisodeData, Label, RecordError
 from rlt_rl_node.run_session import RunSession
 
 QUEUE = QoSProfile(depth=5000)  # an executed action that is lost costs the episode its transitions
@@ -96,7 +107,8 @@ class LearnerNode(Node):
         frozen = read_frozen_models(self.parameters.vla_checkpoint, robot.action_dim)
         self.lockstep = robot.tick == "joint_states"
         self.shape = task_shape(robot, task, frozen)
-        self.assembly = EpisodeAssembly(round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
+        self._new_assembly = partial(EpisodeAssembly, round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
+        self.assembly = self._new_assembly()
         folder = Path(self.parameters.vla_checkpoint) / demonstrations.FOLDER
         self._demonstrations = DemonstrationSource.of(
             folder, self.parameters.demonstrations, self.shape.vla_hash, robot, task
@@ -122,6 +134,7 @@ class LearnerNode(Node):
         self.create_subscription(VlaOutput, topics.VLA_OUTPUT, self._on_output, QUEUE)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_state, topics.QOS_LATCHED_READER)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED_READER)
+        self.create_subscription(Relabel, topics.RELABEL, self._on_relabel, topics.QOS_RELABEL)
         self.create_service(SaveCheckpoint, topics.SERVICE_SAVE_CHECKPOINT, self._on_save)
         self.create_timer(1.0, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if self._frozen_actor:
@@ -132,6 +145,9 @@ class LearnerNode(Node):
 
     def work(self) -> bool:
         """One slice of what there is to do; False when there is nothing."""
+        if self.session and not self._open and self.session.correct(self._journalled):
+            self._publish_status()
+            return True
         worked = self._take_in_next()
         if self.session is None:
             return worked
@@ -202,6 +218,16 @@ class LearnerNode(Node):
     def _on_control(self, message: ControlState) -> None:
         self._collect(messages.collect_control, message)
 
+    def _on_relabel(self, message: Relabel) -> None:
+        self.received += 1
+        try:
+            correction = Correction(message.sequence, message.episode_id, Label(message.label), message.after_episode)
+        except ValueError as error:
+            self._refuse(f"relabel: {error}")
+            return
+        if self.session:
+            self.session.corrections.offer(correction)
+
     def _collect(self, collect, message) -> None:
         self.received += 1
         try:
@@ -257,6 +283,23 @@ class LearnerNode(Node):
             messages.collect_journal(self.assembly, path, episode_id)
         except (EpisodeFileError, CodecError, ValueError) as error:
             self.get_logger().warning(f"episode {episode_id} lacks {missing}; its journal: {error}")
+
+    def _journalled(self, episode_id: int, label: Label) -> EpisodeData | None:
+        """A training episode out of its journal, as if it had ended with this label. None when there is none."""
+        path, assembly = self.session.journal(episode_id), self._new_assembly()
+        try:
+            if path is None:
+                return None
+            messages.collect_journal(assembly, path, episode_id)
+            assembly.relabel(episode_id, label)
+            if episode_id not in assembly.labelled() or not assembly.wanted(episode_id):
+                return None
+            if missing := assembly.missing(episode_id):
+                self.get_logger().warning(f"episode {episode_id} is taken in without {missing}")
+            return assembly.take(episode_id)
+        except (EpisodeFileError, CodecError, ValueError) as error:
+            self.get_logger().error(f"episode {episode_id}: its journal: {error}")
+            return None
 
     def _take_in_collected(self, episode_id: int) -> None:
         if missing := self.assembly.missing(episode_id):
@@ -400,5 +443,5 @@ def spin(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_learner`."""
     torch.set_num_threads(1)
-    errors = (FrozenModelsError, DemonstrationsError, CheckpointError, OSError)
+    errors = (FrozenModelsError, DemonstrationsError, CheckpointError, EpisodeFileError, OSError)
     run_node("rl_learner", LearnerNode, *errors, spin=spin, at_exit=LearnerNode.save_at_exit)

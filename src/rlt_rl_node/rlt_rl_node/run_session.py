@@ -3,6 +3,7 @@
     <run>/episodes/<id>.mcap        the journal, written by the recorder
     <run>/encoded/<id>.safetensors  what the learner took in
     <run>/checkpoints/<name>/       see `checkpoint`
+    <run>/labels.jsonl              corrected labels, see `corrections`
     <run>/metrics.jsonl             one line per episode taken in; after a restart the last line of an episode counts
 
 A start goes on from the newest checkpoint, then takes in the episodes after it in order, each followed by its updates,
@@ -15,14 +16,17 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
+from rlt_common.relabels import read_relabels
 from rlt_rl_node import checkpoint
+from rlt_rl_node.corrections import Correction, PendingCorrections
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
-from rlt_rl_node.records import EpisodeData, RecordError
+from rlt_rl_node.records import EpisodeData, Label, RecordError
 from rlt_rl_node.tensor_file import TensorFileError
 
 
@@ -63,6 +67,13 @@ class RunSession:
             for change in changes:
                 log(f"setting changed since the checkpoint: {change}")
         self.backlog: deque[int] = deque(self._newer())
+        self.corrections = PendingCorrections(self.learner.corrections)
+        made, problems = read_relabels(run)
+        for problem in problems:
+            log(problem)
+        for relabel in made:
+            label = Label[relabel.label.upper()]
+            self.corrections.offer(Correction(relabel.sequence, relabel.episode_id, label, relabel.after_episode))
 
     def journal(self, episode_id: int) -> Path | None:
         """The finished episode file of an episode, if it is there."""
@@ -81,13 +92,50 @@ class RunSession:
     def take_in(self, episode: EpisodeData) -> int:
         """Store and add an episode; returns its transitions (0: none, or it did not fit, which is logged)."""
         episode = trimmed(episode, self.learner.shape.chunk_length)
+        label = self.learner.labels.get(episode.episode_id, episode.label)
         try:
             self.store.save(episode)
-            return self.learner.add_episode(episode)
+            if not label.trainable:
+                self._log(f"episode {episode.episode_id} is left out: it was relabelled {label.name}")
+                self.learner.pass_over(episode.episode_id)
+                return 0
+            return self.learner.add_episode(replace(episode, label=label))
         except (RecordError, ValueError) as error:
             self._log(f"episode {episode.episode_id} is left out: {error}")
             self.learner.pass_over(episode.episode_id)
             return 0
+
+    def correct(self, journalled: Callable[[int, Label], EpisodeData | None]) -> bool:
+        """Follow the next corrected label that is due; False when none is.
+
+        `journalled`: a training episode out of its journal, as if it had ended with that label; None without any.
+        """
+        learner = self.learner
+        correction = self.corrections.take_due(learner.last_episode_id)
+        if correction is None:
+            return False
+        episode_id, label = correction.episode_id, correction.label
+        what = f"episode {episode_id} is relabelled {label.name}"
+        held = episode_id in learner.replay.episodes
+        episode = None
+        if label.trainable and episode_id <= learner.last_episode_id:
+            episode = self.stored(episode_id) or journalled(episode_id, label)
+            if episode is not None and not self.store.path(episode_id).is_file():
+                episode = trimmed(episode, learner.shape.chunk_length)
+                self.store.save(episode)
+        try:
+            transitions = learner.relabel(correction, episode)
+        except (RecordError, ValueError) as error:
+            self._log(f"{what}, but left out of the replay: {error}")
+            return True
+        if held or transitions:
+            self._log(
+                f"{what}: the replay follows ({transitions} transitions of it); what {learner.agent.updates} updates "
+                "learned so far is not undone"
+            )
+        else:
+            self._log(f"{what}: it is not in the replay, and does not come into it")
+        return True
 
     def _begin_with(self, source: DemonstrationSource) -> None:
         learner = self.learner

@@ -31,6 +31,7 @@ from rlt_msgs.msg import (
     ControlState,
     EpisodeState,
     ExecutedAction,
+    Relabel,
     TrainingStatus,
     VlaOutput,
 )
@@ -207,6 +208,7 @@ class Graph:
             topics.EPISODE_STATE: publish(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED),
             topics.CONTROL_STATE: publish(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED),
             topics.CHUNK_REQUEST: publish(ChunkRequest, topics.CHUNK_REQUEST, queue),
+            topics.RELABEL: publish(Relabel, topics.RELABEL, topics.QOS_RELABEL),
             topics.ACTOR: publish(ActorParameters, topics.ACTOR, topics.QOS_LATCHED),
         }
         self.node.create_subscription(ActionChunk, topics.ACTION_CHUNK, self.chunks.append, queue)

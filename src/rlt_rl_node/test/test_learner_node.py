@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rl_graph import DIM, HASH, Graph, episode_data, episode_messages, task_shap
 
 from rlt_common import topics
 from rlt_common.episode_file import EpisodeWriter
-from rlt_msgs.msg import EpisodeState, TrainingStatus
+from rlt_msgs.msg import EpisodeState, Relabel, TrainingStatus
 from rlt_msgs.srv import SaveCheckpoint
 from rlt_rl_node import checkpoint, messages
 from rlt_rl_node.actor_codec import pack, unpack
@@ -159,6 +160,45 @@ def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tm
         graph.play(episode_data(9), purpose=EpisodeState.PURPOSE_EVALUATE)
         taken_in(graph, 9)
         assert (graph.status.actor_version, graph.status.stage) == (3, "online")
+
+
+def test_a_corrected_label_is_followed_once_and_again_after_a_kill(tmp_path):
+    journals = tmp_path / "run" / "episodes"
+    with Graph(tmp_path) as graph:
+        process = start(graph)
+        for i in (1, 2, 3):
+            graph.play(EPISODES[i])
+            taken_in(graph, i)
+        graph.play(replace(EPISODES[4], label=Label.DISCARD))
+        taken_in(graph, 4)
+        write_journal(journals, replace(EPISODES[4], label=Label.DISCARD))
+        held, updates = graph.status.transitions, graph.status.updates
+
+        def relabel(sequence, episode_id, label):
+            label = int(Label[label])
+            message = Relabel(sequence=sequence, episode_id=episode_id, label=label, after_episode=4)
+            graph.publish(topics.RELABEL, message)
+
+        relabel(1, 2, "DISCARD")
+        graph.spin_until(lambda: graph.status.transitions < held, "episode 2 leaves the replay")
+        assert held - graph.status.transitions == len(EPISODES[2].encoded_steps)
+        relabel(2, 4, "SUCCESS")
+        graph.spin_until(lambda: graph.status.transitions > held - len(EPISODES[2].encoded_steps), "episode 4 comes")
+        assert graph.status.transitions - (held - len(EPISODES[2].encoded_steps)) == len(EPISODES[4].encoded_steps)
+        assert graph.status.updates == updates
+        now = graph.status.transitions
+
+        relabel(0, 1, "DISCARD")
+        graph.spin_until(lambda: "no sequence number" in graph.status.message, "nonsense is refused")
+        graph.stop(process, signal.SIGKILL)  # since the checkpoint of episode 2
+        for i in (1, 2, 3):
+            write_journal(journals, EPISODES[i])
+        start(graph)
+        graph.spin_until(lambda: graph.status.transitions == now, "the corrections are heard and followed again")
+        assert graph.status.last_episode_id == 4
+    words = (tmp_path / "rl_learner.log").read_text()
+    assert words.count("episode 2 is relabelled DISCARD: the replay follows") == 2
+    assert "is not undone" in words
 
 
 def test_demonstrations_in_the_replay_are_no_episodes_of_the_run(tmp_path):

@@ -111,10 +111,11 @@ class NodeParameters:
 
 
 class EpisodeManagerNode(Node):
-    """See the module docstring."""
+    """See the module docstring. `clock`: monotonic time in s, of its time-outs and reminders."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__("episode_manager")
+        self._now = clock
         self.parameters = declare(self, NodeParameters)
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)
@@ -172,7 +173,7 @@ class EpisodeManagerNode(Node):
 
     def _tick(self) -> None:
         """Notice time-outs of what is waited for; tell the operator."""
-        found = self._wait.update(self._waits_for_operator(), time.monotonic())
+        found = self._wait.update(self._waits_for_operator(), self._now())
         if found == Waited.EXPIRED:
             self.command(self.machine.label, Label.DISCARD, f"nobody came: {self._wait.text}")
         elif found != Waited.NOTHING:
@@ -229,7 +230,7 @@ class EpisodeManagerNode(Node):
 
     def _on_control(self, message: ControlState) -> None:
         restarted = message.ticks < self._control.ticks
-        self._control, self._control_heard_s = message, time.monotonic()
+        self._control, self._control_heard_s = message, self._now()
         machine = self.machine
         if restarted:
             self._estop_call = None
@@ -456,11 +457,11 @@ class EpisodeManagerNode(Node):
 
         Executor and learner may take peer_timeout_s to appear; for a learner at work there is no limit.
         """
-        end = time.monotonic() + self.parameters.peer_timeout_s
+        end = self._now() + self.parameters.peer_timeout_s
         while isinstance(answer := self._gate(request), Wait) and not stop():
             if self._executor_alive() and self._training is not None:
-                end = time.monotonic() + self.parameters.peer_timeout_s
-            elif time.monotonic() > end:
+                end = self._now() + self.parameters.peer_timeout_s
+            elif self._now() > end:
                 break
             self._waiting_for = answer.reason
             await self.news.next()
@@ -481,7 +482,7 @@ class EpisodeManagerNode(Node):
         return decide(spec.purpose, spec.driver, self._training, self.lockstep, self._trained_episode)
 
     def _executor_alive(self) -> bool:
-        return time.monotonic() - self._control_heard_s < self.parameters.control_timeout_s
+        return self._now() - self._control_heard_s < self.parameters.control_timeout_s
 
     # ---- services
 

@@ -1,9 +1,11 @@
 """Episode manager and recorder over real DDS, with stand-ins for executor, cell and learner."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,9 +17,10 @@ from teleop_doubles import TASK, FakeCell, FakeExecutor, FakeLearner, Operator, 
 from rlt_common import topics
 from rlt_common.episode_file import episode_metadata, read_messages
 from rlt_msgs.action import RunEpisodes
-from rlt_msgs.msg import ControlState, EpisodeState, OperatorEvent
+from rlt_msgs.msg import ControlState, EpisodeState, OperatorEvent, Relabel
 from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetEstop, StartEpisode
 from rlt_teleop.episode_manager_node import EpisodeManagerNode
+from rlt_teleop.operator_wait import OperatorWait
 from rlt_teleop.recorder_node import RecorderNode
 
 TRAIN, EVALUATE = EpisodeState.PURPOSE_TRAIN, EpisodeState.PURPOSE_EVALUATE
@@ -31,7 +34,15 @@ class Cell:
     """The whole operator side in one graph."""
 
     def __init__(
-        self, make_graph, folder, recorder=True, learner=None, recorder_timeout_s=10.0, task=TASK, **robot
+        self,
+        make_graph,
+        folder,
+        recorder=True,
+        learner=None,
+        recorder_timeout_s=10.0,
+        task=TASK,
+        clock=time.monotonic,
+        **robot,
     ) -> None:
         self.run = folder / "run"
         files = {
@@ -46,7 +57,7 @@ class Cell:
         self.learner = self.graph.add(FakeLearner(**learner)) if learner is not None else None
         self.operator = self.graph.add(Operator())
         self.recorder = self.graph.add(RecorderNode()) if recorder is True else None
-        self.manager = self.graph.add(EpisodeManagerNode())
+        self.manager = self.graph.add(EpisodeManagerNode(clock))
         self.graph.until(
             lambda: (
                 self.operator.events.get_subscription_count() >= 1 + (recorder is True)
@@ -384,16 +395,116 @@ def test_a_run_goes_on_after_the_recorder_was_restarted_in_the_middle(make_cell)
     assert sorted(p.name for p in (cell.run / "episodes").iterdir()) == ["000001.mcap.part", "000002.mcap"]
 
 
+def ended_episodes(cell, *labels):
+    """Episodes 1, 2, ... end with these labels."""
+    for label in labels:
+        cell.start(purpose=TRAIN, driver=EpisodeState.DRIVER_VLA)
+        cell.until_steps(6)
+        assert cell.label(label).durable
+        cell.until_phase(IDLE)
+
+
+def corrections(cell):
+    return [json.loads(line) for line in (cell.run / "labels.jsonl").read_text().splitlines()]
+
+
 def test_a_relabel_of_an_earlier_episode(make_cell):
-    cell = make_cell()
-    cell.start()
-    cell.until_steps(6)
-    assert cell.label(EpisodeState.LABEL_SUCCESS).durable
-    cell.until_phase(IDLE)
+    cell = make_cell(tick="timer")
+    ended_episodes(cell, EpisodeState.LABEL_SUCCESS)
+    assert cell.operator.state.successes == 1
     answer = cell.label(EpisodeState.LABEL_FAILURE, episode_id=1)
     assert (answer.accepted, answer.durable) == (True, True)
-    assert (cell.run / "labels.jsonl").read_text() == '{"episode_id": 1, "label": "failure"}\n'
-    assert "no such episode" in cell.label(EpisodeState.LABEL_FAILURE, episode_id=5).message
+    assert corrections(cell) == [{"episode_id": 1, "label": "failure", "after_episode": 1}]
+    cell.graph.until(lambda: cell.operator.state.successes == 0, "the count follows")
+    assert cell.operator.state.label == EpisodeState.LABEL_FAILURE
+    assert cell.label(EpisodeState.LABEL_FAILURE, episode_id=1).accepted
+    assert len(corrections(cell)) == 1, "the same label again is no correction"
+    assert "episode 5 cannot be relabelled" in cell.label(EpisodeState.LABEL_FAILURE, episode_id=5).message
+    assert "cannot be given" in cell.label(EpisodeState.LABEL_TIMEOUT, episode_id=1).message
+
+
+def test_labels_are_taken_back_with_the_pad_one_episode_after_the_other(make_cell):
+    cell = make_cell(tick="timer")
+    success, failure, discard = (
+        EpisodeState.LABEL_SUCCESS,
+        EpisodeState.LABEL_FAILURE,
+        EpisodeState.LABEL_DISCARD,
+    )
+    ended_episodes(cell, success, failure, discard)
+    relabels = []
+    cell.operator.create_subscription(Relabel, topics.RELABEL, relabels.append, topics.QOS_RELABEL)
+    assert cell.manager.training_episodes == 2
+
+    def picked(episode_id):
+        cell.graph.until(lambda: cell.operator.state.relabelling == episode_id, f"episode {episode_id} is picked")
+
+    for episode_id in (3, 2):
+        cell.press(OperatorEvent.EVENT_UNDO)
+        picked(episode_id)
+    assert "episode 2 (failure)" in cell.operator.state.reason
+    cell.press(OperatorEvent.EVENT_SUCCESS)
+    picked(0)
+    cell.press(OperatorEvent.EVENT_UNDO)
+    picked(3)
+    cell.press(OperatorEvent.EVENT_FAILURE)
+    cell.graph.until(lambda: len(relabels) == 2, "both corrections are out")
+    assert [(r.sequence, r.episode_id, r.label, r.after_episode) for r in relabels] == [
+        (1, 2, success, 3),
+        (2, 3, failure, 3),
+    ]
+    assert (cell.operator.state.successes, cell.manager.training_episodes) == (2, 3)
+
+    for episode_id in (3, 2, 1):
+        cell.press(OperatorEvent.EVENT_UNDO)
+        picked(episode_id)
+    cell.press(OperatorEvent.EVENT_UNDO)
+    cell.graph.until(lambda: "no finished episode" in cell.manager._refused, "there is nothing before the first")
+    cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
+    picked(0)
+    assert cell.operator.state.phase == IDLE, "the press left the label, it began nothing"
+    assert len(corrections(cell)) == 2
+
+    cell.graph.remove(cell.manager)
+    cell.manager = cell.graph.add(EpisodeManagerNode())
+    assert (cell.manager.machine.episode.successes, cell.manager.training_episodes) == (2, 3)
+    late = []
+    cell.operator.create_subscription(Relabel, topics.RELABEL, late.append, topics.QOS_RELABEL)
+    cell.graph.until(lambda: len(late) == 2, "a restarted manager says the corrections again")
+
+
+def test_no_label_is_taken_back_while_the_arms_move_and_motion_drops_the_pick(make_cell):
+    cell = make_cell(reset="operator")
+    cell.start()
+    cell.press(OperatorEvent.EVENT_UNDO)
+    cell.graph.until(lambda: "no finished episode" in cell.manager._refused, "there is none yet")
+    cell.graph.until(lambda: cell.manager._opened_episode == 1, "the recorder is ready")
+    cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
+    cell.until_steps(6)
+    cell.press(OperatorEvent.EVENT_UNDO)
+    cell.graph.until(lambda: "cannot take a label back in BASE" in cell.manager._refused, "not while it moves")
+    assert cell.label(EpisodeState.LABEL_SUCCESS).durable
+    cell.until_phase(IDLE)
+    cell.press(OperatorEvent.EVENT_UNDO)
+    cell.graph.until(lambda: cell.operator.state.relabelling == 1, "episode 1 is picked")
+    cell.start()
+    assert cell.operator.state.relabelling == 0 or cell.operator.state.episode_id == 1
+    cell.until_phase(EpisodeState.PHASE_RESETTING)
+    assert cell.operator.state.relabelling == 0
+    assert not (cell.run / "labels.jsonl").exists()
+
+
+def test_the_operator_is_reminded_and_an_episode_that_nobody_resets_is_discarded(make_cell):
+    skipped = [0.0]
+    cell = make_cell(reset="operator", clock=lambda: time.monotonic() + skipped[0])
+    cell.manager._wait = OperatorWait(remind_s=300.0, limit_s=600.0)
+    cell.start()
+    cell.graph.until(lambda: "reset the scene of episode 1" in cell.operator.state.waiting_for, "it waits visibly")
+    skipped[0] = 301.0
+    cell.graph.until(lambda: cell.operator.state.reminders == 1, "a reminder")
+    skipped[0] = 601.0
+    cell.until_discarded()
+    assert "nobody came" in next(s.reason for s in cell.operator.states if s.phase == LABELLED)
+    cell.graph.until(lambda: cell.operator.state.waiting_for == "", "it waits no more")
 
 
 def test_a_restarted_manager_stands_still_and_goes_on_with_new_ids(make_cell):

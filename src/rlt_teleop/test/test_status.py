@@ -113,12 +113,13 @@ def test_numbers_that_mean_nothing_are_shown_as_unknown():
 
 def test_what_may_be_pressed_follows_the_phase():
     names = {phase: [name for name, _ in actions(phase)] for phase in Phase}
-    assert names[Phase.IDLE] == ["next_episode", "estop"]
+    assert names[Phase.IDLE] == ["next_episode", "undo", "estop"]
     assert names[Phase.BASE][0] == "handoff"
     assert "handoff" not in names[Phase.CRITICAL]
     assert names[Phase.ESTOP] == []
     assert dict(actions(Phase.RESETTING))["next_episode"] == "the scene is reset: move"
     assert dict(actions(Phase.BASE, human_in_control=True))["enable"] == "let go to give back"
+    assert dict(actions(Phase.IDLE, relabelling=7))["success"] == "episode 7 was a success"
     assert actions(None) == [("estop", MEANING["estop"])]
 
 
