@@ -23,6 +23,7 @@ setup(
             "recorder = rlt_teleop.recorder_node:main",
             "auto_handoff = rlt_teleop.auto_handoff_node:main",
             "gamepad = rlt_teleop.gamepad_node:main",
+            "reset_estop = rlt_teleop.reset_estop_command:main",
             "status = rlt_teleop.status_node:main",
             "feedback = rlt_teleop.feedback_node:main",
             "camera_view = rlt_teleop.camera_view_node:main",

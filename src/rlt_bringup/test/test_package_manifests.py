@@ -23,6 +23,7 @@ ROSDEP_KEYS = {
     "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",
     "psutil": "python3-psutil",
+    "rich": "python3-rich",
     "scipy": "python3-scipy",
     "yaml": "python3-yaml",
 }

@@ -138,6 +138,8 @@ class JoyMapping:
         False, "a Joy message with too few buttons says that the others are not pressed, as spacenav's do"
     )
     buttons: Buttons = field(default_factory=Buttons)
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Entry of `buttons` to what is written on that button: how the status view names it."""
     motion: str = param("axes", "where motion comes from", choices=("axes", "twist", "leader"))
     frame: str = param(
         "world", "axes and twist move the tool along and about the axes of this frame", choices=("world", "tool")
@@ -169,6 +171,7 @@ class JoyMapping:
     def __post_init__(self) -> None:
         validate(self)
         self._check_sections()
+        self._check_written()
         axes = {axis.index: name for name, axis in self.axes.items() if axis.index != DISABLED}
         for name, index in self.triggers.items():
             if index == DISABLED:
@@ -195,6 +198,20 @@ class JoyMapping:
             raise ParameterError("leader: arms: name at least one arm of the robot with its leader")
         if self.motion == "leader" and self.frame != "world":
             raise ParameterError("frame: leaders move the arms in the world frame: remove it")
+
+    def _check_written(self) -> None:
+        """Every name is a text, and of a button that is there."""
+        if not isinstance(self.written, Mapping):
+            raise ParameterError(f"written: expected buttons with what is written on them, got {self.written!r}")
+        numbers = dict(self.buttons.items())
+        for name, text in self.written.items():
+            if numbers.get(name, DISABLED) == DISABLED or not isinstance(text, str) or not text:
+                raise ParameterError(f"written: {name}: {text!r}: expected an enabled entry of buttons and a text")
+
+    def name_of(self, name: str) -> str:
+        """What a person knows the button by: what is written on it, else its number. Empty for one that is off."""
+        index = dict(self.buttons.items()).get(name, DISABLED)
+        return "" if index == DISABLED else self.written.get(name, f"button {index}")
 
     def button(self, name: str) -> int:
         """Number of the button of that name, e.g. "handoff". Raises ParameterError when it is unknown or disabled."""

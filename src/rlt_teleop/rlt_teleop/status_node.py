@@ -74,9 +74,7 @@ class StatusNode(Node):
             self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _button_name(self, name: str) -> str:
-        if self._mapping is None:
-            return name.replace("_", " ")
-        return f"button {self._mapping.button(name)}"
+        return name.replace("_", " ") if self._mapping is None else self._mapping.name_of(name)
 
     def leave(self) -> None:
         """Give the terminal back."""

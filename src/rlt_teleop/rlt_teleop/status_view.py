@@ -45,7 +45,7 @@ def line(snapshot: Snapshot) -> str:
 
 
 def panel(snapshot: Snapshot, button_name: Callable[[str], str]) -> Panel:
-    """The whole view. `button_name`: of a mapping's button, what is written on the pad."""
+    """The whole view. `button_name`: of a mapping's button, what is written on the pad; empty: there is none."""
     border = "red" if snapshot.estop or snapshot.phase == Phase.ESTOP else "yellow" if snapshot.troubles else "green"
     parts = [_episode(snapshot), _presses(snapshot, button_name), _learning(snapshot), _nodes(snapshot)]
     if snapshot.drops:
@@ -105,6 +105,7 @@ def _nodes(snapshot: Snapshot) -> Table:
 def _presses(snapshot: Snapshot, button_name: Callable[[str], str]) -> Table:
     human = snapshot.driver.startswith("human")
     found = {button_name(name): text for name, text in actions(snapshot.phase, human, snapshot.relabelling)}
+    found.pop("", None)
     if snapshot.phase == Phase.ESTOP or snapshot.estop:
         found = {"service reset_estop": "releases the emergency stop; then a new episode has to be begun"}
     return _titled("press", found)

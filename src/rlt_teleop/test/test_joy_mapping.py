@@ -7,8 +7,9 @@ from teleop_doubles import ROBOT
 
 from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError
-from rlt_teleop.joy_mapping import load_mapping
+from rlt_teleop.joy_mapping import Buttons, JoyMapping, load_mapping
 from rlt_teleop.joy_operator import JoyOperator
+from rlt_teleop.operator_actions import MEANING
 
 FOLDER = Path(__file__).parents[2] / "rlt_bringup" / "config" / "joy"
 
@@ -102,3 +103,20 @@ def test_mistakes_are_errors_that_name_the_file(tmp_path, text, why):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ParameterError, match=r"none\.yaml: No such file"):
         load_mapping(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("pad", ["xbox", "playstation", "keyboard", "spacemouse_keyboard"])
+def test_every_decision_has_the_name_that_is_written_on_its_button(pad):
+    mapping = load_mapping(FOLDER / f"{pad}.yaml")
+    names = [mapping.name_of(name) for name in MEANING]
+    assert not any(name.startswith("button") for name in names)
+    assert len(set(names)) == len(MEANING)
+
+
+def test_what_is_written_on_a_button_that_is_not_there_is_an_error():
+    buttons = Buttons(estop=6)
+    assert JoyMapping(device="pad", buttons=buttons).name_of("estop") == "button 6"
+    assert JoyMapping(device="pad", buttons=buttons).name_of("undo") == ""
+    for written in ({"undo": "Z"}, {"jump": "Z"}, {"estop": ""}, {"estop": 6}):
+        with pytest.raises(ParameterError, match=f"written: {next(iter(written))}"):
+            JoyMapping(device="pad", buttons=buttons, written=written)
