@@ -121,7 +121,11 @@ class ChunkExecutorNode(Node):
         q = self._joints(message)
         if q is None:
             return
-        self._state = RobotState(stamp_ns(message.header.stamp), q)
+        try:
+            self._state = RobotState(stamp_ns(message.header.stamp), q)
+        except CodecError as error:
+            self._state_error = f"joint_states: {error}"
+            return
         self._state_received_s = time.monotonic()
         if self.lockstep:
             if self._state.stamp_ns == self._answered_ns and self._last_target is not None:

@@ -152,7 +152,7 @@ class ChunkExecutor:
         self._chunk = None
         self._request = None
         self._stopped_episode = self._episode.episode_id if self._episode else 0
-        self._hold_target = None if state is None else state.q.copy()
+        self._hold_target = None if state is None or self._integrator.implausible(state.q) else self._here(state)
         self.source = Source.HOLD
         self.hold_reason = f"emergency stop: {self.estop_reason}"
 
@@ -175,11 +175,13 @@ class ChunkExecutor:
             return Tick()
         if state.q.shape != (self._joints,) or not np.isfinite(state.q).all():
             return self._hold("joint states of a wrong length or not finite")
+        if fault := self._integrator.implausible(state.q):
+            return self._hold(fault)
         if not self._config.wait_for_chunk and state_age_s > self._config.state_timeout_s:
             return self._hold(f"joint states are {state_age_s * 1e3:.0f} ms old")
         if self.estop_reason:
             if self._hold_target is None:
-                self._hold_target = state.q.copy()
+                self._hold_target = self._here(state)
             return Tick(joint_target=self._hold_target.copy())
         episode = self._episode
         if episode is None or episode.phase not in MOVING or episode.episode_id == self._stopped_episode:
@@ -266,8 +268,12 @@ class ChunkExecutor:
         if self._config.wait_for_chunk:
             return Tick()
         if self._hold_target is None:
-            self._hold_target = state.q.copy()
+            self._hold_target = self._here(state)
         return Tick(joint_target=self._hold_target.copy())
+
+    def _here(self, state: RobotState) -> np.ndarray:
+        """Joint targets (n,) that keep the arms where they are measured, within the joints' range."""
+        return self._integrator.within_range(state.q)
 
     def _hold(self, reason: str) -> Tick:
         """Without a usable robot state nothing new is sent: the driver keeps its last target."""
@@ -299,7 +305,7 @@ class ChunkExecutor:
             episode_id=episode.episode_id,
             epoch=episode.epoch,
             # Unique within a run even when the executor was restarted in the middle of an episode.
-            request_id=(episode.episode_id << 40) | ((episode.epoch & 0xFFFF) << 24) | (self.step & 0xFFFFFF),
+            request_id=((episode.episode_id & 0xFFFFFF) << 40) | ((episode.epoch & 0xFFFF) << 24) | (self.step & 0xFFFFFF),
             not_before_ns=state.stamp_ns,
             boundary_step=self.step,
             first_step=self.step + config.prefetch_steps,

@@ -56,6 +56,8 @@ class Label(IntEnum):
 
 MOVING = frozenset({Phase.BASE, Phase.CRITICAL})
 RUNNING = frozenset({Phase.RESETTING, Phase.BASE, Phase.CRITICAL})
+HIGHEST_EPISODE, HIGHEST_EPOCH = 2**24 - 1, 2**31
+"""No run gets there: who speaks of more is not the executor."""
 OPERATOR_LABELS = frozenset({Label.SUCCESS, Label.FAILURE, Label.DISCARD})
 
 
@@ -246,6 +248,8 @@ class EpisodeMachine:
         """
         episode = self.episode
         if episode.phase != Phase.IDLE or (episode_id, epoch) <= (episode.episode_id, episode.epoch):
+            return False
+        if episode_id > HIGHEST_EPISODE or epoch > HIGHEST_EPOCH:
             return False
         self._next_id = max(self._next_id, episode_id + 1)
         self.episode = replace(
