@@ -1,9 +1,9 @@
 """Hostile messages through the handlers of the graph's own nodes, in this process.
 
-A :class:`Subject` is one node with the parameters that the graph gives it. Its subscriptions and services are found on
-the node itself, so a new one is fuzzed without being named here. Messages go straight into the callbacks, timers fire in
-between, and whatever the node publishes is serialised as DDS would and judged by :class:`Judge`. A callback that raises
-is a crash: it would end the node's process.
+A :class:`Subject` is one node with the parameters that the graph gives it. Its subscriptions and services are found
+on the node itself, so a new one is fuzzed without being named here. Messages go straight into the callbacks, timers
+fire in between, and whatever the node publishes is serialised as DDS would and judged by :class:`Judge`. A callback
+that raises is a crash: it would end the node's process.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import random
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
 
 from harness.hostile import Hostile
+from harness.untrained_run import on_a_timer, prepare
 from harness.valid_messages import ValidMessages
-from rlt_bringup.graph import NodeSpec
+from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
 from rlt_common.config import RobotConfig
 from rlt_common.kinematics import build_kinematics
 from rlt_control.chunk_executor_node import ChunkExecutorNode
@@ -60,8 +61,9 @@ NODES: dict[str, Callable[[], Node]] = {
 }
 """The class behind each node of the graph; the gamepad node takes no messages."""
 RMWError = rclpy_implementation.RMWError
-PER_LIFE = 2000
-"""Hostile messages that a node takes before a fresh one replaces it: some leave it deaf, on purpose, to what follows."""
+PER_LIFE = 300
+"""Hostile messages that a node takes before a fresh one replaces it: some leave it deaf, on purpose, to what
+follows."""
 VALID_EVERY, TIMERS_EVERY = 40, 25
 BYTES_SHARE = 0.3
 TOLERANCE = 1e-6
@@ -167,19 +169,26 @@ class Subject:
         self.spec, self._valid, self._findings = spec, valid, findings
         self._rng, self._hostile = random.Random(seed), Hostile(seed + 1)
         self._judge = Judge(valid.robot, findings)
+        folder.mkdir(parents=True, exist_ok=True)
         self._parameters = folder / f"{spec.name}.yaml"
         text = yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}})
         self._parameters.write_text(text, encoding="utf-8")
         self._episode = 0
+        self._good: dict[str, Any] = {}
 
-    def run(self, count: int) -> None:
-        """`count` hostile messages into every subscription and service of the node, in random order."""
+    def types(self) -> list[str]:
+        """The type of every subscription and service of the node."""
+        with self._node() as node:
+            return [inlet.type_name for inlet in _inlets(node).values()]
+
+    def run(self, count: Callable[[str], int]) -> None:
+        """`count` of its type hostile messages into every subscription and service of the node, in random order."""
         remaining: Counter[str] | None = None
         while remaining is None or remaining.total():
             with self._node() as node:
                 inlets = _inlets(node)
                 if remaining is None:
-                    remaining = Counter({name: count for name in inlets})
+                    remaining = Counter({name: count(inlet.type_name) for name, inlet in inlets.items()})
                 self._live(node, inlets, remaining)
 
     def _live(self, node: Node, inlets: dict[str, _Inlet], remaining: Counter[str]) -> None:
@@ -198,7 +207,7 @@ class Subject:
                 self._deliver(node, inlet, message, tally)
 
     def _message(self, inlet: _Inlet, tally: Tally) -> Any:
-        valid = self._valid.of_episode(max(self._episode, 1)).get(inlet.name)
+        valid = self._good.get(inlet.name)
         valid = inlet.kind() if valid is None else valid
         if self._rng.random() >= BYTES_SHARE:
             message = self._hostile.message(valid)
@@ -215,7 +224,8 @@ class Subject:
     def _begin_episode(self, inlets: dict[str, _Inlet]) -> None:
         """Valid messages, so that what is hostile meets a node that works. Crashes here count like others."""
         self._episode += 1
-        for name, message in self._valid.starts(self._episode):
+        self._good = self._valid.of_episode(self._episode)
+        for name, message in self._valid.starts(self._good):
             if inlet := inlets.get(name):
                 tally = self._findings.tally(self.spec.name, name, inlet.type_name)
                 self._deliver(None, inlet, serialize_message(message) if inlet.raw else message, tally)
@@ -232,6 +242,8 @@ class Subject:
         tally = self._findings.tally(self.spec.name, "timers and idle work", "")
         calls: list[Callable[[], Any]] = [timer.callback for timer in node.timers]
         calls += [getattr(node, name) for name in ("work", "work_once") if hasattr(node, name)]
+        if isinstance(node, ChunkExecutorNode) and not node.lockstep:
+            calls.append(lambda: node.timer_tick(0.0))
         calls.append(lambda: node.executor.spin_once(timeout_sec=0))
         for call in calls:
             tally.sent += 1
@@ -244,17 +256,19 @@ class Subject:
     def _node(self) -> Iterator[Node]:
         arguments = ["-r", f"__node:={self.spec.name}", "--params-file", str(self._parameters), "--log-level", "fatal"]
         rclpy.init(args=["--ros-args", *arguments])
-        node = NODES[self.spec.name]()
         executor = SingleThreadedExecutor()
-        executor.add_node(node)
+        node = None
         try:
+            node = NODES[self.spec.name]()
+            executor.add_node(node)
             for publisher in node.publishers:
                 publisher.publish = lambda m, topic=publisher.topic_name: self._judge.publish(self.spec.name, topic, m)
             yield node
         finally:
             executor.shutdown(timeout_sec=0)
-            node.destroy_node()
-            rclpy.shutdown()
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
 
 
 @dataclass(frozen=True)
@@ -297,12 +311,36 @@ def _start(coroutine: Any) -> None:
     coroutine.close()
 
 
-def campaign(specs: list[NodeSpec], valid: ValidMessages, count: int, seed: int, say: Callable[[str], None]) -> Findings:
-    """`count` hostile messages into every topic and service of every node in `specs`."""
+def graph_nodes(run: Path) -> tuple[list[NodeSpec], list[NodeSpec], ValidMessages]:
+    """(every node, and the executor again on a timer; the training graph; valid messages), on an untrained VLA."""
+    task = prepare(run)
+    described = []
+    for mode in ("train", "deploy"):
+        resolved = resolve(GraphOptions(task=str(task), run=str(run), mode=mode))
+        described.append({spec.name: spec for spec in describe(resolved)})
+    training, deployed = described
+    every = {**deployed, **training}  # the VLA node of deployment asks for a hand-off head
+    timer = ticking_by_itself(every["chunk_executor"], on_a_timer(run))
+    return [*every.values(), timer], list(training.values()), ValidMessages(resolved)
+
+
+def ticking_by_itself(executor: NodeSpec, robot_file: Path) -> NodeSpec:
+    """The executor as it runs on a robot."""
+    return replace(executor, parameters={**executor.parameters, "robot": str(robot_file), "use_sim_time": False})
+
+
+def campaign(
+    specs: Sequence[NodeSpec], valid: ValidMessages, count: int, seed: int, say: Callable[[str], None]
+) -> Findings:
+    """`count` hostile messages of every type into the nodes in `specs`, shared between those that take the type."""
     findings = Findings()
     with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
-        for i, spec in enumerate(specs):
-            Subject(spec, valid, findings, seed + 10 * i, Path(folder)).run(count)
+        subjects = [
+            Subject(spec, valid, findings, seed + 10 * i, Path(folder) / str(i)) for i, spec in enumerate(specs)
+        ]
+        takers = Counter(kind for subject in subjects for kind in subject.types())
+        for spec, subject in zip(specs, subjects, strict=True):
+            subject.run(lambda kind: -(-count // takers[kind]))
             own = [t for t in findings.tallies.values() if t.node == spec.name]
             say(f"{spec.name}: {sum(t.sent for t in own)} messages, {sum(t.crashes for t in own)} crashes")
     return findings

@@ -5,7 +5,7 @@ The fuzzer makes hostile messages out of these, so that a single bad field meets
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from rlt_msgs.msg import (
 )
 from rlt_msgs.srv import LabelEpisode, ResetScene, SaveCheckpoint, StartEpisode
 from rlt_rl_node import actor_codec
+from rlt_rl_node.agent import AgentConfig
 from rlt_rl_node.frozen_models import read_frozen_models
 from rlt_rl_node.learner import Learner, LearnerConfig, task_shape
 from rlt_sim.lockstep import EPISODE_CLOCK_S
@@ -42,6 +43,7 @@ from rlt_teleop.joy_mapping import load_mapping
 from rlt_vla_node.proprioception import Proprioception
 
 EPOCH = 1
+SMALL_ACTOR = AgentConfig(hidden=(16,))
 BUTTONS_AT_LEAST, AXES_AT_LEAST = 12, 8
 
 
@@ -57,10 +59,10 @@ class ValidMessages:
         self._vla_folder = resolved.checkpoint
         self.frozen = read_frozen_models(self._vla_folder, self.robot.action_dim)
         self.shape = task_shape(self.robot, self.task, self.frozen)
-        self._actor = actor_codec.pack(Learner(self.shape, LearnerConfig()).policy())
+        self._actor = actor_codec.pack(Learner(self.shape, LearnerConfig(agent=SMALL_ACTOR)).policy())
         mapping = load_mapping(resolved.joy_file)
         self._pad = max(mapping.axes_needed, AXES_AT_LEAST), max(mapping.buttons_needed, BUTTONS_AT_LEAST)
-        self.home = self._cell.joint_state()[0].copy()
+        self._observation = self._observe(*self._cell.joint_state())
 
     def of_episode(self, episode_id: int) -> dict[str, Any]:
         """Topic or service name -> message or request; camera topics and the command topic under their own names."""
@@ -69,9 +71,7 @@ class ValidMessages:
         stamp, dim = to_time(ns), robot.action_dim
         position, velocity, effort = self._cell.joint_state()
         names = list(robot.joint_names)
-        joints = JointState(
-            name=names, position=doubles(position), velocity=doubles(velocity), effort=doubles(effort)
-        )
+        joints = JointState(name=names, position=doubles(position), velocity=doubles(velocity), effort=doubles(effort))
         zeros = np.zeros(task.horizon * dim, np.float32)
         rows = zeros[: task.execute_steps * dim]
         one = floats(zeros[:dim])
@@ -79,7 +79,7 @@ class ValidMessages:
         request = {"request_id": episode_id, "boundary_step": 0, "first_step": 0}
         found: dict[str, Any] = {
             topics.JOINT_STATES: joints,
-            topics.OBSERVATION: self._observation(ns, position, velocity, effort),
+            topics.OBSERVATION: self._observation,
             topics.CHUNK_REQUEST: ChunkRequest(**here, **request, not_before=stamp, rows=task.execute_steps),
             topics.VLA_OUTPUT: VlaOutput(
                 **here,
@@ -147,11 +147,12 @@ class ValidMessages:
                 message.header.stamp = stamp
         return found
 
-    def starts(self, episode_id: int) -> list[tuple[str, Any]]:
-        """What is said before the arms may move in an episode, in order: (topic, message)."""
+    def starts(self, moving: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """What is said, in order, until the arms move in the episode of `moving`: (topic, message)."""
+        episode_id = moving[topics.EPISODE_STATE].episode_id
         resetting = self._episode(EpisodeState.PHASE_RESETTING, episode_id)
-        moving = self.of_episode(episode_id)
-        order = (topics.EPISODE_STATE, topics.JOINT_STATES, topics.CHUNK_REQUEST, topics.VLA_OUTPUT, topics.ACTION_CHUNK)
+        order = [topics.EPISODE_STATE, topics.JOINT_STATES, topics.CHUNK_REQUEST, topics.VLA_OUTPUT]
+        order.append(topics.ACTION_CHUNK)
         return [(topics.EPISODE_STATE, resetting), *((topic, moving[topic]) for topic in order)]
 
     def _episode(self, phase: int, episode_id: int) -> EpisodeState:
@@ -169,18 +170,13 @@ class ValidMessages:
             max_critical_steps=task.max_critical_steps,
         )
 
-    def _observation(self, ns: int, position: np.ndarray, velocity: np.ndarray, effort: np.ndarray) -> Observation:
+    def _observe(self, position: np.ndarray, velocity: np.ndarray, effort: np.ndarray) -> Observation:
         cameras = self.robot.cameras
         data = ObservationData(
-            observation_id=ns,
-            stamp_ns=ns,
+            observation_id=0,
+            stamp_ns=0,
             camera_names=tuple(camera.name for camera in cameras),
             images=np.stack(self._images),
             blocks=self._proprioception.blocks(self.robot.joint_names, position, velocity, effort),
         )
         return observation_to_msg(data, [c.encoding for c in cameras], [0.0] * len(cameras), self.robot.frame)
-
-
-def files_under(folder: Path) -> set[Path]:
-    """Every file below a folder, relative to it."""
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}

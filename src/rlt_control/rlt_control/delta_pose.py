@@ -23,7 +23,7 @@ from rlt_common.rotations import limit_rotation, rotation_matrix, rotation_vecto
 ARM_DIM = 7
 """Action components per arm: 3 translation, 3 rotation, 1 gripper."""
 RANGE_MARGIN = 0.1
-"""rad or m that a joint may be measured beyond its range: offsets of encoders. What is further out is no measurement."""
+"""rad or m that a joint may be measured beyond its range: encoders' offsets. What is further out is no measurement."""
 
 
 @dataclass(frozen=True)

@@ -305,7 +305,9 @@ class ChunkExecutor:
             episode_id=episode.episode_id,
             epoch=episode.epoch,
             # Unique within a run even when the executor was restarted in the middle of an episode.
-            request_id=((episode.episode_id & 0xFFFFFF) << 40) | ((episode.epoch & 0xFFFF) << 24) | (self.step & 0xFFFFFF),
+            request_id=((episode.episode_id & 0xFFFFFF) << 40)
+            | ((episode.epoch & 0xFFFF) << 24)
+            | (self.step & 0xFFFFFF),
             not_before_ns=state.stamp_ns,
             boundary_step=self.step,
             first_step=self.step + config.prefetch_steps,

@@ -148,12 +148,12 @@ class SimRobotNode(Node):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
+            self._gate.reset(request.episode_id)
             self.cell.reset(request.seed, request.start_in or self.task.start_in)
         except ValueError as error:
             response.message = str(error)
             return response
         self._targets = None
-        self._gate.reset(request.episode_id)
         response.done = True
         return response
 
