@@ -132,7 +132,8 @@ def attack_graph(
             with GraphRunner(nodes, logs / str(life)) as runner:
                 _until_moving(attacker, executor, runner)
                 _one_life(attacker, executor, runner, nodes, remaining, rng)
-            say(f"over DDS: {attacker.found.sent.total()} sent, {len(attacker.found.deaths)} processes ended")
+            deaths = attacker.found.deaths
+            say(f"over DDS: {attacker.found.sent.total()} sent, {len(deaths)} processes ended {deaths[-1:]}")
     finally:
         executor.shutdown()
         attacker.destroy_node()

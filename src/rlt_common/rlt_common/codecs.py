@@ -16,6 +16,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rlt_msgs.msg import Observation
 
+HIGHEST_EPISODE_ID = 2_000_000
+"""No run gets there, and a simulated clock has room for so many: who speaks of more is not believed."""
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 

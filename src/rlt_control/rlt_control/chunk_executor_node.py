@@ -168,8 +168,9 @@ class ChunkExecutorNode(Node):
     def _on_episode(self, message: EpisodeState) -> None:
         try:
             episode = messages.episode(message, self.task)
-        except ValueError:
-            self.get_logger().error(f"episode_state names phase {message.phase}: ignored")
+        except ValueError as error:
+            self.core.last_refusal = f"episode_state: {error}"
+            self.get_logger().error(f"{self.core.last_refusal}: ignored", throttle_duration_sec=1.0)
             return
         self.core.set_episode(episode)
         self._show_state()
