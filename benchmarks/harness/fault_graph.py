@@ -151,7 +151,7 @@ class FaultyGraph:
         nodes: of the graph; the scripted operator begins the episodes.
         run: the run directory.
         command_topic: of the arms.
-        runner: makes the runner; a test or a partition may take another.
+        logs: where the nodes' logs go; None: into the run directory.
     """
 
     def __init__(
@@ -159,12 +159,14 @@ class FaultyGraph:
         nodes: Sequence[NodeSpec],
         run: Path,
         command_topic: str,
-        runner: Callable[[Sequence[NodeSpec], Path], GraphRunner] = GraphRunner,
+        logs: Path | None = None,
     ) -> None:
         self.nodes, self.run = list(nodes), run
         self._command_topic = command_topic
-        self.runner = runner(self.nodes, run / "log")
+        self.runner = GraphRunner(self.nodes, logs or run / "log")
         self.discards = 0
+        self.stood: list[str] = []
+        """Why the arms stood when the person discarded an episode, as nodes said it."""
 
     def __enter__(self) -> FaultyGraph:
         rclpy.init()
@@ -222,6 +224,8 @@ class FaultyGraph:
             if now - pressed > PATIENCE_S:
                 self.watch.discard()
                 self.discards += 1
+                self.stood.append(str({n: self.seen.health.get(n) for n in (EXECUTOR, "episode_manager", "sim_robot")}))
+                print(f"faults: no step for {PATIENCE_S:g} s: {self.stood[-1]}", flush=True)
                 pressed = now
             self.spin(0.1)
         return time.monotonic() - begun

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable
@@ -142,6 +143,11 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
         subscribe=tuple(sorted(set(subscribe))),
         reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES})),
     )
+
+
+def secured() -> bool:
+    """Whether the environment asks for SROS2, as rcl reads it."""
+    return os.environ.get("ROS_SECURITY_ENABLE", "") == "true"
 
 
 def enclave(node: NodeSpec, namespace: str = "") -> str:

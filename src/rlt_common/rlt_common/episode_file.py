@@ -23,7 +23,7 @@ from mcap.writer import CompressionType, Writer
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
 
-from rlt_common.atomic import rename_durable
+from rlt_common.atomic import no_follow, rename_durable
 
 RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
@@ -52,7 +52,7 @@ class EpisodeWriter:
         self.partial = self.path.with_name(self.path.name + PARTIAL_SUFFIX)
         try:
             self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.partial, "wb")  # noqa: SIM115 (closed in finish and abandon)
+            self._file = open(self.partial, "wb", opener=no_follow)  # noqa: SIM115 (closed in finish and abandon)
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         self._writer = Writer(self._file, compression=CompressionType.ZSTD)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_common.atomic import fsync_folder
+from rlt_common.atomic import fsync_folder, no_follow
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 
 EPISODES = "episodes"
@@ -68,7 +68,7 @@ def append_relabel(run: Path | str, episode_id: int, label: str) -> None:
     path = Path(run) / RELABELS
     line = json.dumps({"episode_id": episode_id, "label": label}) + "\n"
     try:
-        with open(path, "a+b") as file:
+        with open(path, "a+b", opener=no_follow) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             torn = file.read(1) not in (b"", b"\n")
             file.write((("\n" if torn else "") + line).encode())
