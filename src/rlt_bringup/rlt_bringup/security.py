@@ -196,12 +196,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mode", default="deploy", help="mode of the graph")
     parser.add_argument("--namespace", default="", help="namespace of every node")
     parser.add_argument("--person", action="store_true", help="in simulation: a person presses the buttons")
-    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, help="the file to write")
+    what.add_argument("--list", action="store_true", help="print the enclaves, one a line")
     given = parser.parse_args(arguments)
     try:
         options = GraphOptions(task=given.task, robot=given.robot, mode=given.mode, person=given.person)
         resolved = resolve(options)
-        text = policy(describe(resolved), load_robot(resolved.robot_file), given.namespace)
+        nodes = describe(resolved)
+        if given.list:
+            print("\n".join(enclave(node, given.namespace) for node in nodes))
+            return
+        text = policy(nodes, load_robot(resolved.robot_file), given.namespace)
         write_atomic(given.output, text.encode())
     except ParameterError as error:
         sys.exit(f"security: {error}")

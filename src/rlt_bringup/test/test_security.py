@@ -130,6 +130,21 @@ def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
     )
 
 
+def test_a_secured_graph_starts_every_node_in_its_own_enclave(monkeypatch, tmp_path, capsys):
+    security.main(["--list", "--mode", "train"])
+    listed = capsys.readouterr().out.split()
+    nodes = describe(resolve(GraphOptions(run=str(tmp_path), mode="train")))
+
+    def enclaves():
+        commands = [GraphRunner([node], tmp_path)._command(node) for node in nodes]
+        return [c[c.index("--enclave") + 1] for c in commands if "--enclave" in c]
+
+    monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
+    assert enclaves() == []
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    assert enclaves() == listed == [f"/{node.name}" for node in nodes]
+
+
 def name_of(node):
     """Dotted name of what is called."""
     if isinstance(node, ast.Attribute):

@@ -28,7 +28,7 @@ def write_atomic(path: Path | str, data: bytes) -> None:
 
 
 def no_follow(path: str, flags: int) -> int:
-    """For `open(..., opener=no_follow)`: a symbolic link in the file's place is an OSError, no way out of the folder."""
+    """For `open(..., opener=no_follow)`: a symbolic link in the file's place is an OSError, not followed."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -357,6 +358,13 @@ def test_an_episode_of_other_shapes_changes_nothing():
     assert learner.budget.episodes == 0
 
 
+def fill(path):
+    """Write until the disk is full."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
 def test_on_a_full_disk_nothing_is_half_done_and_all_goes_on_with_room(tmp_path):
     folder = tmp_path / "disk"
@@ -369,9 +377,7 @@ def test_on_a_full_disk_nothing_is_half_done_and_all_goes_on_with_room(tmp_path)
         first, *rest = episodes(4)
         run.take_in(first)
         before = run.save()
-        with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(bytes(4096))
+        fill(ballast)
         with pytest.raises(OSError, match="No space left"):
             run.take_in(rest[0])
         assert run.learner.last_episode_id == 1

@@ -1,5 +1,6 @@
 """What is in an episode's file, when it is finished, and what is never passed off as one."""
 
+import contextlib
 import random
 import resource
 from pathlib import Path
@@ -308,40 +309,52 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     assert bench.reports[0].error
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
     """Nothing that this process writes may grow beyond 64 KiB: stands for a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_files")
+def test_a_disk_without_room_for_an_episode_is_told_before_it_begins(bench, tmp_path):
+    with small_files():
+        bench.play(6)
+    assert "File too large" in bench.reports[0].error
+    bench.state(eps.ended())
+    bench.control(eps.ended(), 6)
+    assert not any(report.durable for report in bench.reports)
+    assert not (tmp_path / "episodes" / "000001.mcap").exists()
+
+
 def test_a_full_disk_is_never_durable(bench, tmp_path):
     bench.play(6)
     noise = random.Random(1)
-    for step in range(6, 406, 2):
-        message = eps.observation(step)
-        message.proprioception = [noise.random() for _ in range(2000)]
-        bench.send(topics.OBSERVATION, message)
-    bench.state(eps.ended())
-    bench.control(eps.ended(), 6)
+    with small_files():
+        for step in range(6, 406, 2):
+            message = eps.observation(step)
+            message.proprioception = [noise.random() for _ in range(2000)]
+            bench.send(topics.OBSERVATION, message)
+        bench.state(eps.ended())
+        bench.control(eps.ended(), 6)
     assert not any(report.durable for report in bench.reports)
     assert "File too large" in bench.last.error
     assert not (tmp_path / "episodes" / "000001.mcap").exists()
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_fills_up_on_the_last_write_is_not_durable_either(bench, tmp_path):
     bench.play(6)
     noise = random.Random(1)
     message = eps.observation(6)
     message.proprioception = [noise.random() for _ in range(40000)]
-    bench.send(topics.OBSERVATION, message)
-    assert bench.last.error == ""
-    bench.state(eps.ended())
-    bench.control(eps.ended(), 6)
+    with small_files():
+        bench.send(topics.OBSERVATION, message)
+        assert bench.last.error == ""
+        bench.state(eps.ended())
+        bench.control(eps.ended(), 6)
     assert "File too large" in bench.last.error
     assert not (tmp_path / "episodes" / "000001.mcap").exists()
 
