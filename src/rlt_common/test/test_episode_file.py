@@ -138,13 +138,13 @@ def test_a_long_episode_on_a_small_disk_ends_while_it_runs(tmp_path):
         writer = EpisodeWriter(disk / "000001.mcap")
         noise = np.random.default_rng(0)
 
-        def one(stamp):
-            event = OperatorEvent(source=noise.bytes(500_000).hex())
-            writer.write("operator_event", "rlt_msgs/msg/OperatorEvent", serialize_message(event), stamp)
+        def fill():
+            for stamp in range(200):
+                event = OperatorEvent(source=noise.bytes(500_000).hex())
+                writer.write("operator_event", "rlt_msgs/msg/OperatorEvent", serialize_message(event), stamp)
 
         with pytest.raises(EpisodeFileError, match="No space left"):
-            for stamp in range(200):
-                one(stamp)
+            fill()
     finally:
         writer.keep_partial()
         subprocess.run(["umount", str(disk)], check=True)

@@ -282,7 +282,8 @@ class LearnerNode(Node):
             transitions = self.session.take_in(episode)
         except OSError as error:
             self._unstored = (episode, time.monotonic() + STORE_RETRY_S)
-            self._message = f"episode {episode.episode_id} waits for the disk: {error.filename or self.session.run}: {error.strerror}"
+            where = error.filename or self.session.run
+            self._message = f"episode {episode.episode_id} waits for the disk: {where}: {error.strerror}"
             self.get_logger().error(self._message, throttle_duration_sec=10.0)
             return
         self._unstored = None
