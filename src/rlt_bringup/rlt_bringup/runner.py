@@ -25,6 +25,7 @@ import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.security import enclave, secured
 from rlt_common.parameters import ParameterError
 
 STOP_TIMEOUT_S = 10.0
@@ -143,6 +144,8 @@ class GraphRunner:
         file = Path(self._parameter_folder.name) / f"{spec.name}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}}), encoding="utf-8")
         ros = ["-r", f"__node:={spec.name}", "--params-file", str(file), "--log-level", self._log_level]
+        if secured():
+            ros += ["--enclave", enclave(spec, self._namespace)]
         if self._namespace:
             ros += ["-r", f"__ns:=/{self._namespace.strip('/')}"]
         return [str(executable), "--ros-args", *ros]

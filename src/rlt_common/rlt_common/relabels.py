@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_common.atomic import fsync_folder
+from rlt_common.atomic import fsync_folder, no_follow
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 
 EPISODES = "episodes"
@@ -70,7 +70,7 @@ def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: 
     path = Path(run) / FILE
     facts = {"episode_id": episode_id, "label": label, "after_episode": after_episode}
     try:
-        with open(path, "a+b") as file:
+        with open(path, "a+b", opener=no_follow) as file:
             file.seek(0)
             before = file.read()
             torn = not before.endswith((b"\n",)) if before else False

@@ -54,6 +54,8 @@ class EpisodeStore:
         """Read it. Raises TensorFileError naming the file when it is missing, torn or not the one with `sha256`."""
         path = self.path(episode_id)
         try:
+            if path.stat().st_size > MAX_BYTES:
+                raise TensorFileError(f"{path}: larger than {MAX_BYTES} bytes")
             data = path.read_bytes()
         except OSError as error:
             raise TensorFileError(f"{path}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 CONFIG_FILE = "config.json"
+MAX_BYTES = 16 * 1024**2
 
 
 class FrozenModelsError(RuntimeError):
@@ -28,6 +29,8 @@ def read_frozen_models(folder: Path | str, action_dim: int) -> FrozenModels:
     """Read `folder`/config.json. Raises FrozenModelsError naming the file and the key."""
     path = Path(folder) / CONFIG_FILE
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FrozenModelsError(f"{path}: larger than {MAX_BYTES} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
         facts = FrozenModels(
             hash=str(config["hash"]),

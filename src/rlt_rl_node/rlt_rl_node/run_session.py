@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rlt_common.atomic import no_follow
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.relabels import read_relabels
 from rlt_rl_node import checkpoint
@@ -90,7 +91,10 @@ class RunSession:
             return None
 
     def take_in(self, episode: EpisodeData) -> int:
-        """Store and add an episode; returns its transitions (0: none, or it did not fit, which is logged)."""
+        """Store and add an episode; returns its transitions (0: none, or it did not fit, which is logged).
+
+        Raises OSError, with nothing taken in, when the disk refuses: try again.
+        """
         episode = trimmed(episode, self.learner.shape.chunk_length)
         label = self.learner.labels.get(episode.episode_id, episode.label)
         try:
@@ -157,7 +161,7 @@ class RunSession:
         return path
 
     def write_metrics(self, episode: EpisodeData, transitions: int, updates_per_s: float) -> None:
-        """Append one line about an episode and the updates that followed it."""
+        """Append one line about an episode and the updates that followed it; a disk that refuses is logged."""
         learner = self.learner
         self.last_loss = learner.metrics()
         line = {
@@ -175,8 +179,12 @@ class RunSession:
             # NaN is no JSON: what was not measured is null.
             **{name: value if value == value else None for name, value in self.last_loss.items()},
         }
-        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self.run / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8", opener=no_follow) as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            self._log(f"{path}: no line about episode {episode.episode_id}: {error.strerror}")
 
     def _newer(self) -> list[int]:
         last = self.learner.last_episode_id

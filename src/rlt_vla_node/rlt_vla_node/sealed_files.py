@@ -10,6 +10,8 @@ from typing import Any
 
 from rlt_common.atomic import sha256_hex
 
+MAX_FACTS_BYTES = 16 * 1024**2
+
 
 @dataclass(frozen=True)
 class SealedFiles:
@@ -38,6 +40,8 @@ class SealedFiles:
         """The facts, with all needed keys. Raises `error`."""
         path = Path(folder) / self.facts
         try:
+            if path.stat().st_size > MAX_FACTS_BYTES:
+                raise self.error(f"{path}: larger than {MAX_FACTS_BYTES} bytes")
             facts = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise self.error(f"{path}: {self.absent}") from error
