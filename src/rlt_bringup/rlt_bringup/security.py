@@ -22,8 +22,9 @@ from rlt_common import topics
 from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
+from rlt_teleop.joy_mapping import load_mapping
 
-CAMERAS, COMMAND = "{cameras}", "{command}"
+CAMERAS, COMMAND, WRENCHES = "{cameras}", "{command}", "{wrenches}"
 """Stand for the topics that the robot's file names."""
 CLOCK = "/clock"
 EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
@@ -64,6 +65,8 @@ NODES: dict[str, Interfaces] = {
             topics.EPISODE_STATE,
             topics.TELEOP_COMMAND,
             topics.OPERATOR_EVENT,
+            topics.ESTOP,
+            WRENCHES,
         ),
         reply=(topics.SERVICE_ESTOP, topics.SERVICE_RESET_ESTOP),
     ),
@@ -84,11 +87,17 @@ NODES: dict[str, Interfaces] = {
     ),
     "rl_learner": Interfaces(
         publish=(topics.ACTOR, topics.TRAINING_STATUS),
-        subscribe=(topics.EXECUTED_ACTION, topics.VLA_OUTPUT, topics.EPISODE_STATE, topics.CONTROL_STATE),
+        subscribe=(
+            topics.EXECUTED_ACTION,
+            topics.VLA_OUTPUT,
+            topics.EPISODE_STATE,
+            topics.CONTROL_STATE,
+            topics.RELABEL,
+        ),
         reply=(topics.SERVICE_SAVE_CHECKPOINT,),
     ),
     "episode_manager": Interfaces(
-        publish=(topics.EPISODE_STATE,),
+        publish=(topics.EPISODE_STATE, topics.RELABEL),
         subscribe=(
             topics.EXECUTED_ACTION,
             topics.CONTROL_STATE,
@@ -101,8 +110,10 @@ NODES: dict[str, Interfaces] = {
         execute=(topics.ACTION_RUN_EPISODES,),
     ),
     "auto_handoff": Interfaces(subscribe=(topics.VLA_OUTPUT, topics.EPISODE_STATE), request=(topics.SERVICE_HANDOFF,)),
-    "joy_operator": Interfaces(publish=(topics.OPERATOR_EVENT, topics.TELEOP_COMMAND), subscribe=(topics.JOY,)),
+    "joy_operator": Interfaces(publish=(topics.OPERATOR_EVENT, topics.TELEOP_COMMAND)),  # and its mapping's topics
     "gamepad": Interfaces(publish=(topics.JOY,)),
+    "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
+    "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
         subscribe=(
@@ -120,7 +131,32 @@ NODES: dict[str, Interfaces] = {
         publish=(topics.JOY, topics.SIMULATION_ACK),
         subscribe=(topics.SIMULATION_STATE, topics.EPISODE_STATE, topics.CONTROL_STATE),
     ),
+    "keyboard": Interfaces(publish=(topics.JOY,), subscribe=(topics.EPISODE_STATE,)),
+    "status": Interfaces(
+        subscribe=(
+            topics.EPISODE_STATE,
+            topics.CONTROL_STATE,
+            topics.TRAINING_STATUS,
+            topics.RECORDER_STATUS,
+            topics.EXECUTED_ACTION,
+            topics.DIAGNOSTICS,
+        )
+    ),
+    "feedback": Interfaces(
+        publish=(topics.JOY_FEEDBACK,), subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS)
+    ),
+    "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,)),
 }
+BY_HAND = tuple(
+    NodeSpec("rlt_teleop", executable, name)
+    for executable, name in (
+        ("keyboard", "keyboard"),
+        ("status", "status"),
+        ("feedback", "feedback"),
+        ("reset_estop", "reset_estop_command"),
+    )
+)
+"""What a person starts beside the graph; the policies know it too."""
 
 
 def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
@@ -134,7 +170,7 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
     sim_time = bool(node.parameters.get("use_sim_time"))
     lockstep = robot.tick == "joint_states"
     publish = [name for name in _resolved(own.publish, robot) if name != CLOCK or lockstep]
-    subscribe = [*_resolved(own.subscribe, robot), *([CLOCK] if sim_time else [])]
+    subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([CLOCK] if sim_time else [])]
     if node.name == "sim_robot" and not lockstep:
         subscribe = [name for name in subscribe if name not in (topics.CONTROL_STATE, topics.SIMULATION_ACK)]
     return dataclasses.replace(
@@ -180,8 +216,25 @@ def policy(nodes: Iterable[NodeSpec], robot: RobotConfig, namespace: str = "") -
 
 
 def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
-    places = {CAMERAS: [camera.topic for camera in robot.cameras], COMMAND: [robot.command_topic]}
+    places = {
+        CAMERAS: [camera.topic for camera in robot.cameras],
+        COMMAND: [robot.command_topic],
+        WRENCHES: [arm.wrench_topic for arm in robot.arms if arm.wrench_topic],
+    }
     return [resolved for name in names for resolved in places.get(name, [name])]
+
+
+def _mapped(node: NodeSpec) -> list[str]:
+    """Where the joystick mapping of a node, if it has one, takes buttons and motion from."""
+    if node.name != "joy_operator":
+        return []
+    mapping = load_mapping(str(node.parameters["mapping"]))
+    found = [mapping.joy_topic]
+    if mapping.motion == "twist":
+        found.append(mapping.twist.topic)
+    if mapping.motion == "leader":
+        found += [topics.EXECUTED_ACTION, *(leader.topic for leader in mapping.leader.arms.values())]
+    return found
 
 
 def _namespace(namespace: str) -> str:
@@ -195,15 +248,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--robot", default="sim", help="robot name or path of a robot file")
     parser.add_argument("--mode", default="deploy", help="mode of the graph")
     parser.add_argument("--namespace", default="", help="namespace of every node")
-    parser.add_argument("--person", action="store_true", help="in simulation: a person presses the buttons")
+    parser.add_argument("--operator", default="", help="in simulation: scripted or human")
+    parser.add_argument("--joy", default="", help="joystick mapping, by name or path")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--output", type=Path, help="the file to write")
     what.add_argument("--list", action="store_true", help="print the enclaves, one a line")
     given = parser.parse_args(arguments)
     try:
-        options = GraphOptions(task=given.task, robot=given.robot, mode=given.mode, person=given.person)
+        options = GraphOptions(
+            task=given.task, robot=given.robot, mode=given.mode, operator=given.operator, joy=given.joy
+        )
         resolved = resolve(options)
-        nodes = describe(resolved)
+        nodes = [*describe(resolved), *BY_HAND]
         if given.list:
             print("\n".join(enclave(node, given.namespace) for node in nodes))
             return

@@ -93,7 +93,7 @@ def test_the_table_says_what_the_running_nodes_use(graph):
 
 
 def test_every_node_of_the_graph_is_in_the_table():
-    assert set(security.NODES) == set(NODE_NAMES)
+    assert set(security.NODES) == set(NODE_NAMES) | {node.name for node in security.BY_HAND}
     stranger = NodeSpec("p", "e", "stranger")
     with pytest.raises(ParameterError, match="no interfaces are known of node 'stranger'"):
         security.interfaces(stranger, load_robot(resolve(GraphOptions()).robot_file))
@@ -133,7 +133,7 @@ def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
 def test_a_secured_graph_starts_every_node_in_its_own_enclave(monkeypatch, tmp_path, capsys):
     security.main(["--list", "--mode", "train"])
     listed = capsys.readouterr().out.split()
-    nodes = describe(resolve(GraphOptions(run=str(tmp_path), mode="train")))
+    nodes = [*describe(resolve(GraphOptions(run=str(tmp_path), mode="train"))), *security.BY_HAND]
 
     def enclaves():
         commands = [GraphRunner([node], tmp_path)._command(node) for node in nodes]

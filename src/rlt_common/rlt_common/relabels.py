@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlt_common.atomic import fsync_folder, no_follow
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 
 EPISODES = "episodes"
@@ -22,7 +23,6 @@ LABELS = ("success", "failure", "discard")
 RECORDED_LABEL = "recorded_label"
 """Key of :func:`episode_facts`: the label inside the file, where it was corrected since."""
 MAX_BYTES = 16 * 1024**2
-_MAX_ID = 2**63
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _parse(number: int, line: bytes) -> Relabel:
         raise ValueError("it is no JSON object")
     episode_id, label, after = data.get("episode_id"), data.get("label"), data.get("after_episode", 0)
     for name, value in (("episode_id", episode_id), ("after_episode", after)):
-        if type(value) is not int or not 0 <= value < _MAX_ID:
+        if type(value) is not int or not 0 <= value <= HIGHEST_EPISODE_ID:
             raise ValueError(f"{name} is {str(value)[:40]!r}")
     if label not in LABELS:
         raise ValueError(f"label is {str(label)[:40]!r}, not one of {', '.join(LABELS)}")
