@@ -1,7 +1,9 @@
 """What the benches of faults and of endurance judge by: each judge sees what it is there for."""
 
 import json
+import mmap
 import os
+from pathlib import Path
 
 import faults
 import numpy as np
@@ -10,7 +12,7 @@ import rclpy
 import soak
 from harness.fault_graph import FaultyGraph, Watch
 from harness.fault_inputs import CameraRelay, behind_relay
-from harness.process_samples import flat, sample_process, slope
+from harness.process_samples import flat, sample_process, shared_memory_mb, slope
 
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_common.codecs import floats
@@ -119,6 +121,19 @@ def test_a_process_is_sampled_and_one_that_is_gone_is_an_error():
     assert found["handles"] > 2
     with pytest.raises(OSError, match="No such"):
         sample_process(2**22 + 1)
+
+
+def test_only_the_shared_memory_of_the_processes_asked_about_counts(tmp_path):
+    other, own = (Path("/dev/shm") / f"rlt-test-{os.getpid()}-{name}" for name in ("other", "own"))
+    try:
+        for path in (other, own):
+            path.write_bytes(bytes(2_000_000))
+        before = shared_memory_mb([os.getpid()])
+        with open(own, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+            assert shared_memory_mb([os.getpid()]) - before == pytest.approx(2.0, abs=0.1)
+    finally:
+        other.unlink()
+        own.unlink()
 
 
 def test_goals_count_what_was_lost_and_what_was_left_out():
