@@ -17,17 +17,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import partition
 from harness.fault_graph import EXECUTOR, FaultError, FaultyGraph
 from harness.fault_inputs import FAULTS, CameraRelay, behind_relay, fill, remount, small_disk
 from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
 from harness.untrained_run import on_a_timer, prepare
 
 from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.runner import GraphRunner
 from rlt_common.config import RobotConfig, TaskConfig, load_robot
 
 NAME = "faults"
@@ -36,6 +38,7 @@ KILLS, TIMED_KILLS = 100, 12
 QUICK_KILLS, QUICK_TIMED_KILLS = 6, 2
 LEARNER_PAUSE_S, CAMERA_FAULT_S, DISK_FAULT_S = 30.0, 5.0, 15.0
 QUICK_LEARNER_PAUSE_S, QUICK_CAMERA_FAULT_S, QUICK_DISK_FAULT_S = 5.0, 3.0, 6.0
+PARTITION_S, QUICK_PARTITION_S = 20.0, 5.0
 DISK_MB = 48
 CHUNK_PRODUCERS = ("camera_ingest", "vla", "rl_policy")
 SETTLE_S = 3.0
@@ -208,6 +211,29 @@ class Bench:
                 rows.append(self._one(name, spoil, disk, nodes, robot, logs))
         return rows
 
+    def partition(self, seconds: float) -> list[Row]:
+        """The cable between the robot's side and the GPU's side is cut for a while."""
+        name = f"DDS partition for {seconds:g} s, GPU's side from robot's side"
+        if not partition.possible():
+            return [Row(name, 0, 0, 0, 0, note="not tried: takes root and ip")]
+        stepped: list[int] = []
+
+        def fault(graph: FaultyGraph) -> None:
+            cable.cut()
+            graph.spin(1.0)
+            steps = graph.seen.steps
+            graph.spin(seconds)
+            stepped.append(graph.seen.steps - steps)
+            cable.plug()
+
+        run = self._run()
+        nodes, robot, _ = self._nodes(run)
+        with partition.two_machines() as cable:
+            row = self._one(name, fault, run, nodes, robot, runner=partition.split_runner(cable))
+        if stepped != [0]:
+            return [replace(row, held=0, note=f"{stepped[0]} steps while cut; {row.note}")]
+        return [row]
+
     def torn_journal(self) -> list[Row]:
         """The newest episode file loses its end while the learner is away, and with it what was encoded of it."""
 
@@ -232,12 +258,13 @@ class Bench:
         nodes: list[NodeSpec] | None = None,
         robot: RobotConfig | None = None,
         logs: Path | None = None,
+        runner: type[GraphRunner] = GraphRunner,
     ) -> Row:
         """One fault in a graph of its own, in lockstep."""
         if run is None:
             run = self._run()
             nodes, robot, _ = self._nodes(run)
-        with FaultyGraph(nodes, run, robot.command_topic, logs) as graph:
+        with FaultyGraph(nodes, run, robot.command_topic, logs, runner) as graph:
             graph.until_moving()
             pids = {node.name: graph.runner.pid(node.name) for node in nodes}
             known = len(graph.seen.errors)
@@ -303,6 +330,7 @@ def measure(small: bool, only: Sequence[str] = ()) -> list[dict[str, Any]]:
             "chunks": lambda: bench.chunks_again(camera_s),
             "cameras": lambda: bench.cameras(camera_s),
             "disk": lambda: bench.disk(QUICK_DISK_FAULT_S if small else DISK_FAULT_S),
+            "partition": lambda: bench.partition(QUICK_PARTITION_S if small else PARTITION_S),
             "journal": bench.torn_journal,
         }
         rows = [row for name, fault in faults.items() if not only or name in only for row in fault()]

@@ -78,8 +78,9 @@ def measure(minutes: float, every_s: float) -> list[dict[str, Any]]:
                 graph.spin(every_s)
                 for name, taken in samples.items():
                     taken.append(sample_process(graph.runner.pid(name)))
+                pids = [graph.runner.pid(name) for name in samples]
                 rate = (graph.seen.steps - steps) / every_s
-                values = {"hours": passed / 3600, "shm_mb": shared_memory_mb(), "steps_per_s": rate}
+                values = {"hours": passed / 3600, "shm_mb": shared_memory_mb(pids), "steps_per_s": rate}
                 whole.append({**values, "inference_ms": latency.take()})
                 if len(whole) % 30 == 0:
                     print(f"soak: {passed / 60:.0f} of {minutes:.0f} min, {graph.seen.steps} steps", flush=True)

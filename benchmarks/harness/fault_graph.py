@@ -152,6 +152,7 @@ class FaultyGraph:
         run: the run directory.
         command_topic: of the arms.
         logs: where the nodes' logs go; None: into the run directory.
+        runner: what starts the processes.
     """
 
     def __init__(
@@ -160,10 +161,11 @@ class FaultyGraph:
         run: Path,
         command_topic: str,
         logs: Path | None = None,
+        runner: type[GraphRunner] = GraphRunner,
     ) -> None:
         self.nodes, self.run = list(nodes), run
         self._command_topic = command_topic
-        self.runner = GraphRunner(self.nodes, logs or run / "log")
+        self.runner = runner(self.nodes, logs or run / "log")
         self.discards = 0
         self.stood: list[str] = []
         """Why the arms stood when the person discarded an episode, as nodes said it."""

@@ -98,4 +98,4 @@ def fill(folder: Path) -> Path:
 
 def remount(folder: Path, mode: str) -> None:
     """Make the file system "ro" or "rw". Open files keep a writable one from becoming read-only by itself."""
-    subprocess.run(["mount", "-o", f"remount,{mode}", folder], check=True)
+    subprocess.run(["mount", "-o", f"remount,{mode}", folder], check=True, capture_output=True)

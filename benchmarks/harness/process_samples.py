@@ -6,6 +6,7 @@ zero, or a slope too small to matter, is flat.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -39,14 +40,17 @@ def sample_process(pid: int) -> dict[str, float]:
     return {"rss_mb": int(fields[1]) * PAGE / 1e6, "handles": float(len(os.listdir(f"/proc/{pid}/fd")))}
 
 
-def shared_memory_mb() -> float:
-    """Room taken in /dev/shm by DDS, MB: what is written, not what was reserved."""
+def shared_memory_mb(pids: Sequence[int]) -> float:
+    """Room that what these processes have mapped takes in /dev/shm, MB: what is written, not what was reserved."""
+    mapped = set()
+    for pid in pids:
+        lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+        mapped |= {words[5] for line in lines if len(words := line.split(maxsplit=5)) == 6}
     total = 0
-    for path in SHARED.glob("*fastrtps*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue
+    for path in mapped:
+        if path.startswith(str(SHARED)):
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(path).st_blocks * 512
     return total / 1e6
 
 
