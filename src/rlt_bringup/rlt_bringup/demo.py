@@ -32,6 +32,7 @@ from rlt_common.atomic import write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
+from rlt_common.reading import read_json
 from rlt_common.relabels import corrected_labels, episode_facts
 from rlt_msgs.msg import EpisodeState
 
@@ -147,10 +148,7 @@ class Demo:
             "--resume",
             *self.scale.adapt_arguments,
         )
-        config, metrics = (
-            json.loads((self.resolved.checkpoint / name).read_text(encoding="utf-8"))
-            for name in ("config.json", "metrics.json")
-        )
+        config, metrics = (_read_facts(self.resolved.checkpoint / name) for name in ("config.json", "metrics.json"))
         return {"hash": config["hash"], "metrics": metrics}
 
     def _train(self, client: EpisodesClient) -> dict:
@@ -197,7 +195,7 @@ class Demo:
             *("--run", str(self.run)),
             *("--checkpoint", str(self.resolved.checkpoint)),
         )
-        facts = json.loads((self.resolved.checkpoint / "handoff.json").read_text(encoding="utf-8"))
+        facts = _read_facts(self.resolved.checkpoint / "handoff.json")
         outcomes: list[Outcome] = []
         if self.scale.deploy_episodes:
             with self._graph("deploy") as client:
@@ -278,7 +276,7 @@ class Demo:
         if not path.exists():
             write_atomic(path, json.dumps(wanted, indent=1).encode())
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _read_facts(path)
         if found != wanted:
             different = ", ".join(k for k in wanted if found.get(k) != wanted[k])
             raise DemoError(
@@ -299,7 +297,7 @@ class Demo:
         _say(f"stage {number + 1}/{STAGES} {name}: done in {seconds / 60:.1f} minutes")
 
     def _result(self, name: str) -> dict:
-        return json.loads((self.run / "stages" / f"{name}.json").read_text(encoding="utf-8"))
+        return _read_facts(self.run / "stages" / f"{name}.json")
 
     def _command(self, module: str, *arguments: str) -> None:
         """Run one of our commands; its progress goes to the terminal. Raises DemoError when it fails."""
@@ -364,8 +362,21 @@ class Demo:
         return [_facts_to_outcome(f) for f in facts if f["purpose"] == purpose]
 
     def _actor_hash(self) -> str:
-        facts = json.loads((self.run / "checkpoints" / FINAL / "state.json").read_text(encoding="utf-8"))
+        facts = _read_facts(self.run / "checkpoints" / FINAL / "state.json")
         return facts["sha256"]["actor.safetensors"][:16]
+
+
+def _read_facts(path: Path) -> dict:
+    """What a stage or command left. Raises DemoError."""
+    try:
+        facts = read_json(path)
+    except OSError as error:
+        raise DemoError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DemoError(f"{path}: not JSON ({error}): remove it, and the stage is done again") from error
+    if not isinstance(facts, dict):
+        raise DemoError(f"{path}: expected an object: remove it, and the stage is done again")
+    return facts
 
 
 def _facts_to_outcome(facts: Mapping[str, str]) -> dict:

@@ -26,11 +26,13 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_common.parameters import ParameterError
+from rlt_common.reading import read_tail
 
 STOP_TIMEOUT_S = 10.0
 KEYBOARD_COMMAND = "scripts/with_env.sh python -m rlt_teleop.keyboard_node"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_LOG_END_BYTES = 64 * 1024
 
 
 class RunnerError(RuntimeError):
@@ -115,7 +117,7 @@ class GraphRunner:
     def log_end(self, name: str, lines: int = 15) -> str:
         """The last lines of a node's log."""
         path = self._log_folder / f"{name}.log"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        text = read_tail(path, _LOG_END_BYTES) if path.exists() else ""
         return f"{path}:\n" + "\n".join(text.splitlines()[-lines:])
 
     def stop(self) -> None:

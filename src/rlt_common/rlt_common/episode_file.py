@@ -24,10 +24,12 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
 
 from rlt_common.atomic import rename_durable
+from rlt_common.reading import read_limited
 
 RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
 PARTIAL_SUFFIX = ".part"
+_MAX_DEFINITION_BYTES = 1 << 20
 _BASE_TYPES = re.compile(r"^(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?$")
 
 
@@ -161,7 +163,8 @@ def message_definition(type_name: str) -> str:
     while queue:
         current = queue.pop(0)
         package, _, name = current.split("/")
-        text = (Path(get_package_share_directory(package)) / "msg" / f"{name}.msg").read_text(encoding="utf-8")
+        path = Path(get_package_share_directory(package)) / "msg" / f"{name}.msg"
+        text = read_limited(path, _MAX_DEFINITION_BYTES).decode()
         header = "" if not parts else "=" * 80 + f"\nMSG: {package}/{name}\n"
         parts.append(header + text)
         for used in _used_types(text, package):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlt_common.atomic import fsync_folder
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
+from rlt_common.reading import parse_json, read_limited
 
 EPISODES = "episodes"
 FILE = "labels.jsonl"
@@ -42,9 +43,7 @@ def read_relabels(run: Path | str) -> tuple[list[Relabel], list[str]]:
     """
     path = Path(run) / FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise EpisodeFileError(f"{path}: larger than {MAX_BYTES} bytes")
-        lines = path.read_bytes().split(b"\n")
+        lines = read_limited(path, MAX_BYTES).split(b"\n")
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -55,7 +54,7 @@ def read_relabels(run: Path | str) -> tuple[list[Relabel], list[str]]:
             continue
         try:
             found.append(_parse(number, line))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problems.append(f"{path}: line {number} is left out: {error}")
     return found, problems
 
@@ -102,7 +101,7 @@ def episode_facts(path: Path | str, corrected: Mapping[int, str] | None = None) 
 
 
 def _parse(number: int, line: bytes) -> Relabel:
-    data = json.loads(line)
+    data = parse_json(line)
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     episode_id, label, after = data.get("episode_id"), data.get("label"), data.get("after_episode", 0)

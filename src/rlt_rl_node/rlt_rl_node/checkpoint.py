@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from rlt_common.atomic import fsync_folder, sha256_hex
+from rlt_common.reading import read_json, read_limited
 from rlt_rl_node import actor_codec, tensor_file
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.episode_store import EpisodeStore
@@ -99,7 +100,7 @@ def prune(folder: Path, keep: int) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """The plain part of a checkpoint. Raises CheckpointError."""
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = read_json(path / STATE)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {STATE}: {error.strerror}") from error
     except ValueError as error:
@@ -168,7 +169,7 @@ def _changes(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> 
 
 def _read(path: Path, file: str, state: dict[str, Any]) -> bytes:
     try:
-        data = (path / file).read_bytes()
+        data = read_limited(path / file, MAX_BYTES)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {file}: {error.strerror}") from error
     if sha256_hex(data) != state["sha256"][file]:
