@@ -34,6 +34,7 @@ from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_json
 from rlt_common.relabels import corrected_labels, episode_facts
+from rlt_common.run_files import open_unlinked
 from rlt_msgs.msg import EpisodeState
 
 DEFAULT_TASK = "screw"
@@ -268,7 +269,7 @@ class Demo:
         }
         path = self.run / "demo.json"
         (self.run / "stages").mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.run / "demo.lock", "w", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+        self._lock = open_unlinked(self.run / "demo.lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -426,7 +427,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             demo.prepare()
             return
         document = demo.execute()
-    except (DemoError, ParameterError, RunnerError, EpisodesError, EpisodeFileError, report.ReportError) as error:
+    except (
+        DemoError,
+        ParameterError,
+        RunnerError,
+        EpisodesError,
+        EpisodeFileError,
+        report.ReportError,
+        OSError,
+    ) as error:
         sys.exit(f"[demo] failed: {error}")
     except KeyboardInterrupt:
         sys.exit("[demo] interrupted; the same command goes on from here")

@@ -27,6 +27,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_tail
+from rlt_common.run_files import open_unlinked
 
 STOP_TIMEOUT_S = 10.0
 KEYBOARD_COMMAND = "scripts/with_env.sh python -m rlt_teleop.keyboard_node"
@@ -150,7 +151,7 @@ class GraphRunner:
         return [str(executable), "--ros-args", *ros]
 
     def _spawn(self, spec: NodeSpec, command: list[str]) -> subprocess.Popen:
-        with open(self._log_folder / f"{spec.name}.log", "ab") as log:
+        with open_unlinked(self._log_folder / f"{spec.name}.log", "ab") as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -217,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
             while not stop():
                 runner.poll()
                 time.sleep(0.2)
-    except (ParameterError, RunnerError) as error:
+    except (ParameterError, RunnerError, OSError) as error:
         sys.exit(f"run_graph: {error}")
 
 

@@ -6,12 +6,14 @@ import hashlib
 import os
 from pathlib import Path
 
+from rlt_common.run_files import open_unlinked
+
 
 def write_atomic(path: Path | str, data: bytes) -> None:
     """Write `data` so that a crash at any moment leaves the old file or the new one, never a part."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(temporary, "wb") as file:
+    with open_unlinked(temporary, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ament_index_python import has_resource
 from ament_index_python.packages import get_package_share_directory
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
@@ -25,11 +26,13 @@ from rclpy.serialization import deserialize_message
 
 from rlt_common.atomic import rename_durable
 from rlt_common.reading import read_limited
+from rlt_common.run_files import open_unlinked
 
 RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
 PARTIAL_SUFFIX = ".part"
 _MAX_DEFINITION_BYTES = 1 << 20
+_TYPE_NAME = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)")
 _BASE_TYPES = re.compile(r"^(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?$")
 
 
@@ -54,7 +57,7 @@ class EpisodeWriter:
         self.partial = self.path.with_name(self.path.name + PARTIAL_SUFFIX)
         try:
             self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.partial, "wb")  # noqa: SIM115 (closed in finish and abandon)
+            self._file = open_unlinked(self.partial, "wb")
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         self._writer = Writer(self._file, compression=CompressionType.ZSTD)
@@ -148,10 +151,18 @@ def episode_metadata(path: Path | str) -> dict[str, str]:
 
 
 def message_class(type_name: str) -> Any:
-    """The Python class of a type such as "rlt_msgs/msg/Observation". Raises ValueError when it is not installed."""
-    package, kind, name = type_name.split("/")
+    """The Python class of a type such as "rlt_msgs/msg/Observation". Raises ValueError when it is not installed.
+
+    The name may come from a file: nothing is imported but the messages of an installed ROS package.
+    """
+    match = _TYPE_NAME.fullmatch(type_name)
+    if match is None:
+        raise ValueError(f"{type_name[:80]!r} is no message type")
+    package, name = match.groups()
+    if not has_resource("rosidl_interfaces", package):
+        raise ValueError(f"message type {type_name} is not installed")
     try:
-        return getattr(importlib.import_module(f"{package}.{kind}"), name)
+        return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"message type {type_name} is not installed") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from rlt_common.atomic import fsync_folder
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.reading import parse_json, read_limited
+from rlt_common.run_files import inside, open_unlinked
 
 EPISODES = "episodes"
 FILE = "labels.jsonl"
@@ -66,10 +67,10 @@ def corrected_labels(run: Path | str) -> dict[int, str]:
 
 def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: int = 0) -> Relabel:
     """Append a correction, durably, and return it. Raises EpisodeFileError when the line cannot be written."""
-    path = Path(run) / FILE
     facts = {"episode_id": episode_id, "label": label, "after_episode": after_episode}
+    path = Path(run) / FILE
     try:
-        with open(path, "a+b") as file:
+        with open_unlinked(inside(run, FILE), "a+b") as file:
             file.seek(0)
             before = file.read()
             torn = not before.endswith((b"\n",)) if before else False

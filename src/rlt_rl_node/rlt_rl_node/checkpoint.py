@@ -93,7 +93,7 @@ def latest(folder: Path) -> Path | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints that were named automatically."""
-    for path in sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name))[:-keep]:
+    for path in sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name) and not p.is_symlink())[:-keep]:
         shutil.rmtree(path)
 
 
