@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 import rclpy
 
 from rlt_bringup import report, report_html
+from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.episodes_client import EpisodesClient, EpisodesError, Outcome, start_ros
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_bringup.runner import GraphRunner, RunnerError
@@ -420,7 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Path(options.run or _run_directory(options.task, options.quick))
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell made a background job ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_on_this_machine()
     try:
         demo = Demo(run, options.seed, scale, options.task)
         if options.prepare:

@@ -24,6 +24,7 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_tail
@@ -204,6 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="run_graph", description="run the RLT graph without ros2 launch")
     add_options(parser)
     parsed = parser.parse_args(arguments)
+    stay_on_this_machine()
     try:
         options = options_from(parsed)
         if options.mode not in GRAPH_MODES:
