@@ -28,13 +28,12 @@ from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.episodes_client import EpisodesClient, EpisodesError, Outcome, start_ros
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_bringup.runner import GraphRunner, RunnerError
-from rlt_common.atomic import write_atomic
+from rlt_common.atomic import no_follow, write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_json
 from rlt_common.relabels import corrected_labels, episode_facts
-from rlt_common.run_files import open_unlinked
 from rlt_msgs.msg import EpisodeState
 
 DEFAULT_TASK = "screw"
@@ -269,7 +268,7 @@ class Demo:
         }
         path = self.run / "demo.json"
         (self.run / "stages").mkdir(parents=True, exist_ok=True)
-        self._lock = open_unlinked(self.run / "demo.lock", "w")
+        self._lock = open(self.run / "demo.lock", "wb", opener=no_follow)  # noqa: SIM115 (held until the process ends)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -21,6 +21,7 @@ from launch_ros.actions import Node
 
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.security import enclave, secured
 from rlt_common.parameters import ParameterError
 
 COMMANDS = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt", "handoff": "rlt_vla_node.handoff_command"}
@@ -125,11 +126,15 @@ def _node(spec: NodeSpec, options: GraphOptions) -> Node:
         name=spec.name,
         namespace=options.namespace,
         parameters=[dict(spec.parameters)],
-        arguments=["--ros-args", "--log-level", options.log_level],
+        arguments=["--ros-args", "--log-level", options.log_level, *_identity(spec, options)],
         output="screen",
         respawn=spec.respawn,
         respawn_delay=RESPAWN_DELAY_S,
     )
+
+
+def _identity(spec: NodeSpec, options: GraphOptions) -> list[str]:
+    return ["--enclave", enclave(spec, options.namespace)] if secured() else []
 
 
 def _text(value: object) -> str:

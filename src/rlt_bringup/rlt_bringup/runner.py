@@ -26,9 +26,10 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.security import enclave, secured
+from rlt_common.atomic import no_follow
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_tail
-from rlt_common.run_files import open_unlinked
 
 STOP_TIMEOUT_S = 10.0
 KEYBOARD_COMMAND = "scripts/with_env.sh python -m rlt_teleop.keyboard_node"
@@ -147,12 +148,14 @@ class GraphRunner:
         file = Path(self._parameter_folder.name) / f"{spec.name}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}}), encoding="utf-8")
         ros = ["-r", f"__node:={spec.name}", "--params-file", str(file), "--log-level", self._log_level]
+        if secured():
+            ros += ["--enclave", enclave(spec, self._namespace)]
         if self._namespace:
             ros += ["-r", f"__ns:=/{self._namespace.strip('/')}"]
         return [str(executable), "--ros-args", *ros]
 
     def _spawn(self, spec: NodeSpec, command: list[str]) -> subprocess.Popen:
-        with open_unlinked(self._log_folder / f"{spec.name}.log", "ab") as log:
+        with open(self._log_folder / f"{spec.name}.log", "ab", opener=no_follow) as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

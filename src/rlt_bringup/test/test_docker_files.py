@@ -81,5 +81,12 @@ def test_the_commands_give_only_arguments_that_the_launch_file_has(services):
         assert given <= known
 
 
+def test_no_service_has_or_gets_privileges(services):
+    for service in services.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert not {"privileged", "cap_add", "user", "pid"} & set(service)
+
+
 def test_no_service_restarts_by_itself(services):
     assert {service["restart"] for service in services.values()} == {"no"}

@@ -16,6 +16,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rlt_msgs.msg import Observation
 
+HIGHEST_EPISODE_ID = 2_000_000
+"""No run gets there, and a simulated clock has room for so many: who speaks of more is not believed."""
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
@@ -25,7 +27,9 @@ class CodecError(ValueError):
 
 
 def stamp_ns(time: Time) -> int:
-    """Nanoseconds of a builtin_interfaces/Time."""
+    """Nanoseconds of a builtin_interfaces/Time. Raises CodecError for a time that no clock shows."""
+    if time.sec < 0 or time.nanosec >= 1_000_000_000:
+        raise CodecError(f"a stamp of {time.sec} s and {time.nanosec} ns: no clock shows it")
     return time.sec * 1_000_000_000 + time.nanosec
 
 
@@ -80,7 +84,10 @@ def decode_image(message: CompressedImage) -> np.ndarray:
     """CompressedImage to (H, W, 3) uint8 RGB. Raises CodecError on anything that is not an image."""
     if not 0 < len(message.data) <= MAX_IMAGE_BYTES:
         raise CodecError(f"a compressed image of {len(message.data)} bytes")
-    bgr = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise CodecError(f"{len(message.data)} bytes of format {message.format!r}: {error}") from error
     if bgr is None:
         raise CodecError(f"{len(message.data)} bytes of format {message.format!r} are no image that OpenCV reads")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -24,12 +24,13 @@ from mcap.writer import CompressionType, Writer
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
 
-from rlt_common.atomic import rename_durable
+from rlt_common.atomic import no_follow, rename_durable
 from rlt_common.reading import read_limited
-from rlt_common.run_files import open_unlinked
 
 RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
+RESERVE_STEP, HEADROOM = 16 * 1024**2, 8 * 1024**2
+"""Bytes taken of the disk at a time, and kept ahead of what is written: what finishing a file needs at most."""
 PARTIAL_SUFFIX = ".part"
 _MAX_DEFINITION_BYTES = 1 << 20
 _TYPE_NAME = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)")
@@ -49,7 +50,11 @@ class Entry(NamedTuple):
 
 
 class EpisodeWriter:
-    """Writes one episode. Topics are stored without the robot's namespace."""
+    """Writes one episode. Topics are stored without the robot's namespace.
+
+    Room on the disk is taken ahead of what is written. So a disk that fills up is noticed by :meth:`write`, while the
+    episode runs, and not by :meth:`finish`, when it has its label.
+    """
 
     def __init__(self, path: Path | str) -> None:
         """Open `path` + ".part" for writing. Raises EpisodeFileError when that is impossible."""
@@ -57,7 +62,9 @@ class EpisodeWriter:
         self.partial = self.path.with_name(self.path.name + PARTIAL_SUFFIX)
         try:
             self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open_unlinked(self.partial, "wb")
+            self._file = open(self.partial, "wb", opener=no_follow)  # noqa: SIM115 (closed in finish and abandon)
+            self._reserved = 0
+            self._reserve()
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         self._writer = Writer(self._file, compression=CompressionType.ZSTD)
@@ -77,6 +84,7 @@ class EpisodeWriter:
                 self._channels[topic] = self._writer.register_channel(
                     topic, "cdr", self._schemas[type_name], {"offered_qos_profiles": ""}
                 )
+            self._reserve(len(cdr))
             self._writer.add_message(self._channels[topic], stamp_ns, cdr, stamp_ns, self.messages)
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
@@ -88,8 +96,9 @@ class EpisodeWriter:
             self._writer.add_metadata(METADATA_NAME, {k: str(v) for k, v in metadata.items()})
             self._writer.finish()
             self._file.flush()
-            os.fsync(self._file.fileno())
             size = self._file.tell()
+            self._file.truncate(size)
+            os.fsync(self._file.fileno())
             self._file.close()
             rename_durable(self.partial, self.path)
         except OSError as error:
@@ -99,7 +108,14 @@ class EpisodeWriter:
     def keep_partial(self) -> None:
         """Close the temporary file and leave it where it is; a full disk does not matter any more."""
         with contextlib.suppress(OSError):
+            self._file.truncate(self._file.tell())
             self._file.close()
+
+    def _reserve(self, coming: int = 0) -> None:
+        """Take room for what is still to come, with `coming` bytes next. Raises OSError when there is none."""
+        while self._file.tell() + coming + HEADROOM > self._reserved:
+            os.posix_fallocate(self._file.fileno(), self._reserved, RESERVE_STEP)
+            self._reserved += RESERVE_STEP
 
     def abandon(self) -> None:
         """Close and delete the temporary file."""

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_common.atomic import fsync_folder
+from rlt_common.atomic import fsync_folder, no_follow
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.reading import parse_json, read_limited
-from rlt_common.run_files import inside, open_unlinked
+from rlt_common.run_files import inside
 
 EPISODES = "episodes"
 FILE = "labels.jsonl"
@@ -24,7 +25,6 @@ LABELS = ("success", "failure", "discard")
 RECORDED_LABEL = "recorded_label"
 """Key of :func:`episode_facts`: the label inside the file, where it was corrected since."""
 MAX_BYTES = 16 * 1024**2
-_MAX_ID = 2**63
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: 
     facts = {"episode_id": episode_id, "label": label, "after_episode": after_episode}
     path = Path(run) / FILE
     try:
-        with open_unlinked(inside(run, FILE), "a+b") as file:
+        with open(inside(run, FILE), "a+b", opener=no_follow) as file:
             file.seek(0)
             before = file.read()
             torn = not before.endswith((b"\n",)) if before else False
@@ -107,7 +107,7 @@ def _parse(number: int, line: bytes) -> Relabel:
         raise ValueError("it is no JSON object")
     episode_id, label, after = data.get("episode_id"), data.get("label"), data.get("after_episode", 0)
     for name, value in (("episode_id", episode_id), ("after_episode", after)):
-        if type(value) is not int or not 0 <= value < _MAX_ID:
+        if type(value) is not int or not 0 <= value <= HIGHEST_EPISODE_ID:
             raise ValueError(f"{name} is {str(value)[:40]!r}")
     if label not in LABELS:
         raise ValueError(f"label is {str(label)[:40]!r}, not one of {', '.join(LABELS)}")

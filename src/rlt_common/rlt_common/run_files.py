@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import IO, Any
 
 
 def inside(folder: Path | str, *names: str) -> Path:
@@ -23,12 +22,3 @@ def inside(folder: Path | str, *names: str) -> Path:
         text = f"leads out of {folder}, to {real}: remove that link; the directory itself may be one"
         raise PermissionError(errno.EACCES, text, str(path))
     return path
-
-
-def open_unlinked(path: Path | str, mode: str) -> IO[Any]:
-    """`open` that refuses a path whose last part is a symbolic link. Raises OSError (ELOOP)."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-    return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)

@@ -1,5 +1,10 @@
 """Episode files: durable or absent, readable by others, refused when torn."""
 
+import contextlib
+import os
+import subprocess
+
+import numpy as np
 import pytest
 from mcap.reader import make_reader
 from mcap.writer import Writer
@@ -15,7 +20,7 @@ from rlt_common.episode_file import (
     message_definition,
     read_messages,
 )
-from rlt_msgs.msg import EpisodeState, ExecutedAction
+from rlt_msgs.msg import EpisodeState, ExecutedAction, OperatorEvent
 
 
 def write(path, count=5):
@@ -134,3 +139,47 @@ def test_writing_does_not_follow_a_link_out_of_the_run(tmp_path):
     write(folder / "000002.mcap").finish({})
     assert not (folder / "000002.mcap").is_symlink(), "the link is replaced, not followed"
     assert secret.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
+def test_a_disk_that_fills_up_does_not_cost_a_running_episode(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "rlt", str(disk)], check=True)
+    try:
+        writer = EpisodeWriter(disk / "000001.mcap")
+        cdr = serialize_message(OperatorEvent(source="x" * 1000))
+        writer.write("operator_event", "rlt_msgs/msg/OperatorEvent", cdr, 1)
+        with open(disk / "ballast", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(65536))
+        for stamp in range(2, 1000):
+            writer.write("operator_event", "rlt_msgs/msg/OperatorEvent", cdr, stamp)
+        size = writer.finish({"label": "success"})
+        assert (disk / "000001.mcap").stat().st_size == size < 1_000_000
+        assert len(list(read_messages(disk / "000001.mcap"))) == 999
+        with pytest.raises(EpisodeFileError, match="No space left"):
+            EpisodeWriter(disk / "000002.mcap")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
+def test_a_long_episode_on_a_small_disk_ends_while_it_runs(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "rlt", str(disk)], check=True)
+    try:
+        writer = EpisodeWriter(disk / "000001.mcap")
+        noise = np.random.default_rng(0)
+
+        def fill():
+            for stamp in range(200):
+                event = OperatorEvent(source=noise.bytes(500_000).hex())
+                writer.write("operator_event", "rlt_msgs/msg/OperatorEvent", serialize_message(event), stamp)
+
+        with pytest.raises(EpisodeFileError, match="No space left"):
+            fill()
+    finally:
+        writer.keep_partial()
+        subprocess.run(["umount", str(disk)], check=True)

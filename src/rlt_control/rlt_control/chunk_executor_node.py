@@ -150,7 +150,7 @@ class ChunkExecutorNode(Node):
     def _on_joint_states(self, message: JointState) -> None:
         try:
             state = RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
-        except JointStateError as error:
+        except (JointStateError, CodecError) as error:
             self.watchdog.refuse(inputs.JOINT_STATES, str(error))
             return
         if not self.watchdog.heard(inputs.JOINT_STATES, self._now_s(), state.stamp_ns):
@@ -186,8 +186,9 @@ class ChunkExecutorNode(Node):
     def _on_episode(self, message: EpisodeState) -> None:
         try:
             episode = messages.episode(message, self.task)
-        except ValueError:
-            self.get_logger().error(f"episode_state names phase {message.phase}: ignored")
+        except ValueError as error:
+            self.core.last_refusal = f"episode_state: {error}"
+            self.get_logger().error(f"{self.core.last_refusal}: ignored", throttle_duration_sec=1.0)
             return
         self.watchdog.heard(inputs.MANAGER, self._now_s())
         if episode == self.core.episode:

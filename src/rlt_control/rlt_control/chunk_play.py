@@ -92,7 +92,7 @@ class ChunkPlay:
             episode_id=episode.episode_id,
             epoch=episode.epoch,
             # Unique within a run even when the executor was restarted in the middle of an episode.
-            request_id=(episode.episode_id << 40) | ((episode.epoch & 0xFFFF) << 24) | (step & 0xFFFFFF),
+            request_id=((episode.episode_id & 0xFFFFFF) << 40) | ((episode.epoch & 0xFFFF) << 24) | (step & 0xFFFFFF),
             not_before_ns=state.stamp_ns,
             boundary_step=step,
             first_step=step + self._prefetch_steps,

@@ -25,6 +25,8 @@ from rlt_control.workspace import Workspace
 
 ARM_DIM = 7
 """Action components per arm: 3 translation, 3 rotation, 1 gripper."""
+RANGE_MARGIN = 0.1
+"""rad or m that a joint may be measured beyond its range: encoders' offsets. What is further out is no measurement."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class DeltaPoseIntegrator:
         self._columns = [np.array([kinematics.joint_names.index(j) for j in arm.joints]) for arm in kinematics.arms]
         self._lower = np.maximum(np.array(limits.joint_lower), kinematics.lower)
         self._upper = np.minimum(np.array(limits.joint_upper), kinematics.upper)
+        self._lower_range, self._upper_range = kinematics.lower, kinematics.upper
         self._step = limits.step_vector()
         self._velocity = np.broadcast_to(np.asarray(limits.joint_velocity, dtype=np.float64), (joints,))
         tools = limits.tools or (((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),) * arms
@@ -149,6 +152,21 @@ class DeltaPoseIntegrator:
         if self._poses is None:
             raise ValueError("the integrator has no commanded pose yet: call reset with the measured joints first")
         return [(position.copy(), rotation.copy()) for position, rotation in self._poses]
+
+    def implausible(self, q_measured: np.ndarray) -> str:
+        """Why finite measured joints (n,) cannot be where the arms are; empty when they can."""
+        beyond = (q_measured < self._lower_range - RANGE_MARGIN) | (q_measured > self._upper_range + RANGE_MARGIN)
+        if not beyond.any():
+            return ""
+        joint = int(np.argmax(beyond))
+        return (
+            f"joint {self._kinematics.joint_names[joint]} is measured at {q_measured[joint]:.4g}, its range is "
+            f"{self._lower_range[joint]:.4g} to {self._upper_range[joint]:.4g}"
+        )
+
+    def within_range(self, q_measured: np.ndarray) -> np.ndarray:
+        """The nearest joints (n,) within the limits."""
+        return np.clip(q_measured, self._lower, self._upper)
 
     def reset(self, q_measured: np.ndarray) -> None:
         """Take the measured joints (n,) as the commanded state: the next step starts from there, without a jump."""

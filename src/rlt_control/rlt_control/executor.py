@@ -176,7 +176,7 @@ class ChunkExecutor:
         self.estop_reason = reason or "no reason given"
         self._play.flush()
         self._stopped_episode = self._episode.episode_id if self._episode else 0
-        self._hold_target = None if state is None else state.q.copy()
+        self._hold_target = None if state is None or self._integrator.implausible(state.q) else self._here(state)
         self.source = Source.HOLD
         self.hold_reason = f"emergency stop: {self.estop_reason}"
 
@@ -208,11 +208,13 @@ class ChunkExecutor:
             return self._hold("joint states of a wrong length or not finite")
         if fault := self.watchdog.fault(JOINT_STATES, now_s):
             return self._hold(fault)
+        if fault := self._integrator.implausible(state.q):
+            return self._hold(fault)
         if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
             return self._hold(fault)  # time stands still until it is clear who commands
         if self.estop_reason:
             if self._hold_target is None:
-                self._hold_target = state.q.copy()
+                self._hold_target = self._here(state)
             return Tick(joint_target=self._hold_target.copy())
         episode = self._episode
         if episode is None or episode.phase not in MOVING or episode.episode_id == self._stopped_episode:
@@ -307,8 +309,12 @@ class ChunkExecutor:
         if self._config.wait_for_chunk:
             return Tick()
         if self._hold_target is None:
-            self._hold_target = state.q.copy()
+            self._hold_target = self._here(state)
         return Tick(joint_target=self._hold_target.copy())
+
+    def _here(self, state: RobotState) -> np.ndarray:
+        """Joint targets (n,) that keep the arms where they are measured, within the joints' range."""
+        return self._integrator.within_range(state.q)
 
     def _hold(self, reason: str) -> Tick:
         """Without a usable robot state nothing new is sent: the driver keeps its last target."""

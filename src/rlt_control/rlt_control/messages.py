@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlt_common.codecs import doubles, floats, matrix, stamp_ns, to_time, vector
+from rlt_common.codecs import HIGHEST_EPISODE_ID, doubles, floats, matrix, stamp_ns, to_time, vector
 from rlt_common.config import TaskConfig
 from rlt_control.executor import ChunkExecutor
 from rlt_control.records import Chunk, Episode, Executed, Frame, HumanCommand, Phase, Request, Source
@@ -12,7 +12,9 @@ from rlt_msgs.msg import ActionChunk, ChunkRequest, ControlState, EpisodeState, 
 
 
 def episode(message: EpisodeState, task: TaskConfig) -> Episode:
-    """The manager's state as the executor takes it. Raises ValueError for a phase that does not exist."""
+    """The manager's state as the executor takes it. Raises ValueError for a phase or an episode that cannot be."""
+    if message.episode_id > HIGHEST_EPISODE_ID:
+        raise ValueError(f"there is no episode {message.episode_id}")
     rl_drives = message.phase == EpisodeState.PHASE_CRITICAL and message.driver == EpisodeState.DRIVER_RL
     return Episode(
         episode_id=message.episode_id,

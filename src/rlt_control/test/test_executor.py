@@ -6,7 +6,8 @@ from executor_rig import ROBOT, Rig, human
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlt_control.records import Episode, HumanCommand, Phase, Source
+from rlt_common.kinematics import build_kinematics
+from rlt_control.records import Episode, HumanCommand, Phase, RobotState, Source
 
 
 def test_lockstep_sends_nothing_until_the_chunk_comes():
@@ -248,3 +249,35 @@ def test_whatever_happens_arms_move_only_in_an_episode_and_steps_count_up(events
             assert tick.executed.step == last + 1
             last = tick.executed.step
             assert (np.abs(tick.executed.action) <= ROBOT.step_limit + 1e-9).all()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_measurement_that_no_joint_can_have_moves_nothing(stopped):
+    rig = Rig()
+    rig.start()
+    rig.answer(rig.tick().request)
+    rig.tick()
+    if stopped:
+        rig.executor.estop("test", RobotState(0, np.full(14, 1e6)))
+    true = rig.q.copy()
+    rig.q = true.copy()
+    rig.q[1] = 1e6
+    tick = rig.tick()
+    assert tick.joint_target is None
+    assert "is measured at 1e+06, its range is" in rig.executor.hold_reason
+    rig.q = true
+    np.testing.assert_allclose(rig.tick().joint_target, true, atol=0.02)
+
+
+def test_a_joint_slightly_beyond_its_range_is_held_within_it():
+    rig = Rig()
+    kinematics = build_kinematics(ROBOT)
+    rig.q[1] = kinematics.upper[1] + 0.05
+    target = rig.tick().joint_target
+    assert target[1] == kinematics.upper[1]
+
+
+def test_a_request_of_any_episode_fits_its_message():
+    rig = Rig()
+    rig.start(episode_id=2**63)
+    assert 0 <= rig.tick().request.request_id < 2**64

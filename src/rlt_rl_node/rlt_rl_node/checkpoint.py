@@ -31,6 +31,7 @@ from rlt_rl_node.tensor_file import TensorFileError
 
 FORMAT = 4
 MAX_BYTES = 2 * 1024**3
+MAX_STATE_BYTES = 64 * 1024**2
 STATE, LEARNER, ACTOR = "state.json", "learner.safetensors", "actor.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _AUTOMATIC = re.compile(r"e\d{6}-u\d{9}")
@@ -87,26 +88,35 @@ def latest(folder: Path) -> Path | None:
     for path in folder.iterdir():
         if not path.name.startswith(".") and (path / STATE).is_file():
             counters = read_state(path)["counters"]
-            found.append((counters["budget"]["episodes"], counters["updates"], path.name))
+            try:
+                found.append((int(counters["budget"]["episodes"]), int(counters["updates"]), path.name))
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"checkpoint {path}: {STATE}: counters: {error!r}: remove the folder") from error
     return folder / max(found)[2] if found else None
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints that were named automatically."""
-    for path in sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name) and not p.is_symlink())[:-keep]:
-        shutil.rmtree(path)
+    """Delete all but the newest `keep` checkpoints that were named automatically. Raises CheckpointError."""
+    try:
+        found = sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name) and not p.is_symlink())
+        for path in found[:-keep]:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: old checkpoints cannot be deleted: {error.strerror}") from error
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The plain part of a checkpoint. Raises CheckpointError."""
     try:
-        state = read_json(path / STATE)
+        state = read_json(path / STATE, MAX_STATE_BYTES)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {STATE}: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"checkpoint {path}: {STATE} is not JSON: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path}: {STATE} is not of format {FORMAT}")
+    if not isinstance(state.get("counters"), dict) or not isinstance(state.get("sha256"), dict):
+        raise CheckpointError(f"checkpoint {path}: {STATE} has no counters or no hashes: the folder is damaged")
     return state
 
 
@@ -172,7 +182,7 @@ def _read(path: Path, file: str, state: dict[str, Any]) -> bytes:
         data = read_limited(path / file, MAX_BYTES)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {file}: {error.strerror}") from error
-    if sha256_hex(data) != state["sha256"][file]:
+    if sha256_hex(data) != state["sha256"].get(file):
         raise CheckpointError(f"checkpoint {path}: {file} does not match its sha256: the folder is damaged")
     return data
 
@@ -181,12 +191,16 @@ def _write_folder(target: Path, files: dict[str, bytes]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     if temporary.exists():
         shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    for name, data in files.items():
-        with open(temporary / name, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    fsync_folder(temporary)
-    os.rename(temporary, target)
-    fsync_folder(target.parent)
+    try:
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            with open(temporary / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        fsync_folder(temporary)
+        os.rename(temporary, target)
+        fsync_folder(target.parent)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_rl_node.records import Label
 
 GIVEN = (Label.SUCCESS, Label.FAILURE, Label.DISCARD)
@@ -15,7 +16,7 @@ GIVEN = (Label.SUCCESS, Label.FAILURE, Label.DISCARD)
 
 @dataclass(frozen=True)
 class Correction:
-    """One correction. Raises ValueError for a label that no operator gives, and for a sequence number of 0."""
+    """One correction. Raises ValueError for a label that no operator gives and for numbers that cannot be."""
 
     sequence: int
     episode_id: int
@@ -27,6 +28,10 @@ class Correction:
             raise ValueError(f"episode {self.episode_id} cannot be relabelled {self.label.name}")
         if self.sequence < 1:
             raise ValueError(f"correction of episode {self.episode_id} has no sequence number")
+        if max(self.sequence, self.episode_id, self.after_episode) > HIGHEST_EPISODE_ID:
+            raise ValueError(
+                f"correction {self.sequence} of episode {self.episode_id} after {self.after_episode}: so many cannot be"
+            )
 
 
 class PendingCorrections:

@@ -85,14 +85,15 @@ class EpisodeAssembly:
         epoch, total_steps = episode.stopped
         if epoch < episode.end_epoch:
             return "the executor's word that it has stopped"
-        if gone := set(range(episode.handoff_step, total_steps)) - episode.known:
-            return f"executed actions of {len(gone)} steps, the first {min(gone)}"
+        if words := _gaps(episode.known, episode.handoff_step, total_steps):
+            return f"executed actions of {words}"
         joined = self._join(episode)
         if not episode.steps:
             return ""
         if not joined:
             return "every encoded observation"
-        expected = {step for step in range(min(joined), max(episode.steps) + 1, self._stride) if step in episode.steps}
+        first = min(joined)
+        expected = {step for step in episode.steps if step >= first and (step - first) % self._stride == 0}
         if lacking := expected - set(joined):
             return f"encoded observations of {len(lacking)} steps, the first {min(lacking)}"
         return ""
@@ -142,6 +143,16 @@ class EpisodeAssembly:
             if held is None or (episode.outputs[stamp_ns].is_boundary and not held.is_boundary):
                 joined[steps[at].step] = episode.outputs[stamp_ns]
         return joined
+
+
+def _gaps(known: set[int], begin: int, end: int) -> str:
+    """Which of the steps begin .. end - 1 are not known, in words; takes no longer than there are known ones."""
+    have = sorted(step for step in known if begin <= step < end)
+    lacking = max(0, end - begin) - len(have)
+    if lacking == 0:
+        return ""
+    first = next((i for i, step in enumerate(have, begin) if step != i), begin + len(have))
+    return f"{lacking} steps, the first {first}"
 
 
 def _stack(arrays: Iterable[np.ndarray], dims: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from rlt_common.reading import read_json
 
 CONFIG_FILE = "config.json"
+MAX_BYTES = 16 * 1024**2
 
 
 class FrozenModelsError(RuntimeError):
@@ -29,7 +30,7 @@ def read_frozen_models(folder: Path | str, action_dim: int) -> FrozenModels:
     """Read `folder`/config.json. Raises FrozenModelsError naming the file and the key."""
     path = Path(folder) / CONFIG_FILE
     try:
-        config = read_json(path)
+        config = read_json(path, MAX_BYTES)
         facts = FrozenModels(
             hash=str(config["hash"]),
             action_spread=np.array(config["statistics"]["action_spread"], np.float32),

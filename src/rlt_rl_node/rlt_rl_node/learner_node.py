@@ -34,7 +34,7 @@ from rlt_common.atomic import sha256_hex
 from rlt_common.codecs import CodecError
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
-from rlt_common.health import OK, WARN, Health
+from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import (
@@ -62,6 +62,7 @@ from rlt_rl_node.run_session import RunSession
 
 QUEUE = QoSProfile(depth=5000)  # an executed action that is lost costs the episode its transitions
 IDLE_S = 0.05
+STORE_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class LearnerNode(Node):
         self._message = ""
         self._labelled_s: dict[int, float] = {}
         self._reported_episode = 0
+        self._unstored: tuple[EpisodeData, float] | None = None  # the disk refused it; when to try again
         self._open: tuple[EpisodeData, int] | None = None  # taken in, its updates not yet done (lockstep)
         self._episodes_since_save = 0
         self._pace = (0, 0.0)  # updates and seconds since the last metrics
@@ -246,6 +248,12 @@ class LearnerNode(Node):
         """Take in one episode if one is due, oldest first. In lockstep the one before must be paid for."""
         if self._open:
             return False
+        if self._unstored:
+            episode, again_s = self._unstored
+            if time.monotonic() < again_s:
+                return False
+            self._take_in(episode)
+            return True
         if self.session and self.session.backlog:
             self._take_in_from_disk(self.session.backlog.popleft())
             return True
@@ -313,7 +321,15 @@ class LearnerNode(Node):
         self._take_in(episode)
 
     def _take_in(self, episode: EpisodeData) -> None:
-        transitions = self.session.take_in(episode)
+        try:
+            transitions = self.session.take_in(episode)
+        except OSError as error:
+            self._unstored = (episode, time.monotonic() + STORE_RETRY_S)
+            where = error.filename or self.session.run
+            self._message = f"episode {episode.episode_id} waits for the disk: {where}: {error.strerror}"
+            self.get_logger().error(self._message, throttle_duration_sec=10.0)
+            return
+        self._unstored = None
         self._labelled_s = {i: since for i, since in self._labelled_s.items() if i > episode.episode_id}
         self._message = ""
         self._open = (episode, transitions)
@@ -391,7 +407,9 @@ class LearnerNode(Node):
         else:
             learner, loss = self.session.learner, self.session.last_loss
             message.stage, message.ready = learner.stage, learner.ready and learner.version > 0
-            message.busy = bool(self._open or learner.owed or self.session.backlog or self._labelled_s)
+            message.busy = bool(
+                self._open or self._unstored or learner.owed or self.session.backlog or self._labelled_s
+            )
             message.episodes = learner.budget.episodes
             message.transitions, message.robot_steps = len(learner.replay), learner.replay.steps
             message.updates, message.actor_version = learner.agent.updates, learner.version
@@ -405,7 +423,7 @@ class LearnerNode(Node):
             message.reference_distance = loss.get("reference_distance", math.nan)
         self._status.publish(message)
         self._health.set(
-            WARN if self._refused else OK,
+            ERROR if self._unstored else WARN if self._refused else OK,
             self._message or message.stage,
             updates=message.updates,
             owed=message.update_debt,

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rlt_common.atomic import no_follow
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.relabels import read_relabels
-from rlt_common.run_files import inside, open_unlinked
+from rlt_common.run_files import inside
 from rlt_rl_node import checkpoint
 from rlt_rl_node.corrections import Correction, PendingCorrections
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
@@ -93,7 +94,10 @@ class RunSession:
             return None
 
     def take_in(self, episode: EpisodeData) -> int:
-        """Store and add an episode; returns its transitions (0: none, or it did not fit, which is logged)."""
+        """Store and add an episode; returns its transitions (0: none, or it did not fit, which is logged).
+
+        Raises OSError, with nothing taken in, when the disk refuses: try again.
+        """
         episode = trimmed(episode, self.learner.shape.chunk_length)
         label = self.learner.labels.get(episode.episode_id, episode.label)
         try:
@@ -160,7 +164,7 @@ class RunSession:
         return path
 
     def write_metrics(self, episode: EpisodeData, transitions: int, updates_per_s: float) -> None:
-        """Append one line about an episode and the updates that followed it."""
+        """Append one line about an episode and the updates that followed it; a disk that refuses is logged."""
         learner = self.learner
         self.last_loss = learner.metrics()
         line = {
@@ -178,8 +182,11 @@ class RunSession:
             # NaN is no JSON: what was not measured is null.
             **{name: value if value == value else None for name, value in self.last_loss.items()},
         }
-        with open_unlinked(self._metrics, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with open(self._metrics, "a", encoding="utf-8", opener=no_follow) as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            self._log(f"{self._metrics}: no line about episode {episode.episode_id}: {error.strerror}")
 
     def _newer(self) -> list[int]:
         last = self.learner.last_episode_id

@@ -186,3 +186,6 @@ def test_what_no_operator_gives_is_no_correction(label):
         Correction(1, 1, label, 0)
     with pytest.raises(ValueError, match="no sequence number"):
         Correction(0, 1, Label.SUCCESS, 0)
+    for numbers in ((10**9, 1, 0), (1, 10**9, 0), (1, 1, 10**9)):
+        with pytest.raises(ValueError, match="so many cannot be"):
+            Correction(numbers[0], numbers[1], Label.SUCCESS, numbers[2])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rl_episodes import random_episode
 
-from rlt_rl_node.episode_assembly import EpisodeAssembly
+from rlt_rl_node.episode_assembly import EpisodeAssembly, _gaps
 from rlt_rl_node.records import Encoded, EpisodeData, Label, RecordError, Source, Step
 
 PERIOD = 20_000_000
@@ -179,3 +179,22 @@ def test_nothing_at_all_is_an_empty_episode():
     subject.control_stopped(3, 2, 0)
     assert subject.missing(3) == ""
     assert len(subject.take(3).steps) == 0
+
+
+def test_a_forged_number_of_steps_costs_neither_time_nor_memory():
+    data = source_episode()
+    subject = assembly(calls(data))
+    subject.control_stopped(data.episode_id, 4, 2**32 - 1)
+    assert subject.missing(data.episode_id) == (
+        f"executed actions of {2**32 - 1 - HANDOFF - LENGTH} steps, the first {HANDOFF + LENGTH}"
+    )
+    subject.control_stopped(data.episode_id, 5, HANDOFF + LENGTH)
+    last = Step(2**32 - 2, stamp(LENGTH) + 1, Source.VLA, np.zeros(2, np.float32))
+    subject.add_step(data.episode_id, True, last)
+    assert subject.missing(data.episode_id) in ("", "encoded observations of 1 steps, the first 4294967294")
+
+
+@given(known=st.sets(st.integers(0, 30)), begin=st.integers(0, 30), end=st.integers(0, 30))
+def test_gaps_are_those_of_the_sets(known, begin, end):
+    gone = set(range(begin, end)) - known
+    assert _gaps(known, begin, end) == (f"{len(gone)} steps, the first {min(gone)}" if gone else "")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -382,3 +386,54 @@ def test_an_episode_of_other_shapes_changes_nothing():
     with pytest.raises(RecordError, match="RL state width"):
         learner.add_episode(wrong)
     assert learner.budget.episodes == 0
+
+
+def fill(path):
+    """Write until the disk is full."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
+def test_on_a_full_disk_nothing_is_half_done_and_all_goes_on_with_room(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "rlt", str(folder)], check=True)
+    try:
+        words = []
+        run, whole = session(folder, words), session(tmp_path / "whole")
+        ballast = folder / "ballast"
+        first, *rest = episodes(4)
+        run.take_in(first)
+        before = run.save()
+        fill(ballast)
+        with pytest.raises(OSError, match="No space left"):
+            run.take_in(rest[0])
+        assert run.learner.last_episode_id == 1
+        run.write_metrics(first, 1, 0.0)
+        run.learner.pass_over(99)
+        with pytest.raises(CheckpointError, match="No space left"):
+            run.save("full")
+        assert checkpoint.latest(folder / "checkpoints") == before
+        assert not list(folder.rglob("*.part"))
+        ballast.unlink()
+        run.learner.last_episode_id = 1
+        whole.take_in(first)
+        for episode in rest:
+            for each in (run, whole):
+                each.take_in(episode)
+                pay_all(each.learner)
+        assert same(run.learner, whole.learner)
+        run.save("full")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("counters", [None, {}, {"budget": {"episodes": "many"}, "updates": 1}])
+def test_a_foreign_state_is_a_clear_error_when_the_newest_is_looked_for(tmp_path, counters):
+    path = saved(tmp_path)
+    state = json.loads((path / checkpoint.STATE).read_text())
+    (path / checkpoint.STATE).write_text(json.dumps({**state, "counters": counters}))
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        checkpoint.latest(tmp_path / "checkpoints")

@@ -14,6 +14,8 @@ GATE_STEPS = 4
 """Control steps between two decisions of the scripted operator: 80 ms, a quick person's reaction time."""
 EPISODE_CLOCK_S = 1000
 """The clock of episode n starts at n * EPISODE_CLOCK_S: stamps stay unique when the simulator restarts."""
+HIGHEST_EPISODE = (2**31 - 1) // EPISODE_CLOCK_S - 1
+"""Seconds of a ROS time have 31 bits."""
 
 
 class Awaiting(enum.Enum):
@@ -34,7 +36,9 @@ class LockstepGate:
     step: int = 0
 
     def reset(self, episode_id: int) -> None:
-        """The scene stands ready for this episode."""
+        """The scene stands ready for this episode. Raises ValueError for one that the clock has no room for."""
+        if episode_id > HIGHEST_EPISODE:
+            raise ValueError(f"episode {episode_id}: the simulated clock has room for {HIGHEST_EPISODE}")
         self.episode_id = episode_id
         self.step = 0
         self.awaiting = Awaiting.EPISODE

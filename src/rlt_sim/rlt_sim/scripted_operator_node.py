@@ -18,8 +18,8 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import UInt64
 
 from rlt_common import topics
-from rlt_common.codecs import stamp_ns
-from rlt_common.health import OK, Health
+from rlt_common.codecs import CodecError, stamp_ns
+from rlt_common.health import ERROR, OK, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
@@ -54,6 +54,7 @@ class ScriptedOperatorNode(Node):
         self._episode = EpisodeState()
         self._control = ControlState()
         self._state: SimulationState | None = None
+        self._stamp_ns = 0
         self._pressed: tuple[Press, int] | None = None
         self._presses = 0
         self._health = Health(self)
@@ -75,6 +76,11 @@ class ScriptedOperatorNode(Node):
         self._settle()
 
     def _on_state(self, message: SimulationState) -> None:
+        try:
+            self._stamp_ns = stamp_ns(message.header.stamp)
+        except CodecError as error:
+            self._health.set(ERROR, f"{topics.SIMULATION_STATE}: {error}", presses=self._presses)
+            return
         self._state = message
         self._settle()
 
@@ -97,7 +103,7 @@ class ScriptedOperatorNode(Node):
         if press is None:
             self._pressed = None
             self._state = None
-            self._ack.publish(UInt64(data=stamp_ns(state.header.stamp)))
+            self._ack.publish(UInt64(data=self._stamp_ns))
         elif self._pressed != (press, episode.episode_id):
             self._pressed = (press, episode.episode_id)
             self._push(press)

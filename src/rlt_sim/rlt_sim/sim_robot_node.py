@@ -172,6 +172,7 @@ class SimRobotNode(Node):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
+            self._gate.reset(request.episode_id)
             self.cell.reset(request.seed, request.start_in or self.task.start_in)
         except ValueError as error:
             response.message = str(error)
@@ -179,7 +180,6 @@ class SimRobotNode(Node):
         self._targets = None
         if self.lockstep:
             self._wait.cancel()
-        self._gate.reset(request.episode_id)
         response.done = True
         return response
 

@@ -38,6 +38,8 @@ def leading_fields(cdr: bytes, kinds: str) -> tuple[int, tuple[int, ...]]:
             offset += size
     except struct.error as error:
         raise CdrError(f"a message of {len(cdr)} bytes is too short: {error}") from error
+    if seconds < 0 or nanoseconds >= 1_000_000_000:
+        raise CdrError(f"a stamp of {seconds} s and {nanoseconds} ns: no clock shows it")
     return seconds * 1_000_000_000 + nanoseconds, tuple(values)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_msgs.msg import EpisodeState
 
 
@@ -56,6 +57,8 @@ class Label(IntEnum):
 
 MOVING = frozenset({Phase.BASE, Phase.CRITICAL})
 RUNNING = frozenset({Phase.RESETTING, Phase.BASE, Phase.CRITICAL})
+HIGHEST_EPOCH = 2**31
+"""No run gets there: who speaks of more is not believed."""
 OPERATOR_LABELS = frozenset({Label.SUCCESS, Label.FAILURE, Label.DISCARD})
 
 
@@ -107,7 +110,9 @@ class Episode:
 
     @classmethod
     def from_msg(cls, message: EpisodeState) -> Episode:
-        """The state in a message. Raises ValueError for a phase, purpose, driver or label that does not exist."""
+        """The state in a message. Raises ValueError for an id, phase, purpose, driver or label that cannot be."""
+        if message.episode_id > HIGHEST_EPISODE_ID or message.epoch > HIGHEST_EPOCH:
+            raise ValueError(f"there is no episode {message.episode_id}, epoch {message.epoch}")
         values = {name: getattr(message, name) for name in cls.__dataclass_fields__}
         kinds = {"phase": Phase, "purpose": Purpose, "label": Label}
         values.update({name: kind(values[name]) for name, kind in kinds.items()})
@@ -281,6 +286,8 @@ class EpisodeMachine:
         """
         episode = self.episode
         if episode.phase != Phase.IDLE or (episode_id, epoch) <= (episode.episode_id, episode.epoch):
+            return False
+        if episode_id > HIGHEST_EPISODE_ID or epoch > HIGHEST_EPOCH:
             return False
         self._next_id = max(self._next_id, episode_id + 1)
         self.episode = replace(

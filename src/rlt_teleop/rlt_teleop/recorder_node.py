@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from rclpy.clock import Clock, ClockType
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
@@ -39,6 +40,7 @@ from rlt_teleop.cdr import CdrError
 from rlt_teleop.episode_machine import Episode
 from rlt_teleop.episode_recorder import EpisodeRecorder, Report
 
+RMWError = rclpy_implementation.RMWError
 POLL_S = 0.05
 GIB = 2**30
 
@@ -71,6 +73,7 @@ class RecorderNode(Node):
         self._frame = robot.frame
         self._last = Report(0)
         self._foreign = ""
+        self._refused = 0
         self._health = Health(self)
         self._status = self.create_publisher(RecorderStatus, topics.RECORDER_STATUS, topics.QOS_LATCHED)
         self.recorder = EpisodeRecorder(
@@ -78,7 +81,7 @@ class RecorderNode(Node):
             {"robot": robot.name, "config_hash": config_hash(robot, task)},
             self.parameters.settle_s,
             self._report,
-            lambda cdr: deserialize_message(cdr, VlaOutput).vla_hash,
+            _vla_hash,
         )
         for path in self.recorder.leftovers():
             self.get_logger().warning(f"{path}: left by an interrupted recording; it is kept and is no episode")
@@ -102,16 +105,19 @@ class RecorderNode(Node):
     def _on_state(self, cdr: bytes) -> None:
         try:
             episode = Episode.from_msg(deserialize_message(cdr, EpisodeState))
-        except ValueError as error:
-            self._foreign = f"episode_state: {error}"
-            return
-        self.recorder.on_state(episode, cdr, time.monotonic())
+            self.recorder.on_state(episode, cdr, time.monotonic())
+        except (RMWError, ValueError) as error:
+            self._refuse(topics.EPISODE_STATE, error)
 
     def _on_message(self, topic: str, cdr: bytes) -> None:
         try:
             self.recorder.on_message(topic, cdr, time.monotonic())
         except CdrError as error:
-            self._foreign = f"{topic}: {error}"
+            self._refuse(topic, error)
+
+    def _refuse(self, topic: str, error: Exception) -> None:
+        self._refused += 1
+        self._foreign = f"{topic}: {error}"
 
     def _on_control(self, message: ControlState) -> None:
         self.recorder.on_control(message.episode_id, message.epoch, message.step, time.monotonic())
@@ -161,10 +167,19 @@ class RecorderNode(Node):
             level,
             text,
             messages=self.recorder.messages,
+            refused_messages=self._refused,
             last_durable=last.path if last.durable else "",
             warning=last.warning,
             free_gib=f"{free_gib:.1f}",
         )
+
+
+def _vla_hash(cdr: bytes) -> str:
+    """`vla_hash` of a serialised VlaOutput. Raises CdrError."""
+    try:
+        return deserialize_message(cdr, VlaOutput).vla_hash
+    except RMWError as error:
+        raise CdrError(f"no VlaOutput: {error}") from error
 
 
 def _free_bytes(folder: Path) -> int:

@@ -73,8 +73,9 @@ class RunAction:
         )
 
     def _on_goal(self, goal: RunEpisodes.Goal) -> GoalResponse:
-        if self.active or goal.count == 0:
-            self._manager.get_logger().warning("run_episodes refused: another run is active, or count is 0")
+        if self.active or goal.count == 0 or goal.first_seed + goal.count > 2**64:
+            words = "another run is active, count is 0, or the seeds leave 64 bits"
+            self._manager.get_logger().warning(f"run_episodes refused: {words}")
             return GoalResponse.REJECT
         self.active = True
         return GoalResponse.ACCEPT

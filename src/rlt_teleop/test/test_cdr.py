@@ -4,7 +4,7 @@ import pytest
 from rclpy.serialization import serialize_message
 
 from rlt_common.codecs import to_time
-from rlt_msgs.msg import ActionChunk, ExecutedAction, Observation, VlaOutput
+from rlt_msgs.msg import ActionChunk, ChunkRequest, ExecutedAction, Observation, VlaOutput
 from rlt_teleop.cdr import CdrError, leading_fields
 
 STAMP_NS = 1_700_000_000_123_456_789
@@ -43,3 +43,11 @@ def test_a_string_length_beyond_the_message_is_an_error():
     cdr[12:16] = b"\xff\xff\xff\x7f"
     with pytest.raises(CdrError, match="too short"):
         leading_fields(bytes(cdr), "Q")
+
+
+@pytest.mark.parametrize(("sec", "nanosec"), [(-1, 0), (0, 10**9)])
+def test_a_stamp_that_no_clock_shows_is_refused(sec, nanosec):
+    message = ChunkRequest()
+    message.header.stamp.sec, message.header.stamp.nanosec = sec, nanosec
+    with pytest.raises(CdrError, match="no clock shows it"):
+        leading_fields(serialize_message(message), "Q")

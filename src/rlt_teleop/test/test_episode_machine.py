@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_msgs.msg import EpisodeState
 from rlt_teleop.episode_machine import (
     MOVING,
@@ -258,3 +259,12 @@ def test_whatever_is_pressed(names):
             assert after.epoch > before.epoch
         assert after.successes <= after.episodes
     assert all(len(given_labels) == 1 for given_labels in labels.values()), "a label is given at most once"
+
+
+@pytest.mark.parametrize(("episode_id", "epoch"), [(2**64 - 1, 1), (1, 2**32 - 1), (HIGHEST_EPISODE_ID + 1, 0)])
+def test_what_no_run_reaches_is_not_believed(episode_id, epoch):
+    machine = EpisodeMachine("screw")
+    assert not machine.overtake(episode_id, epoch)
+    assert (machine.episode.episode_id, machine.episode.epoch) == (0, 0)
+    with pytest.raises(ValueError, match="there is no episode"):
+        Episode.from_msg(EpisodeState(episode_id=episode_id, epoch=epoch))

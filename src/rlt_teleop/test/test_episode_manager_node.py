@@ -22,6 +22,7 @@ from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetEstop, StartEpisode
 from rlt_teleop.episode_manager_node import EpisodeManagerNode
 from rlt_teleop.operator_wait import OperatorWait
 from rlt_teleop.recorder_node import RecorderNode
+from rlt_teleop.run_directory import scan
 
 TRAIN, EVALUATE = EpisodeState.PURPOSE_TRAIN, EpisodeState.PURPOSE_EVALUATE
 VLA, RL = EpisodeState.DRIVER_VLA, EpisodeState.DRIVER_RL
@@ -525,15 +526,45 @@ def test_a_restarted_manager_stands_still_and_goes_on_with_new_ids(make_cell):
     assert cell.label(EpisodeState.LABEL_SUCCESS).durable
 
 
+def as_process(name, cell, folder):
+    """A node of the operator side in a process of its own, so that it can be killed."""
+    parameters = {"robot": folder / "robot.yaml", "task": TASK, "run_directory": cell.run}
+    arguments = ["--ros-args", "-r", f"__ns:={cell.graph.namespace}"]
+    for key, value in parameters.items():
+        arguments += ["-p", f"{key}:={value}"]
+    code = f"from rlt_teleop.{name}_node import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=os.environ)
+
+
+def test_a_manager_killed_right_after_the_label_loses_no_episode(make_cell, tmp_path):
+    cell = make_cell()
+    cell.graph.remove(cell.manager)
+    cell.graph.until(lambda: not cell.operator.callers[StartEpisode].service_is_ready(), "the first manager is gone")
+    process = as_process("episode_manager", cell, tmp_path)
+    try:
+        cell.graph.until(
+            lambda: (
+                cell.executor.control.get_subscription_count() >= 2
+                and cell.operator.events.get_subscription_count() >= 2
+            ),
+            "the manager hears us",
+        )
+        assert cell.start() == 1
+        cell.graph.until(lambda: cell.executor.step == 6 and cell.operator.state.phase == BASE, "the arms move")
+        cell.press(OperatorEvent.EVENT_SUCCESS)
+        cell.until_phase(LABELLED)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    path = cell.run / "episodes" / "000001.mcap"
+    cell.graph.until(path.exists, "the recorder makes it durable all the same")
+    assert episode_metadata(path)["label"] == "success"
+    assert scan(cell.run).successes == 1
+
+
 def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(make_cell, tmp_path):
     cell = make_cell(recorder=None, recorder_timeout_s=20.0)
-    parameters = {"robot": tmp_path / "robot.yaml", "task": TASK, "run_directory": cell.run}
-    arguments = ["--ros-args", "-r", f"__ns:={cell.graph.namespace}"]
-    for name, value in parameters.items():
-        arguments += ["-p", f"{name}:={value}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from rlt_teleop.recorder_node import main; main()", *arguments], env=os.environ
-    )
+    process = as_process("recorder", cell, tmp_path)
     try:
         cell.graph.until(
             lambda: (

@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -39,6 +40,7 @@ from rlt_vla_node.synchroniser import (
     sync_config,
 )
 
+RMWError = rclpy_implementation.RMWError
 WATCH_S = 0.2
 
 
@@ -89,26 +91,37 @@ class CameraIngestNode(Node):
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joint_states(self, message: JointState) -> None:
-        now, stamp = time.monotonic(), stamp_ns(message.header.stamp)
+        try:
+            now, stamp = time.monotonic(), stamp_ns(message.header.stamp)
+        except CodecError as error:
+            self._refuse(f"{topics.JOINT_STATES}: {error}")
+            return
         self._watchdog.heard(topics.JOINT_STATES, now, stamp)
         self._synchroniser.on_state(stamp, message, now)
         self._publish_complete()
 
     def _on_image(self, camera: str, data: bytes) -> None:
-        now, stamp = time.monotonic(), cdr_stamp_ns(data)
+        try:
+            now, stamp = time.monotonic(), cdr_stamp_ns(data)
+        except ValueError as error:
+            self._refuse(f"camera {camera}: {error}")
+            return
         self._watchdog.heard(camera, now, stamp)
         self._synchroniser.on_image(camera, stamp, data, now)
         self._publish_complete()
+
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        self._refusal = reason
+        self.get_logger().error(f"observation refused: {reason}", throttle_duration_sec=1.0)
+        self._watch()
 
     def _publish_complete(self) -> None:
         for complete in self._synchroniser.take():
             try:
                 message = self._observation(complete)
             except (CodecError, JointStateError) as error:
-                self._refused += 1
-                self._refusal = str(error)
-                self.get_logger().error(f"observation refused: {error}", throttle_duration_sec=1.0)
-                self._watch()
+                self._refuse(str(error))
                 continue
             self._refusal = ""
             self._publisher.publish(message)
@@ -159,9 +172,12 @@ class CameraIngestNode(Node):
 
 
 def _decode(record: ImageRecord, compressed: bool) -> np.ndarray:
-    if compressed:
-        return decode_image(deserialize_message(record.data, CompressedImage))
-    return decode_raw(deserialize_message(record.data, Image))
+    kind = CompressedImage if compressed else Image
+    try:
+        message = deserialize_message(record.data, kind)
+    except RMWError as error:
+        raise CodecError(f"{len(record.data)} bytes that are no {kind.__name__}: {error}") from error
+    return decode_image(message) if compressed else decode_raw(message)
 
 
 def main() -> None:

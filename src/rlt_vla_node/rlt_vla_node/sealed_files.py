@@ -11,6 +11,8 @@ from typing import Any
 from rlt_common.atomic import sha256_hex
 from rlt_common.reading import read_json, read_limited
 
+MAX_FACTS_BYTES = 16 * 1024**2
+
 
 @dataclass(frozen=True)
 class SealedFiles:
@@ -39,7 +41,7 @@ class SealedFiles:
         """The facts, with all needed keys. Raises `error`."""
         path = Path(folder) / self.facts
         try:
-            facts = read_json(path)
+            facts = read_json(path, MAX_FACTS_BYTES)
         except FileNotFoundError as error:
             raise self.error(f"{path}: {self.absent}") from error
         except OSError as error:

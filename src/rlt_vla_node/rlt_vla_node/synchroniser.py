@@ -211,4 +211,7 @@ def cdr_stamp_ns(data: bytes) -> int:
         raise ValueError(f"a serialised message of {len(data)} bytes has no header stamp")
     order = "little" if data[1] & 1 else "big"
     seconds = int.from_bytes(data[4:8], order, signed=True)
-    return seconds * 1_000_000_000 + int.from_bytes(data[8:12], order)
+    nanoseconds = int.from_bytes(data[8:12], order)
+    if seconds < 0 or nanoseconds >= 1_000_000_000:
+        raise ValueError(f"a stamp of {seconds} s and {nanoseconds} ns: no clock shows it")
+    return seconds * 1_000_000_000 + nanoseconds

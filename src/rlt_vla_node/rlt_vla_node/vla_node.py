@@ -101,10 +101,11 @@ class VlaNode(Node):
         self.activity += 1
         try:
             vector(message.proprioception, None, "observation proprioception")
+            stamp = stamp_ns(message.header.stamp)
         except CodecError as error:
             self._refuse(str(error))
             return
-        self._scheduler.on_observation(stamp_ns(message.header.stamp), message)
+        self._scheduler.on_observation(stamp, message)
         self._answer()
 
     def _on_request(self, message: ChunkRequest) -> None:
@@ -113,7 +114,12 @@ class VlaNode(Node):
             self._repeated += 1
             self._publisher.publish(self._answers[message.request_id])
             return
-        self._scheduler.on_request(encoding.request(message))
+        try:
+            request = encoding.request(message)
+        except CodecError as error:
+            self._refuse(f"chunk_request: {error}")
+            return
+        self._scheduler.on_request(request)
         self._answer()
 
     def _on_episode(self, message: EpisodeState) -> None:
@@ -127,7 +133,12 @@ class VlaNode(Node):
 
     def _on_executed(self, message: ExecutedAction) -> None:
         self.activity += 1
-        self._scheduler.on_step(encoding.step(message))
+        try:
+            step = encoding.step(message)
+        except CodecError as error:
+            self._refuse(f"executed_action: {error}")
+            return
+        self._scheduler.on_step(step)
 
     def _on_control(self, message: ControlState) -> None:
         self.activity += 1
@@ -186,14 +197,14 @@ class VlaNode(Node):
     def _refuse(self, reason: str) -> None:
         self._refused += 1
         self._refusal = reason
-        self.get_logger().error(f"observation refused: {reason}", throttle_duration_sec=1.0)
+        self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
         self._show()
 
     def _show(self) -> None:
         counters = self._scheduler.counters
         level, text = OK, "ready"
         if self._refusal:
-            level, text = ERROR, f"observation refused: {self._refusal}"
+            level, text = ERROR, f"refused: {self._refusal}"
         elif counters.dropped_observations:
             level, text = WARN, "strided observations were dropped: inference is slower than the robot"
         self._health.set(

@@ -1,0 +1,110 @@
+"""`make bench-fuzz`: malformed and hostile messages into every node of the graph.
+
+First 100,000 per message type straight through the handlers of the real nodes (`harness.fuzzing`), the executor in both
+ways of ticking; then 5,000 per topic and service over DDS into a graph of real processes that drives the simulated arms
+meanwhile (`harness.fuzz_graph`). QUICK=1 sends a few hundred and re-reads the goals from the committed result.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness.fuzz_graph import attack_graph, reports
+from harness.fuzzing import Findings, campaign, graph_nodes
+from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
+
+NAME = "fuzz"
+SEED = 0
+PER_TYPE, PER_TOPIC = 100_000, 5_000
+QUICK_PER_TYPE, QUICK_PER_TOPIC = 300, 60
+
+
+def measure(per_type: int, per_topic: int) -> list[dict[str, Any]]:
+    """One row per message type, and one for the graph over DDS."""
+    torch.set_num_threads(1)
+    say = lambda words: print(f"fuzz: {words}", flush=True)  # noqa: E731
+    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
+        every, training, valid = graph_nodes(Path(folder))
+        findings = campaign(every, valid, per_type, SEED, say)
+        overheard = attack_graph(training, valid, Path(folder) / "log", per_topic, SEED, say)
+    return [*rows_of(findings), {"kind": "graph", **reports(overheard)}]
+
+
+def rows_of(findings: Findings) -> list[dict[str, Any]]:
+    """One row per message type; crashes and violations with the words that describe them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for tally in findings.tallies.values():
+        row = rows.setdefault(
+            tally.type, {"kind": "handlers", "type": tally.type, "nodes": [], "sent": 0, "undecodable": 0, "crashes": 0}
+        )
+        row["nodes"] = sorted({*row["nodes"], tally.node})
+        for key in ("sent", "undecodable", "crashes"):
+            row[key] += getattr(tally, key)
+    found = [row for _, row in sorted(rows.items()) if row["type"]]
+    return [*found, {"kind": "words", "crashes": dict(findings.crashes), "violations": dict(findings.violations)}]
+
+
+def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """The goals of the issue."""
+    handlers = [row for row in rows if row["kind"] == "handlers"]
+    words = next(row for row in rows if row["kind"] == "words")
+    graph = next(row for row in rows if row["kind"] == "graph")
+    least, over_dds = min(row["sent"] for row in handlers), min(graph["sent"].values())
+    crashes, deaths = sum(words["crashes"].values()), len(graph["deaths"])
+    moved = sum(words["violations"].values()) + sum(graph["violations"].values())
+    return [
+        Goal("messages per type through the handlers, fewest", least, f">= {PER_TYPE}", least >= PER_TYPE),
+        Goal("messages per topic over DDS, fewest", over_dds, f">= {PER_TOPIC}", over_dds >= PER_TOPIC),
+        Goal("handlers that raised", crashes, "0", crashes == 0),
+        Goal("processes that ended", deaths, "0", deaths == 0),
+        Goal("commands or actions beyond a limit, or not finite", moved, "0", moved == 0),
+    ]
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The result in Markdown."""
+    rows, machine = document["rows"], document["machine"]
+    graph = next(row for row in rows if row["kind"] == "graph")
+    lines = [
+        (
+            f"`{row['type']}`",
+            ", ".join(row["nodes"]),
+            f"{row['sent']:,}",
+            f"{row['undecodable']:,}",
+            str(row["crashes"]),
+        )
+        for row in rows
+        if row["kind"] == "handlers"
+    ]
+    header = ("type", "nodes", "sent", "no message of the type", "handlers that raised")
+    head = f"`{document['command']}`, commit `{document['commit'][:10]}`, {machine['cpu']}, {machine['cores']} cores."
+    sent = Counter(graph["sent"])
+    tail = (
+        f"Over DDS: {sent.total():,} messages and requests on {len(sent)} topics and services; "
+        f"{len(graph['deaths'])} processes ended; {graph['commands']:,} commands reached the arms meanwhile."
+    )
+    return f"{head}\n\n{markdown_table(header, lines)}\n\n{tail}\n\n{goal_table(document['goals'])}"
+
+
+def main() -> None:
+    """Measure, or show the path with QUICK=1."""
+    if quick():
+        rows = measure(QUICK_PER_TYPE, QUICK_PER_TOPIC)
+        for goal in goals(rows)[2:]:
+            print(f"{goal.name}: {goal.value}")
+        sent = sum(row["sent"] for row in rows if row["kind"] == "handlers")
+        show_committed(NAME, f"{sent} messages through the handlers, {QUICK_PER_TOPIC} per topic over DDS")
+        if not all(goal.met for goal in goals(rows)[2:]):
+            raise SystemExit("fuzz: a hostile message did harm")
+        return
+    rows = measure(PER_TYPE, PER_TOPIC)
+    publish(NAME, table, command="make bench-fuzz", seeds=[SEED], n=PER_TYPE, rows=rows, goals=goals(rows))
+
+
+if __name__ == "__main__":
+    main()

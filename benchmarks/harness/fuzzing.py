@@ -1,0 +1,346 @@
+"""Hostile messages through the handlers of the graph's own nodes, in this process.
+
+A :class:`Subject` is one node with the parameters that the graph gives it. Its subscriptions and services are found
+on the node itself, so a new one is fuzzed without being named here. Messages go straight into the callbacks, timers
+fire in between, and whatever the node publishes is serialised as DDS would and judged by :class:`Judge`. A callback
+that raises is a crash: it would end the node's process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+import yaml
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message, serialize_message
+
+from harness.hostile import Hostile
+from harness.untrained_run import on_a_timer, prepare
+from harness.valid_messages import ValidMessages
+from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
+from rlt_common.config import RobotConfig
+from rlt_common.kinematics import build_kinematics
+from rlt_control.chunk_executor_node import ChunkExecutorNode
+from rlt_msgs.msg import ActionChunk, ExecutedAction, TeleopCommand
+from rlt_rl_node.learner_node import LearnerNode
+from rlt_rl_node.policy_node import PolicyNode
+from rlt_sim.scripted_operator_node import ScriptedOperatorNode
+from rlt_sim.sim_robot_node import SimRobotNode
+from rlt_teleop.auto_handoff_node import AutoHandoffNode
+from rlt_teleop.episode_manager_node import EpisodeManagerNode
+from rlt_teleop.joy_operator_node import JoyOperatorNode
+from rlt_teleop.recorder_node import RecorderNode
+from rlt_vla_node.camera_ingest_node import CameraIngestNode
+from rlt_vla_node.vla_node import VlaNode
+
+NODES: dict[str, Callable[[], Node]] = {
+    "sim_robot": SimRobotNode,
+    "chunk_executor": ChunkExecutorNode,
+    "camera_ingest": CameraIngestNode,
+    "vla": VlaNode,
+    "rl_policy": PolicyNode,
+    "rl_learner": LearnerNode,
+    "episode_manager": EpisodeManagerNode,
+    "auto_handoff": AutoHandoffNode,
+    "joy_operator": JoyOperatorNode,
+    "recorder": RecorderNode,
+    "scripted_operator": ScriptedOperatorNode,
+}
+"""The class behind each node of the graph; the gamepad node takes no messages."""
+RMWError = rclpy_implementation.RMWError
+PER_LIFE = 300
+"""Hostile messages that a node takes before a fresh one replaces it: some leave it deaf, on purpose, to what
+follows."""
+VALID_EVERY, TIMERS_EVERY = 40, 25
+BYTES_SHARE = 0.3
+TOLERANCE = 1e-6
+
+
+@dataclass
+class Tally:
+    """What happened to the messages of one topic or service of one node."""
+
+    node: str
+    topic: str
+    type: str
+    sent: int = 0
+    undecodable: int = 0
+    """Bytes that DDS would not hand to the node, since they are no message of the type."""
+    crashes: int = 0
+
+
+@dataclass
+class Findings:
+    """Of a whole campaign."""
+
+    tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    crashes: Counter[str] = field(default_factory=Counter)
+    """Exception and the line of the project that raised it."""
+    examples: dict[str, str] = field(default_factory=dict)
+    violations: Counter[str] = field(default_factory=Counter)
+    """Things published that must never be: motion outside the limits, values that are not finite."""
+    published: Counter[str] = field(default_factory=Counter)
+
+    def tally(self, node: str, topic: str, kind: str) -> Tally:
+        """The tally of a topic of a node, made when it is asked for first."""
+        return self.tallies.setdefault((node, topic), Tally(node, topic, kind))
+
+    def crash(self, tally: Tally, error: BaseException, message: Any) -> None:
+        """Note a callback that raised."""
+        tally.crashes += 1
+        own = [f for f in traceback.extract_tb(error.__traceback__) if "/rlt_" in f.filename]
+        at = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
+        name = f"{tally.node} {tally.topic}: {type(error).__name__} at {at}: {str(error)[:160]}"
+        self.crashes[name] += 1
+        self.examples.setdefault(name, f"{str(message)[:600]}\n{''.join(traceback.format_exception(error))}")
+
+
+class Judge:
+    """What may be published at all. Limits are worked out here from robot file and kinematics, not by the executor."""
+
+    def __init__(self, robot: RobotConfig, findings: Findings) -> None:
+        self._robot, self._findings = robot, findings
+        self._kinematics = build_kinematics(robot)
+
+    def publish(self, node: str, topic: str, message: Any) -> None:
+        """Serialise as a publisher would, and note what must not be. Raises what publishing would raise."""
+        serialize_message(message)
+        self._findings.published[f"{node} {topic.rsplit('/', 1)[-1]}"] += 1
+        fault = self.fault(topic, message)
+        if fault:
+            self._findings.violations[f"{node} {topic}: {fault}"] += 1
+
+    def fault(self, topic: str, message: Any) -> str:
+        """What is wrong with a message that a node publishes; empty when nothing is."""
+        if topic.endswith(self._robot.command_topic):
+            return self.command_fault(np.asarray(message.data, dtype=np.float64))
+        if isinstance(message, ActionChunk) and not np.isfinite([*message.actions, *message.reference]).all():
+            return "a chunk that is not finite"
+        if isinstance(message, TeleopCommand) and not np.isfinite(message.action).all():
+            return "a human command that is not finite"
+        if isinstance(message, ExecutedAction):
+            return self.action_fault(np.asarray(message.action, dtype=np.float64))
+        return ""
+
+    def command_fault(self, target: np.ndarray) -> str:
+        """What is wrong with joint targets (n,), rad or m."""
+        if target.shape != (len(self._robot.joint_names),):
+            return f"{target.size} joint targets"
+        if not np.isfinite(target).all():
+            return "joint targets that are not finite"
+        low, high = self._kinematics.lower - TOLERANCE, self._kinematics.upper + TOLERANCE
+        if ((target < low) | (target > high)).any():
+            return "joint targets beyond the joints' range"
+        return ""
+
+    def action_fault(self, action: np.ndarray) -> str:
+        """What is wrong with an executed action (d,)."""
+        limit = self._robot.step_limit
+        if action.shape != limit.shape or not np.isfinite(action).all():
+            return "an executed action that is not finite or of a wrong length"
+        return "" if (np.abs(action) <= limit + 1e-5).all() else "an executed action beyond the step limit"
+
+
+class Subject:
+    """One node of the graph under hostile messages.
+
+    Args:
+        spec: node and parameters, as the graph describes them.
+        valid: makes the valid messages that the hostile ones derive from.
+        findings: where everything is noted.
+        seed: decides messages and order.
+        folder: for the parameter file.
+    """
+
+    def __init__(self, spec: NodeSpec, valid: ValidMessages, findings: Findings, seed: int, folder: Path) -> None:
+        self.spec, self._valid, self._findings = spec, valid, findings
+        self._rng, self._hostile = random.Random(seed), Hostile(seed + 1)
+        self._judge = Judge(valid.robot, findings)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._parameters = folder / f"{spec.name}.yaml"
+        text = yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}})
+        self._parameters.write_text(text, encoding="utf-8")
+        self._episode = 0
+        self._good: dict[str, Any] = {}
+
+    def types(self) -> list[str]:
+        """The type of every subscription and service of the node."""
+        with self._node() as node:
+            return [inlet.type_name for inlet in _inlets(node).values()]
+
+    def run(self, count: Callable[[str], int]) -> None:
+        """`count` of its type hostile messages into every subscription and service of the node, in random order."""
+        remaining: Counter[str] | None = None
+        while remaining is None or remaining.total():
+            with self._node() as node:
+                inlets = _inlets(node)
+                if remaining is None:
+                    remaining = Counter({name: count(inlet.type_name) for name, inlet in inlets.items()})
+                self._live(node, inlets, remaining)
+
+    def _live(self, node: Node, inlets: dict[str, _Inlet], remaining: Counter[str]) -> None:
+        for i in range(min(PER_LIFE, remaining.total())):
+            if i % VALID_EVERY == 0:
+                self._begin_episode(inlets)
+            if i % TIMERS_EVERY == 0:
+                self._fire_timers(node)
+            name = self._rng.choice([name for name, left in remaining.items() if left])
+            remaining[name] -= 1
+            inlet = inlets[name]
+            tally = self._findings.tally(self.spec.name, name, inlet.type_name)
+            tally.sent += 1
+            message = self._message(inlet, tally)
+            if message is not None:
+                self._deliver(node, inlet, message, tally)
+
+    def _message(self, inlet: _Inlet, tally: Tally) -> Any:
+        valid = self._good.get(inlet.name)
+        valid = inlet.kind() if valid is None else valid
+        if self._rng.random() >= BYTES_SHARE:
+            message = self._hostile.message(valid)
+            return serialize_message(message) if inlet.raw else message
+        cdr = self._hostile.cdr(serialize_message(valid))
+        if inlet.raw:
+            return cdr
+        try:
+            return deserialize_message(cdr, inlet.kind)
+        except (RMWError, MemoryError):
+            tally.undecodable += 1
+            return None
+
+    def _begin_episode(self, inlets: dict[str, _Inlet]) -> None:
+        """Valid messages, so that what is hostile meets a node that works. Crashes here count like others."""
+        self._episode += 1
+        self._good = self._valid.of_episode(self._episode)
+        for name, message in self._valid.starts(self._good):
+            if inlet := inlets.get(name):
+                tally = self._findings.tally(self.spec.name, name, inlet.type_name)
+                self._deliver(None, inlet, serialize_message(message) if inlet.raw else message, tally)
+
+    def _deliver(self, node: Node | None, inlet: _Inlet, message: Any, tally: Tally) -> None:
+        try:
+            result = inlet.call(message)
+            if inspect.iscoroutine(result):
+                _start(result)
+        except Exception as error:
+            self._findings.crash(tally, error, message)
+
+    def _fire_timers(self, node: Node) -> None:
+        tally = self._findings.tally(self.spec.name, "timers and idle work", "")
+        calls: list[Callable[[], Any]] = [timer.callback for timer in node.timers]
+        calls += [getattr(node, name) for name in ("work", "work_once") if hasattr(node, name)]
+        if isinstance(node, ChunkExecutorNode) and not node.lockstep:
+            calls.append(lambda: node.timer_tick(0.0))
+        calls.append(lambda: node.executor.spin_once(timeout_sec=0))
+        for call in calls:
+            tally.sent += 1
+            try:
+                call()
+            except Exception as error:
+                self._findings.crash(tally, error, call)
+
+    @contextmanager
+    def _node(self) -> Iterator[Node]:
+        arguments = ["-r", f"__node:={self.spec.name}", "--params-file", str(self._parameters), "--log-level", "fatal"]
+        rclpy.init(args=["--ros-args", *arguments])
+        executor = SingleThreadedExecutor()
+        node = None
+        try:
+            node = NODES[self.spec.name]()
+            executor.add_node(node)
+            for publisher in node.publishers:
+                publisher.publish = lambda m, topic=publisher.topic_name: self._judge.publish(self.spec.name, topic, m)
+            yield node
+        finally:
+            executor.shutdown(timeout_sec=0)
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+
+
+@dataclass(frozen=True)
+class _Inlet:
+    """A way into a node: the callback of a subscription or a service."""
+
+    name: str
+    kind: type
+    raw: bool
+    call: Callable[[Any], Any]
+
+    @property
+    def type_name(self) -> str:
+        package, group = self.kind.__module__.split(".")[:2]
+        return f"{package}/{group}/{self.kind.__name__.removesuffix('_Request')}"
+
+
+def _inlets(node: Node) -> dict[str, _Inlet]:
+    """The subscriptions and services of a node by their names; what rclpy itself makes is left out."""
+    found = {}
+    for subscription in node.subscriptions:
+        name = subscription.topic_name.lstrip("/")
+        if not subscription.msg_type.__module__.startswith(("rcl_interfaces", "rosgraph_msgs")):
+            found[name] = _Inlet(name, subscription.msg_type, subscription.raw, subscription.callback)
+    for service in node.services:
+        kind = service.srv_type
+        if not kind.__module__.startswith(("rcl_interfaces", "type_description_interfaces")):
+            name = service.srv_name.lstrip("/")
+            call = lambda request, s=service: s.callback(request, s.srv_type.Response())  # noqa: E731
+            found[name] = _Inlet(name, kind.Request, False, call)
+    return found
+
+
+def _start(coroutine: Any) -> None:
+    """Run a coroutine to where it waits first; what it waits for does not come here."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+
+
+def graph_nodes(run: Path) -> tuple[list[NodeSpec], list[NodeSpec], ValidMessages]:
+    """(every node, and the executor again on a timer; the training graph; valid messages), on an untrained VLA."""
+    task = prepare(run)
+    described = []
+    for mode in ("train", "deploy"):
+        resolved = resolve(GraphOptions(task=str(task), run=str(run), mode=mode))
+        described.append({spec.name: spec for spec in describe(resolved)})
+    training, deployed = described
+    every = {**deployed, **training}  # the VLA node of deployment asks for a hand-off head
+    timer = ticking_by_itself(every["chunk_executor"], on_a_timer(run))
+    return [*every.values(), timer], list(training.values()), ValidMessages(resolved)
+
+
+def ticking_by_itself(executor: NodeSpec, robot_file: Path) -> NodeSpec:
+    """The executor as it runs on a robot."""
+    return replace(executor, parameters={**executor.parameters, "robot": str(robot_file), "use_sim_time": False})
+
+
+def campaign(
+    specs: Sequence[NodeSpec], valid: ValidMessages, count: int, seed: int, say: Callable[[str], None]
+) -> Findings:
+    """`count` hostile messages of every type into the nodes in `specs`, shared between those that take the type."""
+    findings = Findings()
+    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
+        subjects = [
+            Subject(spec, valid, findings, seed + 10 * i, Path(folder) / str(i)) for i, spec in enumerate(specs)
+        ]
+        takers = Counter(kind for subject in subjects for kind in subject.types())
+        for spec, subject in zip(specs, subjects, strict=True):
+            subject.run(lambda kind: -(-count // takers[kind]))
+            own = [t for t in findings.tallies.values() if t.node == spec.name]
+            say(f"{spec.name}: {sum(t.sent for t in own)} messages, {sum(t.crashes for t in own)} crashes")
+    return findings

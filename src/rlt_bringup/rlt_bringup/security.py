@@ -1,0 +1,275 @@
+"""What each node of the graph may publish, subscribe, serve and call, and from it the policies of SROS2.
+
+    python -m rlt_bringup.security --robot sim --mode deploy --output policy.xml
+
+Pure but for the command. The table below is the only place that says it; a test compares it with the nodes of a running
+graph. `docs/security.md` says how the policies are turned on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import xml.etree.ElementTree as xml
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
+from rlt_common import topics
+from rlt_common.atomic import write_atomic
+from rlt_common.config import RobotConfig, load_robot
+from rlt_common.parameters import ParameterError
+from rlt_teleop.joy_mapping import load_mapping
+
+CAMERAS, COMMAND, WRENCHES = "{cameras}", "{command}", "{wrenches}"
+"""Stand for the topics that the robot's file names."""
+CLOCK = "/clock"
+EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
+EVERY_NODE_REPLIES = (
+    "~/describe_parameters",
+    "~/get_parameter_types",
+    "~/get_parameters",
+    "~/get_type_description",
+    "~/list_parameters",
+    "~/set_parameters",
+    "~/set_parameters_atomically",
+)
+"""rclpy's own. Every parameter of this project is read-only, so setting one is refused."""
+
+
+@dataclass(frozen=True)
+class Interfaces:
+    """Names, relative to the namespace, that a node uses."""
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    reply: tuple[str, ...] = ()
+    request: tuple[str, ...] = ()
+    execute: tuple[str, ...] = ()
+
+
+NODES: dict[str, Interfaces] = {
+    "sim_robot": Interfaces(
+        publish=(topics.JOINT_STATES, CAMERAS, topics.SIMULATION_STATE, CLOCK),
+        subscribe=(COMMAND, topics.CONTROL_STATE, topics.SIMULATION_ACK),
+        reply=(topics.SERVICE_RESET_SCENE,),
+    ),
+    "chunk_executor": Interfaces(
+        publish=(COMMAND, topics.EXECUTED_ACTION, topics.CHUNK_REQUEST, topics.CONTROL_STATE),
+        subscribe=(
+            topics.JOINT_STATES,
+            topics.ACTION_CHUNK,
+            topics.EPISODE_STATE,
+            topics.TELEOP_COMMAND,
+            topics.OPERATOR_EVENT,
+            topics.ESTOP,
+            WRENCHES,
+        ),
+        reply=(topics.SERVICE_ESTOP, topics.SERVICE_RESET_ESTOP),
+    ),
+    "camera_ingest": Interfaces(publish=(topics.OBSERVATION,), subscribe=(topics.JOINT_STATES, CAMERAS)),
+    "vla": Interfaces(
+        publish=(topics.VLA_OUTPUT,),
+        subscribe=(
+            topics.OBSERVATION,
+            topics.CHUNK_REQUEST,
+            topics.EPISODE_STATE,
+            topics.EXECUTED_ACTION,
+            topics.CONTROL_STATE,
+        ),
+    ),
+    "rl_policy": Interfaces(
+        publish=(topics.ACTION_CHUNK,),
+        subscribe=(topics.VLA_OUTPUT, topics.CHUNK_REQUEST, topics.EPISODE_STATE, topics.ACTOR),
+    ),
+    "rl_learner": Interfaces(
+        publish=(topics.ACTOR, topics.TRAINING_STATUS),
+        subscribe=(
+            topics.EXECUTED_ACTION,
+            topics.VLA_OUTPUT,
+            topics.EPISODE_STATE,
+            topics.CONTROL_STATE,
+            topics.RELABEL,
+        ),
+        reply=(topics.SERVICE_SAVE_CHECKPOINT,),
+    ),
+    "episode_manager": Interfaces(
+        publish=(topics.EPISODE_STATE, topics.RELABEL),
+        subscribe=(
+            topics.EXECUTED_ACTION,
+            topics.CONTROL_STATE,
+            topics.TRAINING_STATUS,
+            topics.RECORDER_STATUS,
+            topics.OPERATOR_EVENT,
+        ),
+        reply=(topics.SERVICE_START_EPISODE, topics.SERVICE_HANDOFF, topics.SERVICE_LABEL_EPISODE),
+        request=(topics.SERVICE_RESET_SCENE, topics.SERVICE_ESTOP),
+        execute=(topics.ACTION_RUN_EPISODES,),
+    ),
+    "auto_handoff": Interfaces(subscribe=(topics.VLA_OUTPUT, topics.EPISODE_STATE), request=(topics.SERVICE_HANDOFF,)),
+    "joy_operator": Interfaces(publish=(topics.OPERATOR_EVENT, topics.TELEOP_COMMAND)),  # and its mapping's topics
+    "gamepad": Interfaces(publish=(topics.JOY,)),
+    "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
+    "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
+    "recorder": Interfaces(
+        publish=(topics.RECORDER_STATUS,),
+        subscribe=(
+            topics.OBSERVATION,
+            topics.VLA_OUTPUT,
+            topics.ACTION_CHUNK,
+            topics.EXECUTED_ACTION,
+            topics.EPISODE_STATE,
+            topics.OPERATOR_EVENT,
+            topics.TRAINING_STATUS,
+            topics.CONTROL_STATE,
+        ),
+    ),
+    "scripted_operator": Interfaces(
+        publish=(topics.JOY, topics.SIMULATION_ACK),
+        subscribe=(topics.SIMULATION_STATE, topics.EPISODE_STATE, topics.CONTROL_STATE),
+    ),
+    "keyboard": Interfaces(publish=(topics.JOY,), subscribe=(topics.EPISODE_STATE,)),
+    "status": Interfaces(
+        subscribe=(
+            topics.EPISODE_STATE,
+            topics.CONTROL_STATE,
+            topics.TRAINING_STATUS,
+            topics.RECORDER_STATUS,
+            topics.EXECUTED_ACTION,
+            topics.DIAGNOSTICS,
+        )
+    ),
+    "feedback": Interfaces(
+        publish=(topics.JOY_FEEDBACK,), subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS)
+    ),
+    "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,)),
+}
+BY_HAND = tuple(
+    NodeSpec("rlt_teleop", executable, name)
+    for executable, name in (
+        ("keyboard", "keyboard"),
+        ("status", "status"),
+        ("feedback", "feedback"),
+        ("reset_estop", "reset_estop_command"),
+    )
+)
+"""What a person starts beside the graph; the policies know it too."""
+
+
+def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
+    """What a node of the graph uses, with the robot's own topics and what rclpy adds.
+
+    Raises ParameterError for a node that the table lacks.
+    """
+    if node.name not in NODES:
+        raise ParameterError(f"security: no interfaces are known of node {node.name!r}: add it to {__name__}.NODES")
+    own = NODES[node.name]
+    sim_time = bool(node.parameters.get("use_sim_time"))
+    lockstep = robot.tick == "joint_states"
+    publish = [name for name in _resolved(own.publish, robot) if name != CLOCK or lockstep]
+    subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([CLOCK] if sim_time else [])]
+    if node.name == "sim_robot" and not lockstep:
+        subscribe = [name for name in subscribe if name not in (topics.CONTROL_STATE, topics.SIMULATION_ACK)]
+    return dataclasses.replace(
+        own,
+        publish=tuple(sorted({*publish, *EVERY_NODE_PUBLISHES})),
+        subscribe=tuple(sorted(set(subscribe))),
+        reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES})),
+    )
+
+
+def secured() -> bool:
+    """Whether the environment asks for SROS2, as rcl reads it."""
+    return os.environ.get("ROS_SECURITY_ENABLE", "") == "true"
+
+
+def enclave(node: NodeSpec, namespace: str = "") -> str:
+    """The enclave, that is the identity, of a node: one each, so that none can do what another may."""
+    return f"{_namespace(namespace).rstrip('/')}/{node.name}"
+
+
+def policy(nodes: Iterable[NodeSpec], robot: RobotConfig, namespace: str = "") -> str:
+    """The SROS2 policies of these nodes, as XML of version 0.2.0. Raises ParameterError for an unknown node."""
+    root = xml.Element("policy", version="0.2.0")
+    enclaves = xml.SubElement(root, "enclaves")
+    for node in nodes:
+        own = interfaces(node, robot)
+        element = xml.SubElement(enclaves, "enclave", path=enclave(node, namespace))
+        profiles = xml.SubElement(element, "profiles")
+        profile = xml.SubElement(profiles, "profile", ns=_namespace(namespace), node=node.name)
+        for group, item, verb, names in (
+            ("topics", "topic", "publish", own.publish),
+            ("topics", "topic", "subscribe", own.subscribe),
+            ("services", "service", "reply", own.reply),
+            ("services", "service", "request", own.request),
+            ("actions", "action", "execute", own.execute),
+        ):
+            if names:
+                allowed = xml.SubElement(profile, group, {verb: "ALLOW"})
+                for name in names:
+                    xml.SubElement(allowed, item).text = name
+    xml.indent(root)
+    return xml.tostring(root, encoding="unicode") + "\n"
+
+
+def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
+    places = {
+        CAMERAS: [camera.topic for camera in robot.cameras],
+        COMMAND: [robot.command_topic],
+        WRENCHES: [arm.wrench_topic for arm in robot.arms if arm.wrench_topic],
+    }
+    return [resolved for name in names for resolved in places.get(name, [name])]
+
+
+def _mapped(node: NodeSpec) -> list[str]:
+    """Where the joystick mapping of a node, if it has one, takes buttons and motion from."""
+    if node.name != "joy_operator":
+        return []
+    mapping = load_mapping(str(node.parameters["mapping"]))
+    found = [mapping.joy_topic]
+    if mapping.motion == "twist":
+        found.append(mapping.twist.topic)
+    if mapping.motion == "leader":
+        found += [topics.EXECUTED_ACTION, *(leader.topic for leader in mapping.leader.arms.values())]
+    return found
+
+
+def _namespace(namespace: str) -> str:
+    return f"/{namespace.strip('/')}" if namespace.strip("/") else "/"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m rlt_bringup.security`."""
+    parser = argparse.ArgumentParser(prog="security", description="write the SROS2 policies of a graph")
+    parser.add_argument("--task", default="screw", help="task name or path of a task file")
+    parser.add_argument("--robot", default="sim", help="robot name or path of a robot file")
+    parser.add_argument("--mode", default="deploy", help="mode of the graph")
+    parser.add_argument("--namespace", default="", help="namespace of every node")
+    parser.add_argument("--operator", default="", help="in simulation: scripted or human")
+    parser.add_argument("--joy", default="", help="joystick mapping, by name or path")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, help="the file to write")
+    what.add_argument("--list", action="store_true", help="print the enclaves, one a line")
+    given = parser.parse_args(arguments)
+    try:
+        options = GraphOptions(
+            task=given.task, robot=given.robot, mode=given.mode, operator=given.operator, joy=given.joy
+        )
+        resolved = resolve(options)
+        nodes = [*describe(resolved), *BY_HAND]
+        if given.list:
+            print("\n".join(enclave(node, given.namespace) for node in nodes))
+            return
+        text = policy(nodes, load_robot(resolved.robot_file), given.namespace)
+        write_atomic(given.output, text.encode())
+    except ParameterError as error:
+        sys.exit(f"security: {error}")
+    except OSError as error:
+        sys.exit(f"security: {given.output}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()

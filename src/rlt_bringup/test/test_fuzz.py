@@ -1,0 +1,125 @@
+"""Hostile messages through the real nodes' handlers, in small; `make bench-fuzz` sends 100,000 per type."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from harness import fuzzing
+from harness.hostile import Hostile, broken_cdr
+from harness.untrained_run import on_a_timer
+from rclpy.serialization import serialize_message
+
+from rlt_common import topics
+from rlt_msgs.msg import ActionChunk, EpisodeState
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Nodes of the graph by name, and the valid messages of their run."""
+    run = tmp_path_factory.mktemp("fuzz")
+    every, _, valid = fuzzing.graph_nodes(run)
+    return {spec.name: spec for spec in reversed(every)}, valid
+
+
+def test_every_node_of_the_graph_is_fuzzed(world):
+    nodes, _ = world
+    assert set(nodes) == set(fuzzing.NODES)
+
+
+def test_every_subscription_has_a_valid_message_to_begin_with(world):
+    nodes, valid = world
+    findings = fuzzing.campaign([nodes["recorder"], nodes["chunk_executor"]], valid, 1, 0, lambda _: None)
+    names = {topic for _, topic in findings.tallies} - {"timers and idle work"}
+    assert names - set(valid.of_episode(1)) == {topics.SERVICE_ESTOP, topics.SERVICE_RESET_ESTOP}
+
+
+@pytest.mark.parametrize("name", sorted(fuzzing.NODES))
+def test_no_hostile_message_ends_a_node_or_moves_an_arm_beyond_its_limits(world, name):
+    nodes, valid = world
+    findings = fuzzing.campaign([nodes[name]], valid, COUNT, 7, lambda _: None)
+    assert not findings.crashes, next(iter(findings.examples.values()))
+    assert not findings.violations
+    sent = Counter()
+    for tally in findings.tallies.values():
+        sent[tally.type] += tally.sent
+    del sent[""]  # timers
+    assert min(sent.values()) >= COUNT
+
+
+def test_nor_the_executor_that_ticks_by_its_own_clock(world, tmp_path):
+    nodes, valid = world
+    spec = fuzzing.ticking_by_itself(nodes["chunk_executor"], on_a_timer(tmp_path))
+    findings = fuzzing.campaign([spec], valid, COUNT, 3, lambda _: None)
+    assert not findings.crashes, next(iter(findings.examples.values()))
+    assert not findings.violations
+    assert findings.published["chunk_executor commands"] > 0
+
+
+def test_the_judge_sees_what_must_not_be_published(world):
+    _, valid = world
+    findings = fuzzing.Findings()
+    judge = fuzzing.Judge(valid.robot, findings)
+    good = valid.of_episode(1)
+    command = good[valid.robot.command_topic]
+    assert judge.fault(valid.robot.command_topic, command) == ""
+    for bad in (np.nan, 100.0):
+        command.data[3] = bad
+        assert judge.fault(valid.robot.command_topic, command)
+    executed = good[topics.EXECUTED_ACTION]
+    assert judge.fault(topics.EXECUTED_ACTION, executed) == ""
+    executed.action[0] = 2 * valid.robot.limits.step_translation
+    assert "step limit" in judge.fault(topics.EXECUTED_ACTION, executed)
+    chunk = good[topics.ACTION_CHUNK]
+    chunk.actions[0] = float("inf")
+    judge.publish("rl_policy", topics.ACTION_CHUNK, chunk)
+    assert findings.violations.total() == 1
+
+
+def test_equal_seeds_make_equal_messages_and_others_differ(world):
+    _, valid = world
+    good = valid.of_episode(3)[topics.EPISODE_STATE]
+
+    def drawn(seed):
+        source = Hostile(seed)
+        return [str(source.message(good)) for _ in range(50)]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert drawn(1).count(str(good)) < 10
+
+
+def test_a_valid_message_is_left_as_it_was(world):
+    _, valid = world
+    good = valid.of_episode(1)[topics.ACTION_CHUNK]
+    before = str(good)
+    source = Hostile(0)
+    for _ in range(200):
+        source.message(good)
+    assert str(good) == before
+
+
+def test_the_generator_reaches_every_kind_of_damage(world):
+    _, valid = world
+    good = valid.of_episode(1)[topics.ACTION_CHUNK]
+    source = Hostile(4)
+    seen = [source.message(good) for _ in range(600)]
+    assert any(not np.isfinite(m.actions).all() for m in seen)
+    assert any(len(m.actions) != len(good.actions) for m in seen)
+    assert any(m.source > ActionChunk.SOURCE_RL for m in seen)
+    assert any(m.episode_id > good.episode_id for m in seen)
+    assert any(m.header.stamp.sec < 0 for m in seen)
+    states = [source.message(valid.of_episode(1)[topics.EPISODE_STATE]) for _ in range(600)]
+    assert any(m.phase > EpisodeState.PHASE_ESTOP for m in states)
+    assert any("passwd" in m.start_in for m in states)
+
+
+def test_broken_bytes_are_cut_grown_and_no_text():
+    rng = random.Random(0)
+    cdr = serialize_message(EpisodeState(task="screw", reason="because"))
+    broken = [broken_cdr(cdr, rng) for _ in range(300)]
+    assert {len(b) < len(cdr) for b in broken} == {True, False}
+    assert any(len(b) > len(cdr) for b in broken)
+    assert any(b"\xff" in b for b in broken)

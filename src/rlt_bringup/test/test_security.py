@@ -1,0 +1,215 @@
+"""Policies that fit the real nodes, nothing that runs code it has loaded, and paths that stay where they belong."""
+
+import ast
+import time
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import pytest
+import rclpy
+from harness.untrained_run import prepare
+from rclpy.node import Node
+
+from rlt_bringup import security
+from rlt_bringup.graph import NODE_NAMES, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.runner import GraphRunner
+from rlt_common.config import load_robot
+from rlt_common.parameters import ParameterError
+
+ROOT = Path(__file__).resolve().parents[3]
+LIMIT_S = 90.0
+ACTIONS = "/_action/"
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "torch.load",
+    "torch.save",
+    "np.load",
+    "numpy.load",
+    "os.system",
+    "os.popen",
+}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """The running graph of training, with the automatic hand-off besides: (nodes, robot, a node that looks)."""
+    run = tmp_path_factory.mktemp("security")
+    task = prepare(run)
+    nodes = {}
+    for mode in ("train", "deploy"):
+        resolved = resolve(GraphOptions(task=str(task), run=str(run), mode=mode))
+        nodes = {**{node.name: node for node in describe(resolved)}, **nodes}
+    rclpy.init()
+    probe = Node("probe")
+    with GraphRunner(list(nodes.values()), run / "log") as runner:
+        end = time.monotonic() + LIMIT_S
+        while not set(nodes) <= set(probe.get_node_names()):
+            assert time.monotonic() < end, set(nodes) - set(probe.get_node_names())
+            runner.poll()
+            rclpy.spin_once(probe, timeout_sec=0.1)
+        yield list(nodes.values()), load_robot(resolved.robot_file), probe
+    probe.destroy_node()
+    rclpy.shutdown()
+
+
+def seen(probe, what, name):
+    """Names of a node's endpoints as the running graph shows them, relative, without those of actions."""
+    found = getattr(probe, f"get_{what}_names_and_types_by_node")(name, "/")
+    private = f"/{name}/"
+    return {n.replace(private, "~/", 1) if n.startswith(private) else n for n, _ in found if ACTIONS not in n}
+
+
+def absolute(names):
+    return {name if name.startswith(("/", "~")) else f"/{name}" for name in names}
+
+
+def settled(read, expected):
+    """Discovery takes a moment: what is read once it is as expected, or what it was at last."""
+    end = time.monotonic() + LIMIT_S
+    while read() != expected and time.monotonic() < end:
+        time.sleep(0.1)
+    return read()
+
+
+@pytest.mark.timeout(400)
+def test_the_table_says_what_the_running_nodes_use(graph):
+    nodes, robot, probe = graph
+    for node in nodes:
+        own = security.interfaces(node, robot)
+        for what, names in (("publisher", own.publish), ("subscriber", own.subscribe), ("service", own.reply)):
+            expected = absolute(names)
+            found = settled(lambda n=node.name, w=what: seen(probe, w, n), expected)
+            assert found == expected, (node.name, what)
+        expected = absolute(own.request)
+        assert settled(lambda n=node.name: seen(probe, "client", n), expected) == expected, node.name
+        served = {n for n, _ in probe.get_service_names_and_types_by_node(node.name, "/") if ACTIONS in n}
+        assert {n.split(ACTIONS)[0] for n in served} == absolute(own.execute), node.name
+
+
+def test_every_node_of_the_graph_is_in_the_table():
+    assert set(security.NODES) == set(NODE_NAMES) | {node.name for node in security.BY_HAND}
+    stranger = NodeSpec("p", "e", "stranger")
+    with pytest.raises(ParameterError, match="no interfaces are known of node 'stranger'"):
+        security.interfaces(stranger, load_robot(resolve(GraphOptions()).robot_file))
+
+
+def test_only_the_executor_may_publish_commands():
+    resolved = resolve(GraphOptions(mode="deploy"))
+    robot = load_robot(resolved.robot_file)
+    root = xml.fromstring(security.policy(describe(resolved), robot))
+    who = [
+        enclave.get("path")
+        for enclave in root.iter("enclave")
+        for topics in enclave.iter("topics")
+        if topics.get("publish") and robot.command_topic in [topic.text for topic in topics]
+    ]
+    assert who == ["/chunk_executor"]
+
+
+def test_a_namespace_is_part_of_enclave_and_profile(tmp_path):
+    file = tmp_path / "policy.xml"
+    security.main(["--namespace", "left_cell", "--output", str(file)])
+    root = xml.parse(file).getroot()
+    assert root.tag == "policy"
+    assert {e.get("path").rsplit("/", 1)[0] for e in root.iter("enclave")} == {"/left_cell"}
+    assert {p.get("ns") for p in root.iter("profile")} == {"/left_cell"}
+
+
+def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
+    file = tmp_path / "policy.xml"
+    security.main(["--output", str(file)])
+    kept = ROOT / "src" / "rlt_bringup" / "config" / "security" / "sim.policy.xml"
+    assert file.read_text() == kept.read_text(), "python -m rlt_bringup.security --output " + str(
+        kept.relative_to(ROOT)
+    )
+
+
+def test_a_secured_graph_starts_every_node_in_its_own_enclave(monkeypatch, tmp_path, capsys):
+    security.main(["--list", "--mode", "train"])
+    listed = capsys.readouterr().out.split()
+    nodes = [*describe(resolve(GraphOptions(run=str(tmp_path), mode="train"))), *security.BY_HAND]
+
+    def enclaves():
+        commands = [GraphRunner([node], tmp_path)._command(node) for node in nodes]
+        return [c[c.index("--enclave") + 1] for c in commands if "--enclave" in c]
+
+    monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
+    assert enclaves() == []
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    assert enclaves() == listed == [f"/{node.name}" for node in nodes]
+
+
+def name_of(node):
+    """Dotted name of what is called."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def dangers(tree):
+    """What in a module could run code that it has loaded: (line, what)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from ((node.lineno, f"import {m}") for m in modules if m.split(".")[0] in FORBIDDEN_IMPORTS)
+        elif isinstance(node, ast.Call):
+            if name_of(node.func) in FORBIDDEN_CALLS:
+                yield node.lineno, name_of(node.func)
+            for keyword in node.keywords:
+                if keyword.arg in ("shell", "allow_pickle") and getattr(keyword.value, "value", True) is not False:
+                    yield node.lineno, f"{keyword.arg}=..."
+
+
+def test_nothing_unpickles_evaluates_or_loads_yaml_unsafely():
+    files = [p for folder in ("src", "benchmarks", "scripts") for p in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    found = [(str(p.relative_to(ROOT)), *d) for p in files for d in dangers(ast.parse(p.read_text(encoding="utf-8")))]
+    assert found == []
+
+
+def unlimited_reads(tree):
+    """Where a module takes in a whole file of any size: (line, what)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = name_of(node.func)
+            inner = {name_of(call.func) for a in node.args for call in ast.walk(a) if isinstance(call, ast.Call)}
+            if name == "json.load" or (name == "json.loads" and any(i.rpartition(".")[2] in READING for i in inner)):
+                yield node.lineno, name
+            elif isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes"):
+                yield node.lineno, node.func.attr
+
+
+READING = {"read", "read_text", "read_bytes"}
+
+
+def test_files_are_read_up_to_a_size():
+    """In the packages everywhere, elsewhere where JSON is read: `rlt_common.reading` is the one that does."""
+    found = []
+    for path in (p for folder in ("src", "benchmarks", "scripts") for p in (ROOT / folder).rglob("*.py")):
+        if "test" in path.parts:
+            continue
+        packaged = path.relative_to(ROOT).parts[0] == "src"
+        reads = unlimited_reads(ast.parse(path.read_text(encoding="utf-8")))
+        found += [(str(path.relative_to(ROOT)), *r) for r in reads if packaged or r[1].startswith("json.")]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code", ["json.load(f)", "json.loads(p.read_text())", "json.loads(open(p).read())", "Path(p).read_bytes()"]
+)
+def test_the_search_for_unlimited_reads_finds_them(code):
+    assert list(unlimited_reads(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import pickle", "from pickle import loads", "eval('1')", "yaml.load(f)", "np.load(f, allow_pickle=True)"],
+)
+def test_the_search_finds_what_it_looks_for(code):
+    assert list(dangers(ast.parse(code)))
