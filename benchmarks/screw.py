@@ -7,7 +7,6 @@ demo on one seed to show the path, and re-reads the goals from the committed ful
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,8 @@ from harness.results import (
     show_committed,
 )
 
+from rlt_common.reading import read_json
+
 NAME = "screw"
 SEEDS = (0, 1, 2)
 THROUGHPUT_GOAL = 2.5
@@ -33,7 +34,7 @@ def run_demo(run: Path, seed: int, quick: bool) -> dict[str, Any]:
     """One demo run, and its report."""
     command = [sys.executable, "-m", "rlt_bringup.demo", "--run", str(run), "--seed", str(seed)]
     subprocess.run([*command, *(["--quick"] if quick else [])], check=True, stdin=subprocess.DEVNULL)
-    return json.loads((run / "report.json").read_text(encoding="utf-8"))
+    return read_json(run / "report.json")
 
 
 def row(seed: int, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from harness.results import (
 )
 from harness.td3_task import Task
 
+from rlt_common.reading import read_json
+
 NAME = "td3"
 SEEDS = (0, 1, 2)
 
@@ -93,7 +95,7 @@ def main() -> None:
                 path = folder / f"{task.environment}-{'bf16' if bfloat16 else 'f32'}-{seed}.json"
                 if not path.is_file():
                     path.write_text(json.dumps(practise(task, seed, bfloat16)), encoding="utf-8")
-                rows.append(json.loads(path.read_text(encoding="utf-8")))
+                rows.append(read_json(path))
                 print(f"td3: {rows[-1]}", flush=True)
     n = min(task.evaluations for task in TASKS)
     publish(NAME, table, command="make bench-td3", seeds=seeds, n=n, rows=rows, goals=goals(rows))

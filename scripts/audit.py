@@ -5,11 +5,13 @@ and 75 (EX_TEMPFAIL) where packages could not be looked up, which it says: that 
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 PIP_AUDIT = "pip-audit==2.10.1"
+PINNED = re.compile(r"[A-Za-z0-9._-]+(\[[^]]*\])?==[0-9][A-Za-z0-9.+!-]*")
 FOUND, COULD_NOT_ASK = 1, 75
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-audit"
@@ -23,7 +25,7 @@ def requirement_files() -> list[Path]:
 def not_pinned(text: str) -> list[str]:
     """Lines of a requirements file that do not name one version."""
     lines = (line.split("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("-") and "==" not in line]
+    return [line for line in lines if line and not line.startswith(("-r ", "-c ")) and not PINNED.fullmatch(line)]
 
 
 def install() -> bool:

@@ -9,7 +9,6 @@ transitions, updates and exploration. Evaluation episodes take the run's checkpo
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from rlt_common import topics
 from rlt_common.config import load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
 from rlt_common.parameters import ParameterError
+from rlt_common.reading import read_json, read_limited
 from rlt_msgs.msg import EpisodeState, ExecutedAction
 from rlt_rl_node import checkpoint
-from rlt_rl_node.actor_codec import pack
+from rlt_rl_node.actor_codec import MAX_BYTES, pack
 from rlt_rl_node.checkpoint import ACTOR, load_actor
 from rlt_rl_node.demonstrations import FOLDER, DemonstrationSource
 from rlt_teleop.episode_machine import Driver, Purpose
@@ -101,7 +101,7 @@ class Recorded:
     def __init__(self, run: Path) -> None:
         """Raises ParameterError when the run is not one of this configuration."""
         self.run = run
-        demo = json.loads((run / "demo.json").read_text(encoding="utf-8"))
+        demo = read_json(run / "demo.json")
         options = GraphOptions(task=demo["task"], robot="sim", run=str(run), seed=demo["seed"])
         self.resolved = resolve(options)
         self.seed = int(demo["seed"])
@@ -137,7 +137,7 @@ class Recorded:
 
     def final_actor(self) -> bytes:
         """The actor of the run's last checkpoint."""
-        return (self.run / "checkpoints" / FINAL / ACTOR).read_bytes()
+        return read_limited(self.run / "checkpoints" / FINAL / ACTOR, MAX_BYTES)
 
     def check_evaluation(self, episode_ids: Iterable[int]) -> Iterable[Comparison]:
         """Episodes of the evaluation, which do not depend on one another. Raises ParameterError for another kind."""

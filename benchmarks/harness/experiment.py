@@ -15,6 +15,7 @@ from rlt_bringup.report import source_commit
 from rlt_common.atomic import write_atomic
 from rlt_common.config import CurriculumStage, TaskConfig
 from rlt_common.parameters import ParameterError, param, validate
+from rlt_common.reading import read_json
 from rlt_vla_node.state_encoder import STATE_ENCODERS
 
 SELECTION_SEEDS = 800_000
@@ -109,7 +110,7 @@ def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, A
     """
     facts = json.loads(json.dumps(facts))
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found["facts"] != facts:
             different = sorted(k for k in {*facts, *found["facts"]} if facts.get(k) != found["facts"].get(k))
             raise ParameterError(
@@ -122,7 +123,7 @@ def kept(path: Path, facts: Mapping[str, Any], work: Callable[[], Mapping[str, A
     result["seconds"], result["cpu_seconds"] = time.monotonic() - start, time.process_time() - cpu_start
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(result) + "\n").encode())
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:

@@ -41,7 +41,8 @@ from rlt_bringup.report import EpisodeOutcome, PolicyResult
 from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.parameters import ParameterError, from_mapping
-from rlt_rl_node.actor_codec import PolicyWeights, pack, unpack
+from rlt_common.reading import read_json, read_limited
+from rlt_rl_node.actor_codec import MAX_BYTES, PolicyWeights, pack, unpack
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.learner import TaskShape
 from rlt_rl_node.records import EpisodeData
@@ -179,7 +180,7 @@ def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
     """Everything that is not there yet, and the report: the form of the demo's `report.json`, and how fast it was."""
     base, rlt = evaluate_base(setting, say), evaluate(setting, say)
     training, selection = train(setting, say), select(setting, say)
-    evaluation = json.loads((setting.folder / EVALUATION_JSON).read_text(encoding="utf-8"))
+    evaluation = read_json(setting.folder / EVALUATION_JSON)
     experiment, plant = setting.experiment, setting.plant
     seconds = {
         "train": training["seconds"],
@@ -200,7 +201,7 @@ def build_report(setting: Setting, say: Say = print) -> dict[str, Any]:
         ),
         control_hz=plant.robot.control_hz,
         demonstrations=_demonstrations(setting.resolved.run),
-        vla=json.loads((setting.resolved.checkpoint / METRICS_FILE).read_text(encoding="utf-8")),
+        vla=read_json(setting.resolved.checkpoint / METRICS_FILE),
         training=report.Training(outcomes, training["updates"]),
         base_candidates=base,
         rlt=rlt,
@@ -221,7 +222,7 @@ def read_actor(setting: Setting, end: int) -> PolicyWeights:
     """The actor kept after `end` training episodes. Raises ParameterError when it is missing or torn."""
     path = _actor_path(setting, end)
     try:
-        return unpack(path.read_bytes())
+        return unpack(read_limited(path, MAX_BYTES))
     except (OSError, TensorFileError) as error:
         raise ParameterError(f"{path}: {error}: remove {setting.folder} and run the experiment again") from error
 
@@ -304,7 +305,7 @@ def _actor_path(setting: Setting, end: int, make: bool = False) -> Path:
 def _demonstrations(run: Path) -> list[int]:
     """Control steps of the demonstrations' critical phases, where the run's collection says them."""
     path = run / "stages" / "collect.json"
-    return json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else []
+    return read_json(path)["steps"] if path.exists() else []
 
 
 # ---- command line

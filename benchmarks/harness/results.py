@@ -17,6 +17,7 @@ from typing import Any
 
 from rlt_bringup.report import source_commit
 from rlt_common.atomic import write_atomic
+from rlt_common.reading import read_json
 
 FOLDER = Path(__file__).resolve().parents[1]
 README = FOLDER / "README.md"
@@ -62,7 +63,7 @@ def show_committed(name: str, shown: str) -> None:
 
 def read_result(name: str) -> dict[str, Any]:
     """The committed result of a benchmark."""
-    return json.loads(result_path(name).read_text(encoding="utf-8"))
+    return read_json(result_path(name))
 
 
 def write_result(

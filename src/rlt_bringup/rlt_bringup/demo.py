@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -25,13 +24,15 @@ from pathlib import Path
 import rclpy
 
 from rlt_bringup import report, report_html
+from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.episodes_client import EpisodesClient, EpisodesError, Outcome, start_ros
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_bringup.runner import GraphRunner, RunnerError
-from rlt_common.atomic import write_atomic
+from rlt_common.atomic import no_follow, write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
+from rlt_common.reading import read_json
 from rlt_common.relabels import corrected_labels, episode_facts
 from rlt_msgs.msg import EpisodeState
 
@@ -147,10 +148,7 @@ class Demo:
             "--resume",
             *self.scale.adapt_arguments,
         )
-        config, metrics = (
-            json.loads((self.resolved.checkpoint / name).read_text(encoding="utf-8"))
-            for name in ("config.json", "metrics.json")
-        )
+        config, metrics = (_read_facts(self.resolved.checkpoint / name) for name in ("config.json", "metrics.json"))
         return {"hash": config["hash"], "metrics": metrics}
 
     def _train(self, client: EpisodesClient) -> dict:
@@ -197,7 +195,7 @@ class Demo:
             *("--run", str(self.run)),
             *("--checkpoint", str(self.resolved.checkpoint)),
         )
-        facts = json.loads((self.resolved.checkpoint / "handoff.json").read_text(encoding="utf-8"))
+        facts = _read_facts(self.resolved.checkpoint / "handoff.json")
         outcomes: list[Outcome] = []
         if self.scale.deploy_episodes:
             with self._graph("deploy") as client:
@@ -270,7 +268,7 @@ class Demo:
         }
         path = self.run / "demo.json"
         (self.run / "stages").mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.run / "demo.lock", "w", encoding="utf-8")  # noqa: SIM115 (held until the process ends)
+        self._lock = open(self.run / "demo.lock", "wb", opener=no_follow)  # noqa: SIM115 (held until the process ends)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -278,7 +276,7 @@ class Demo:
         if not path.exists():
             write_atomic(path, json.dumps(wanted, indent=1).encode())
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _read_facts(path)
         if found != wanted:
             different = ", ".join(k for k in wanted if found.get(k) != wanted[k])
             raise DemoError(
@@ -299,7 +297,7 @@ class Demo:
         _say(f"stage {number + 1}/{STAGES} {name}: done in {seconds / 60:.1f} minutes")
 
     def _result(self, name: str) -> dict:
-        return json.loads((self.run / "stages" / f"{name}.json").read_text(encoding="utf-8"))
+        return _read_facts(self.run / "stages" / f"{name}.json")
 
     def _command(self, module: str, *arguments: str) -> None:
         """Run one of our commands; its progress goes to the terminal. Raises DemoError when it fails."""
@@ -364,8 +362,21 @@ class Demo:
         return [_facts_to_outcome(f) for f in facts if f["purpose"] == purpose]
 
     def _actor_hash(self) -> str:
-        facts = json.loads((self.run / "checkpoints" / FINAL / "state.json").read_text(encoding="utf-8"))
+        facts = _read_facts(self.run / "checkpoints" / FINAL / "state.json")
         return facts["sha256"]["actor.safetensors"][:16]
+
+
+def _read_facts(path: Path) -> dict:
+    """What a stage or command left. Raises DemoError."""
+    try:
+        facts = read_json(path)
+    except OSError as error:
+        raise DemoError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DemoError(f"{path}: not JSON ({error}): remove it, and the stage is done again") from error
+    if not isinstance(facts, dict):
+        raise DemoError(f"{path}: expected an object: remove it, and the stage is done again")
+    return facts
 
 
 def _facts_to_outcome(facts: Mapping[str, str]) -> dict:
@@ -408,14 +419,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Path(options.run or _run_directory(options.task, options.quick))
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell made a background job ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_on_this_machine()
     try:
         demo = Demo(run, options.seed, scale, options.task)
         if options.prepare:
             demo.prepare()
             return
         document = demo.execute()
-    except (DemoError, ParameterError, RunnerError, EpisodesError, EpisodeFileError, report.ReportError) as error:
+    except (
+        DemoError,
+        ParameterError,
+        RunnerError,
+        EpisodesError,
+        EpisodeFileError,
+        report.ReportError,
+        OSError,
+    ) as error:
         sys.exit(f"[demo] failed: {error}")
     except KeyboardInterrupt:
         sys.exit("[demo] interrupted; the same command goes on from here")

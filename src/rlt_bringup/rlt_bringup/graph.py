@@ -16,6 +16,7 @@ from ament_index_python.packages import get_package_share_directory, get_package
 from rlt_common import topics
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
 from rlt_common.parameters import ParameterError, param, validate
+from rlt_common.run_files import inside
 from rlt_teleop.joy_mapping import load_mapping
 
 MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy")
@@ -104,6 +105,10 @@ class Resolved:
     task: TaskConfig
 
 
+RUN_FOLDERS = ("checkpoints", "demonstrations", "encoded", "episodes", "log", "stages")
+"""In the run directory; the checkpoint of the VLA may be elsewhere."""
+
+
 def config_file(kind: str, name: str) -> Path:
     """A file given by path, or by name in rlt_bringup's config/<kind>. Raises ParameterError naming what there is."""
     if name.endswith(".yaml"):
@@ -113,7 +118,7 @@ def config_file(kind: str, name: str) -> Path:
         return path
     folder = Path(get_package_share_directory("rlt_bringup")) / "config" / kind
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if path.parent != folder or not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ParameterError(f"{kind}: no {name!r}; there are: {known}; or give the path of a .yaml file")
     return path
@@ -126,6 +131,11 @@ def resolve(options: GraphOptions) -> Resolved:
     refuse_other_commanders(robot, options.namespace)
     simulated = robot.reset == "service"
     run = Path(options.run).expanduser().resolve()
+    try:
+        for name in RUN_FOLDERS:
+            inside(run, name)
+    except OSError as error:
+        raise ParameterError(f"run: {error.filename} {error.strerror}") from error
     checkpoint = Path(options.checkpoint).expanduser().resolve() if options.checkpoint else run / "vla"
     scripted = options.operator == "scripted" or (simulated and not options.operator)
     if scripted and not simulated:
@@ -287,7 +297,11 @@ def _device(resolved: Resolved) -> list[NodeSpec]:
 
 
 def _finish(node: NodeSpec, task: TaskConfig, sim_time: bool) -> NodeSpec:
-    parameters = {**node.parameters, "use_sim_time": sim_time, **_flatten(task.nodes.get(node.name, {}))}
+    wanted = _flatten(task.nodes.get(node.name, {}))
+    # Strings that the launch gives are files and folders of this run, on which its nodes must agree.
+    if fixed := sorted(n for n in wanted if node.parameters.get(n) and isinstance(node.parameters[n], str)):
+        raise ParameterError(f"task {task.name}: nodes: {node.name}: {fixed[0]!r} is given by the launch: leave it out")
+    parameters = {**node.parameters, "use_sim_time": sim_time, **wanted}
     return replace(node, parameters=parameters)
 
 

@@ -19,6 +19,7 @@ from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_bringup.security import enclave, secured
 from rlt_common.parameters import ParameterError
@@ -29,6 +30,7 @@ COMMANDS = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt", "handoff"
 
 def launch_description(task: str) -> LaunchDescription:
     """The launch description of a task: every field of GraphOptions is a launch argument."""
+    stay_on_this_machine()
     arguments = []
     for option in dataclasses.fields(GraphOptions):
         if option.name == "task":
@@ -56,6 +58,7 @@ REPLAY_ARGUMENTS = (
 
 def replay_description() -> LaunchDescription:
     """The launch description that plays one recorded episode back; its exit status is the comparison's."""
+    stay_on_this_machine()
     arguments = [DeclareLaunchArgument(n, default_value=d, description=text) for n, d, text in REPLAY_ARGUMENTS]
     return LaunchDescription([*arguments, OpaqueFunction(function=_replay)])
 

@@ -11,10 +11,11 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GraphOptions, NodeSpec, Resolved, describe, resolve
 from rlt_bringup.replay_plan import (
     TOPICS,
@@ -64,6 +66,7 @@ ANSWER_TIMEOUT_S = 60.0
 REPEAT_S = 1.0
 TRIED_SEEDS = 100_000
 SUFFIX = ".replay.json"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ def prepare(
     run_seed = _run_seed(recording, seed)
     resolved = resolve(
         GraphOptions(
-            robot=robot or facts.get("robot", "sim"),
-            task=task or facts.get("task", "screw"),
+            robot=robot or _recorded_name(bag, facts, "robot", "sim"),
+            task=task or _recorded_name(bag, facts, "task", "screw"),
             mode="eval",
             run=str(run),
             checkpoint=checkpoint,
@@ -277,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", nargs="?", const="", help=f"also write every message's comparison (default: <id>{SUFFIX} beside)"
     )
     options = parser.parse_args(arguments)
+    stay_on_this_machine()
     try:
         replay = prepare(
             options.bag,
@@ -311,6 +315,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print("the same, apart from what the notes say" if comparison.notes else "the same")
     sys.exit(0 if comparison.equal else 1)
+
+
+def _recorded_name(bag: Path, facts: Mapping[str, str], key: str, default: str) -> str:
+    """A configuration's name out of an episode file, which may not name a path. Raises ReplayError."""
+    name = facts.get(key, default)
+    if not _NAME.fullmatch(name):
+        raise ReplayError(f"{bag}: its {key} {name[:80]!r} is no name: say which with --{key}")
+    return name
 
 
 def _run_seed(recording: Recording, given: int | None) -> int:

@@ -24,14 +24,18 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_bringup.security import enclave, secured
+from rlt_common.atomic import no_follow
 from rlt_common.parameters import ParameterError
+from rlt_common.reading import read_tail
 
 STOP_TIMEOUT_S = 10.0
 KEYBOARD_COMMAND = "scripts/with_env.sh python -m rlt_teleop.keyboard_node"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_LOG_END_BYTES = 64 * 1024
 
 
 class RunnerError(RuntimeError):
@@ -116,7 +120,7 @@ class GraphRunner:
     def log_end(self, name: str, lines: int = 15) -> str:
         """The last lines of a node's log."""
         path = self._log_folder / f"{name}.log"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        text = read_tail(path, _LOG_END_BYTES) if path.exists() else ""
         return f"{path}:\n" + "\n".join(text.splitlines()[-lines:])
 
     def stop(self) -> None:
@@ -151,7 +155,7 @@ class GraphRunner:
         return [str(executable), "--ros-args", *ros]
 
     def _spawn(self, spec: NodeSpec, command: list[str]) -> subprocess.Popen:
-        with open(self._log_folder / f"{spec.name}.log", "ab") as log:
+        with open(self._log_folder / f"{spec.name}.log", "ab", opener=no_follow) as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -204,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="run_graph", description="run the RLT graph without ros2 launch")
     add_options(parser)
     parsed = parser.parse_args(arguments)
+    stay_on_this_machine()
     try:
         options = options_from(parsed)
         if options.mode not in GRAPH_MODES:
@@ -218,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
             while not stop():
                 runner.poll()
                 time.sleep(0.2)
-    except (ParameterError, RunnerError) as error:
+    except (ParameterError, RunnerError, OSError) as error:
         sys.exit(f"run_graph: {error}")
 
 

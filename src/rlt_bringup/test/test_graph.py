@@ -7,7 +7,7 @@ import pytest
 import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 
-from rlt_bringup.graph import GRAPH_MODES, GraphOptions, config_file, describe, resolve
+from rlt_bringup.graph import GRAPH_MODES, RUN_FOLDERS, GraphOptions, config_file, describe, resolve
 from rlt_common.parameters import ParameterError
 from rlt_sim.operator import OperatorConfig
 
@@ -157,8 +157,42 @@ def test_the_task_file_overrides_parameters_of_single_nodes(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("recorder", "run_directory"),
+        ("rl_learner", "run_directory"),
+        ("vla", "checkpoint"),
+        ("chunk_executor", "robot"),
+    ],
+)
+def test_the_task_file_cannot_send_one_node_to_other_files(tmp_path, node, name):
+    values = yaml.safe_load((CONFIG / "tasks" / "screw.yaml").read_text())
+    values["nodes"] = {node: {name: "/elsewhere"}}
+    task = tmp_path / "own.yaml"
+    task.write_text(yaml.safe_dump(values))
+    with pytest.raises(ParameterError, match=f"{node}: '{name}' is given by the launch"):
+        graph(tmp_path, task=str(task))
+
+
+@pytest.mark.parametrize("folder", RUN_FOLDERS)
+def test_a_run_directory_with_a_link_that_leads_out_of_it_is_refused(tmp_path, folder):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / folder).symlink_to(tmp_path)
+    with pytest.raises(ParameterError, match=f"run: .*{folder} leads out of"):
+        graph(run)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    graph(tmp_path / "link")  # the directory itself may lie elsewhere
+
+
+@pytest.mark.parametrize(
     ("kind", "name", "message"),
-    [("robots", "alhoa", "no 'alhoa'; there are:.*sim"), ("tasks", "nowhere.yaml", "no file")],
+    [
+        ("robots", "alhoa", "no 'alhoa'; there are:.*sim"),
+        ("tasks", "nowhere.yaml", "no file"),
+        ("robots", "../tasks/screw", "no '../tasks/screw'; there are:.*sim"),
+        ("tasks", str(CONFIG / "robots" / "sim"), "there are:.*screw"),
+    ],
 )
 def test_a_wrong_name_says_what_there_is(kind, name, message):
     with pytest.raises(ParameterError, match=message):

@@ -313,6 +313,14 @@ def test_changed_configuration_is_noted(messages, run, tmp_path):
     assert "changed since the recording: feed then" in replay.prepare(old, run).notes[0]
 
 
+@pytest.mark.parametrize("key", ["robot", "task"])
+@pytest.mark.parametrize("name", ["/tmp/own.yaml", "../tasks/screw", "own.yaml", "", "a\nb"])
+def test_an_episode_file_cannot_name_a_configuration_by_its_path(messages, run, tmp_path, key, name):
+    foreign = write(tmp_path / "000012.mcap", messages, **{key: name})
+    with pytest.raises(ReplayError, match=f"its {key} .* is no name: say which with --{key}"):
+        replay.prepare(foreign, run)
+
+
 def test_a_demonstration_has_nothing_to_compare(messages, tmp_path):
     quiet = [entry for entry in messages if entry[0] != topics.VLA_OUTPUT]
     with pytest.raises(ReplayError, match="is it a demonstration"):

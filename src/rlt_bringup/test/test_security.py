@@ -173,14 +173,43 @@ def test_nothing_unpickles_evaluates_or_loads_yaml_unsafely():
     assert found == []
 
 
+def unlimited_reads(tree):
+    """Where a module takes in a whole file of any size: (line, what)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = name_of(node.func)
+            inner = {name_of(call.func) for a in node.args for call in ast.walk(a) if isinstance(call, ast.Call)}
+            if name == "json.load" or (name == "json.loads" and any(i.rpartition(".")[2] in READING for i in inner)):
+                yield node.lineno, name
+            elif isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "read_bytes"):
+                yield node.lineno, node.func.attr
+
+
+READING = {"read", "read_text", "read_bytes"}
+
+
+def test_files_are_read_up_to_a_size():
+    """In the packages everywhere, elsewhere where JSON is read: `rlt_common.reading` is the one that does."""
+    found = []
+    for path in (p for folder in ("src", "benchmarks", "scripts") for p in (ROOT / folder).rglob("*.py")):
+        if "test" in path.parts:
+            continue
+        packaged = path.relative_to(ROOT).parts[0] == "src"
+        reads = unlimited_reads(ast.parse(path.read_text(encoding="utf-8")))
+        found += [(str(path.relative_to(ROOT)), *r) for r in reads if packaged or r[1].startswith("json.")]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code", ["json.load(f)", "json.loads(p.read_text())", "json.loads(open(p).read())", "Path(p).read_bytes()"]
+)
+def test_the_search_for_unlimited_reads_finds_them(code):
+    assert list(unlimited_reads(ast.parse(code)))
+
+
 @pytest.mark.parametrize(
     "code",
     ["import pickle", "from pickle import loads", "eval('1')", "yaml.load(f)", "np.load(f, allow_pickle=True)"],
 )
 def test_the_search_finds_what_it_looks_for(code):
     assert list(dangers(ast.parse(code)))
-
-
-def test_discovery_stays_on_this_machine_unless_asked_otherwise():
-    text = (ROOT / "scripts" / "env.sh").read_text()
-    assert "ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}" in text

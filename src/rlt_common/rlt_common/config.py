@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from rlt_common.parameters import ParameterError, from_mapping, param, validate
+from rlt_common.reading import read_limited
 
 BLOCKS = ("joint_position", "joint_velocity", "joint_effort", "ee_pose")
 ARM_ACTION_DIM = 7
@@ -323,11 +324,11 @@ def config_hash(*configs: Any) -> str:
 def read_yaml(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Mapping[str, Any]:
     """The mapping in a YAML file. Raises ParameterError naming a file that is missing, too large or no YAML."""
     try:
-        if path.stat().st_size > max_bytes:
-            raise ParameterError(f"{path}: larger than {max_bytes} bytes")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(read_limited(path, max_bytes).decode())
     except OSError as error:
         raise ParameterError(f"{path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise ParameterError(f"{path}: nested too deeply") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, Mapping):

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ament_index_python import has_resource
 from ament_index_python.packages import get_package_share_directory
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
@@ -24,12 +25,15 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
 
 from rlt_common.atomic import no_follow, rename_durable
+from rlt_common.reading import read_limited
 
 RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
 RESERVE_STEP, HEADROOM = 16 * 1024**2, 8 * 1024**2
 """Bytes taken of the disk at a time, and kept ahead of what is written: what finishing a file needs at most."""
 PARTIAL_SUFFIX = ".part"
+_MAX_DEFINITION_BYTES = 1 << 20
+_TYPE_NAME = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)")
 _BASE_TYPES = re.compile(r"^(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?$")
 
 
@@ -163,10 +167,18 @@ def episode_metadata(path: Path | str) -> dict[str, str]:
 
 
 def message_class(type_name: str) -> Any:
-    """The Python class of a type such as "rlt_msgs/msg/Observation". Raises ValueError when it is not installed."""
-    package, kind, name = type_name.split("/")
+    """The Python class of a type such as "rlt_msgs/msg/Observation". Raises ValueError when it is not installed.
+
+    The name may come from a file: nothing is imported but the messages of an installed ROS package.
+    """
+    match = _TYPE_NAME.fullmatch(type_name)
+    if match is None:
+        raise ValueError(f"{type_name[:80]!r} is no message type")
+    package, name = match.groups()
+    if not has_resource("rosidl_interfaces", package):
+        raise ValueError(f"message type {type_name} is not installed")
     try:
-        return getattr(importlib.import_module(f"{package}.{kind}"), name)
+        return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"message type {type_name} is not installed") from error
 
@@ -178,7 +190,8 @@ def message_definition(type_name: str) -> str:
     while queue:
         current = queue.pop(0)
         package, _, name = current.split("/")
-        text = (Path(get_package_share_directory(package)) / "msg" / f"{name}.msg").read_text(encoding="utf-8")
+        path = Path(get_package_share_directory(package)) / "msg" / f"{name}.msg"
+        text = read_limited(path, _MAX_DEFINITION_BYTES).decode()
         header = "" if not parts else "=" * 80 + f"\nMSG: {package}/{name}\n"
         parts.append(header + text)
         for used in _used_types(text, package):

@@ -15,6 +15,8 @@ from pathlib import Path
 from rlt_common.atomic import fsync_folder, no_follow
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
+from rlt_common.reading import parse_json, read_limited
+from rlt_common.run_files import inside
 
 EPISODES = "episodes"
 FILE = "labels.jsonl"
@@ -42,9 +44,7 @@ def read_relabels(run: Path | str) -> tuple[list[Relabel], list[str]]:
     """
     path = Path(run) / FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise EpisodeFileError(f"{path}: larger than {MAX_BYTES} bytes")
-        lines = path.read_bytes().split(b"\n")
+        lines = read_limited(path, MAX_BYTES).split(b"\n")
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -55,7 +55,7 @@ def read_relabels(run: Path | str) -> tuple[list[Relabel], list[str]]:
             continue
         try:
             found.append(_parse(number, line))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problems.append(f"{path}: line {number} is left out: {error}")
     return found, problems
 
@@ -67,10 +67,10 @@ def corrected_labels(run: Path | str) -> dict[int, str]:
 
 def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: int = 0) -> Relabel:
     """Append a correction, durably, and return it. Raises EpisodeFileError when the line cannot be written."""
-    path = Path(run) / FILE
     facts = {"episode_id": episode_id, "label": label, "after_episode": after_episode}
+    path = Path(run) / FILE
     try:
-        with open(path, "a+b", opener=no_follow) as file:
+        with open(inside(run, FILE), "a+b", opener=no_follow) as file:
             file.seek(0)
             before = file.read()
             torn = not before.endswith((b"\n",)) if before else False
@@ -102,7 +102,7 @@ def episode_facts(path: Path | str, corrected: Mapping[int, str] | None = None) 
 
 
 def _parse(number: int, line: bytes) -> Relabel:
-    data = json.loads(line)
+    data = parse_json(line)
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     episode_id, label, after = data.get("episode_id"), data.get("label"), data.get("after_episode", 0)

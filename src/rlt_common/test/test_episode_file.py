@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 from mcap.reader import make_reader
+from mcap.writer import Writer
 from rclpy.serialization import serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
@@ -104,6 +105,40 @@ def test_the_profile_is_that_of_ros_2(tmp_path):
         assert reader.get_header().profile == "ros2"
         encodings = {channel.message_encoding for channel in reader.get_summary().channels.values()}
     assert encodings == {"cdr"}
+
+
+def test_a_file_cannot_name_a_module_to_import(tmp_path, monkeypatch):
+    """The name of a message's type comes from the file: it must not be able to run code that lies on the path."""
+    package = tmp_path / "intruder"
+    for folder in (package, package / "msg"):
+        folder.mkdir()
+        (folder / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Thing: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, name in enumerate(("intruder/msg/Thing", "intruder/../Thing", "os/path/join", "intruder", "a/b/c/d")):
+        path = tmp_path / f"{number}.mcap"
+        with open(path, "wb") as file:
+            writer = Writer(file)
+            writer.start(profile="ros2")
+            channel = writer.register_channel("t", "cdr", writer.register_schema(name, "ros2msg", b""))
+            writer.add_message(channel, 1, b"\0\1\0\0", 1)
+            writer.finish()
+        with pytest.raises(EpisodeFileError, match=r"is no message type|is not installed"):
+            list(read_messages(path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_writing_does_not_follow_a_link_out_of_the_run(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    folder = tmp_path / "episodes"
+    folder.mkdir()
+    (folder / "000001.mcap.part").symlink_to(secret)
+    with pytest.raises(EpisodeFileError, match=r"000001\.mcap\.part: "):
+        EpisodeWriter(folder / "000001.mcap")
+    (folder / "000002.mcap").symlink_to(secret)
+    write(folder / "000002.mcap").finish({})
+    assert not (folder / "000002.mcap").is_symlink(), "the link is replaced, not followed"
+    assert secret.read_text() == "mine"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")

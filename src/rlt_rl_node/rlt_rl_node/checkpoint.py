@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from rlt_common.atomic import fsync_folder, sha256_hex
+from rlt_common.reading import read_json, read_limited
 from rlt_rl_node import actor_codec, tensor_file
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.episode_store import EpisodeStore
@@ -97,7 +98,8 @@ def latest(folder: Path) -> Path | None:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints that were named automatically. Raises CheckpointError."""
     try:
-        for path in sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name))[:-keep]:
+        found = sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name) and not p.is_symlink())
+        for path in found[:-keep]:
             shutil.rmtree(path)
     except OSError as error:
         raise CheckpointError(f"{folder}: old checkpoints cannot be deleted: {error.strerror}") from error
@@ -106,9 +108,7 @@ def prune(folder: Path, keep: int) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """The plain part of a checkpoint. Raises CheckpointError."""
     try:
-        if (path / STATE).stat().st_size > MAX_STATE_BYTES:
-            raise CheckpointError(f"checkpoint {path}: {STATE} is larger than {MAX_STATE_BYTES} bytes")
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = read_json(path / STATE, MAX_STATE_BYTES)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {STATE}: {error.strerror}") from error
     except ValueError as error:
@@ -179,9 +179,7 @@ def _changes(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> 
 
 def _read(path: Path, file: str, state: dict[str, Any]) -> bytes:
     try:
-        if (path / file).stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"checkpoint {path}: {file} is larger than {MAX_BYTES} bytes")
-        data = (path / file).read_bytes()
+        data = read_limited(path / file, MAX_BYTES)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {file}: {error.strerror}") from error
     if sha256_hex(data) != state["sha256"].get(file):

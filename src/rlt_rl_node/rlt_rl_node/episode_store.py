@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rlt_common.atomic import sha256_hex, write_atomic
+from rlt_common.reading import read_limited
 from rlt_rl_node import tensor_file
 from rlt_rl_node.records import EpisodeData, Label, RecordError
 from rlt_rl_node.tensor_file import TensorFileError
@@ -54,9 +55,7 @@ class EpisodeStore:
         """Read it. Raises TensorFileError naming the file when it is missing, torn or not the one with `sha256`."""
         path = self.path(episode_id)
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise TensorFileError(f"{path}: larger than {MAX_BYTES} bytes")
-            data = path.read_bytes()
+            data = read_limited(path, MAX_BYTES)
         except OSError as error:
             raise TensorFileError(f"{path}: {error.strerror}") from error
         digest = sha256_hex(data)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from rlt_common.reading import read_json
 
 CONFIG_FILE = "config.json"
 MAX_BYTES = 16 * 1024**2
@@ -29,9 +30,7 @@ def read_frozen_models(folder: Path | str, action_dim: int) -> FrozenModels:
     """Read `folder`/config.json. Raises FrozenModelsError naming the file and the key."""
     path = Path(folder) / CONFIG_FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FrozenModelsError(f"{path}: larger than {MAX_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, MAX_BYTES)
         facts = FrozenModels(
             hash=str(config["hash"]),
             action_spread=np.array(config["statistics"]["action_spread"], np.float32),

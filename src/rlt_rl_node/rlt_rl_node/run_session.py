@@ -22,6 +22,7 @@ from pathlib import Path
 from rlt_common.atomic import no_follow
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.relabels import read_relabels
+from rlt_common.run_files import inside
 from rlt_rl_node import checkpoint
 from rlt_rl_node.corrections import Correction, PendingCorrections
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
@@ -41,7 +42,8 @@ class RunSession:
         demonstrations: what the replay begins with, where there is no checkpoint.
         log: where words about what was found go.
 
-    Raises CheckpointError when the checkpoint does not fit, DemonstrationsError when the demonstrations do not.
+    Raises CheckpointError when the checkpoint does not fit, DemonstrationsError when the demonstrations do not,
+    PermissionError when a link leads its files out of the run directory.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class RunSession:
         demonstrations: DemonstrationSource | None = None,
     ) -> None:
         self.run, self._log = run, log
-        self.store = EpisodeStore(run / "encoded")
-        self.checkpoints = run / "checkpoints"
+        self.store = EpisodeStore(inside(run, "encoded"))
+        self.checkpoints = inside(run, "checkpoints")
+        self._metrics = inside(run, "metrics.jsonl")
         self.last_loss: dict[str, float] = {}
         found = start_from or checkpoint.latest(self.checkpoints)
         if found is None:
@@ -179,12 +182,11 @@ class RunSession:
             # NaN is no JSON: what was not measured is null.
             **{name: value if value == value else None for name, value in self.last_loss.items()},
         }
-        path = self.run / "metrics.jsonl"
         try:
-            with open(path, "a", encoding="utf-8", opener=no_follow) as file:
+            with open(self._metrics, "a", encoding="utf-8", opener=no_follow) as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            self._log(f"{path}: no line about episode {episode.episode_id}: {error.strerror}")
+            self._log(f"{self._metrics}: no line about episode {episode.episode_id}: {error.strerror}")
 
     def _newer(self) -> list[int]:
         last = self.learner.last_episode_id

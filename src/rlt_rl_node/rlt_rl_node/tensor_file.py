@@ -14,6 +14,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from rlt_common.reading import parse_json
+
 _KEY = "rlt"
 
 
@@ -33,9 +35,9 @@ def parse(data: bytes, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str,
         raise TensorFileError(f"{len(data)} bytes, more than the {max_bytes} allowed")
     try:
         arrays = safetensors.numpy.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        facts = json.loads(header["__metadata__"][_KEY])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = parse_json(header["__metadata__"][_KEY])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TensorFileError(f"not a safetensors file of this project: {error!r}") from error
     if not isinstance(facts, dict):
         raise TensorFileError(f"its facts are a {type(facts).__name__}, not an object")

@@ -292,6 +292,36 @@ def test_names_are_checked_and_never_overwritten(tmp_path):
     assert run.save() == run.save()
 
 
+@pytest.mark.parametrize("name", ["encoded", "checkpoints", "metrics.jsonl"])
+@pytest.mark.parametrize("target", ["/etc", "../elsewhere"])
+def test_a_link_that_leads_out_of_the_run_is_refused_at_the_start(tmp_path, name, target):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).symlink_to(target)
+    with pytest.raises(PermissionError, match="leads out of"):
+        session(run)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_checkpoint_does_not_follow_a_link(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    own = session(run)
+    own.checkpoints.mkdir()
+    automatic = "e000000-u000000000"
+    for name in ("mine", automatic):
+        (own.checkpoints / name).symlink_to(elsewhere)
+        with pytest.raises(CheckpointError, match=name):
+            own.save(name)
+    elsewhere.mkdir()
+    for name in ("mine", automatic):
+        with pytest.raises(CheckpointError, match="is there already"):
+            own.save(name)
+    own.save("other", keep=1)
+    checkpoint.prune(own.checkpoints, 1)
+    assert (own.checkpoints / automatic).is_symlink()
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_automatic_checkpoints_are_pruned_and_the_newest_is_found(tmp_path):
     run = session(tmp_path)
     run.save("mine")

@@ -7,6 +7,7 @@ interrupted recording leaves behind keeps its temporary name and is reported, ne
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -239,10 +240,10 @@ class EpisodeRecorder:
     def _set_aside(self, path: Path) -> None:
         """Keep what an interrupted recording of the same episode left."""
         partial = path.with_name(path.name + PARTIAL_SUFFIX)
-        if not partial.exists():
+        if not os.path.lexists(partial):
             return
         number = 1
-        while (target := partial.with_name(f"{partial.name}.{number}")).exists():
+        while os.path.lexists(target := partial.with_name(f"{partial.name}.{number}")):
             number += 1
         partial.rename(target)
 

@@ -24,6 +24,7 @@ from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_common.relabels import EPISODES
+from rlt_common.run_files import inside
 from rlt_msgs.msg import (
     ActionChunk,
     ControlState,
@@ -68,7 +69,7 @@ class RecorderNode(Node):
         self.parameters = declare(self, NodeParameters)
         reject_unknown(self)
         robot, task = load_robot(self.parameters.robot), load_task(self.parameters.task)
-        self._folder = Path(self.parameters.run_directory) / EPISODES
+        self._folder = inside(self.parameters.run_directory, EPISODES)
         self._frame = robot.frame
         self._last = Report(0)
         self._foreign = ""
@@ -190,4 +191,4 @@ def _free_bytes(folder: Path) -> int:
 
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop recorder`."""
-    run_node("recorder", RecorderNode, at_exit=lambda node: node.recorder.close())
+    run_node("recorder", RecorderNode, OSError, at_exit=lambda node: node.recorder.close())

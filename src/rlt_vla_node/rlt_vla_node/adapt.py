@@ -28,6 +28,7 @@ from torch import Tensor
 from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
 from rlt_common.parameters import ParameterError
+from rlt_common.reading import parse_json, read_limited
 from rlt_vla_node import training_options
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.builtin import BuiltinConfig, BuiltinVla, build_vla
@@ -50,6 +51,8 @@ from rlt_vla_node.tensors import tensors_hash
 from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, build_auxiliary
 
 STATE_FILE = "training.safetensors"
+MAX_STATE_BYTES = 4 * 1024**3
+MAX_METRICS_BYTES = 256 * 1024**2
 METRICS_LOG = "metrics.jsonl"
 DYNAMIC_BLOCKS = ("joint_velocity", "joint_effort")
 
@@ -104,7 +107,7 @@ class Adaptation:
             self.report(f"no training state in {self.output}: starting from the beginning")
             return
         try:
-            self.trainer.restore(path.read_bytes(), self.identity)
+            self.trainer.restore(read_limited(path, MAX_STATE_BYTES), self.identity)
         except ResumeError as error:
             raise ResumeError(f"{path}: {error}") from error
         self._cut_metrics()
@@ -247,9 +250,9 @@ class Adaptation:
             path.unlink()
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_limited(path, MAX_METRICS_BYTES).decode().splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
             except ValueError:
                 continue
             if (entry["stage"], entry["step"]) <= reached:
@@ -336,7 +339,15 @@ def main(arguments: list[str] | None = None) -> None:
                 (output / METRICS_LOG).unlink(missing_ok=True)
             adaptation.run()
         _encode(robot, task, Path(options.demonstrations), output, options.seed)
-    except (ParameterError, DatasetError, ResumeError, CheckpointError, LayoutError, FloatingPointError) as error:
+    except (
+        ParameterError,
+        DatasetError,
+        ResumeError,
+        CheckpointError,
+        LayoutError,
+        FloatingPointError,
+        OSError,
+    ) as error:
         sys.exit(f"adapt: {error}")
     except KeyboardInterrupt:
         sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")

@@ -20,10 +20,12 @@ from rlt_common import topics
 from rlt_common.codecs import CodecError, ObservationData, observation_from_msg, stamp_ns, vector
 from rlt_common.config import RobotConfig, TaskConfig
 from rlt_common.episode_file import EpisodeFileError, read_messages
+from rlt_common.reading import check_size
 from rlt_common.relabels import episode_facts
 from rlt_msgs.msg import EpisodeState, ExecutedAction, Observation
 
 SUCCESS = "success"
+MAX_POSES_BYTES = 16 * 1024**3
 SPREAD_FLOOR = 0.012
 """Smallest spread of an action dimension, as a share of its limit per control step."""
 ARM_POSE_FLOOR = (0.002, 0.002, 0.002, 0.02, 0.02, 0.02)
@@ -121,6 +123,7 @@ def load_demonstrations(
 def load_pose_images(path: Path | str, robot: RobotConfig, task: TaskConfig) -> PoseImages:
     """Read the pre-training images. Raises DatasetError when the file does not fit robot and task."""
     try:
+        check_size(path, MAX_POSES_BYTES)
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DatasetError(f"{path}: no pre-training images: {error}") from error

@@ -17,6 +17,7 @@ from rlt_common.atomic import sha256_hex
 from rlt_common.codecs import CodecError, observation_from_msg, stamp_ns
 from rlt_common.config import RobotConfig, TaskConfig, config_hash
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
+from rlt_common.reading import read_limited
 from rlt_common.relabels import episode_facts
 from rlt_msgs.msg import EpisodeState
 from rlt_vla_node.dataset import SUCCESS, DatasetError, read_joined
@@ -26,6 +27,7 @@ from rlt_vla_node.inference import FrozenModel, LayoutError
 FOLDER = "demonstrations"
 """Where encoded demonstrations lie, in the folder of their VLA's checkpoint."""
 ENCODING = "encoding_hash"
+MAX_EPISODE_BYTES = 4 * 1024**3
 PURPOSE = "collect"
 """Of the episodes that are demonstrations: a run's own and those of an evaluation may lie in the same folder."""
 
@@ -68,7 +70,7 @@ def encode_demonstrations(
                 facts["vla_hash"] = model.hash
                 facts[ENCODING] = config_hash(
                     {
-                        "source": sha256_hex(path.read_bytes()),
+                        "source": sha256_hex(read_limited(path, MAX_EPISODE_BYTES)),
                         "vla": model.hash,
                         "rl_state": list(task.rl_state),
                         "encoding": asdict(config),
@@ -79,7 +81,7 @@ def encode_demonstrations(
                     _encode(path, copy, facts, encoder, round(1e9 * robot.period_s), config.group_size)
                 count += 1
                 names.discard(path.name)
-        except (EpisodeFileError, CodecError, LayoutError, KeyError, ValueError) as error:
+        except (EpisodeFileError, CodecError, LayoutError, KeyError, ValueError, OSError) as error:
             raise DatasetError(f"{path}: {error}: remove the file or record it again") from error
         progress(done, len(paths))
     if not count:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlt_common.atomic import sha256_hex
+from rlt_common.reading import read_json, read_limited
 
 MAX_FACTS_BYTES = 16 * 1024**2
 
@@ -40,9 +41,7 @@ class SealedFiles:
         """The facts, with all needed keys. Raises `error`."""
         path = Path(folder) / self.facts
         try:
-            if path.stat().st_size > MAX_FACTS_BYTES:
-                raise self.error(f"{path}: larger than {MAX_FACTS_BYTES} bytes")
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_json(path, MAX_FACTS_BYTES)
         except FileNotFoundError as error:
             raise self.error(f"{path}: {self.absent}") from error
         except OSError as error:
@@ -58,9 +57,7 @@ class SealedFiles:
         """The tensors' file, exactly the one that `facts` name. Raises `error`."""
         path = Path(folder) / self.tensors
         try:
-            if path.stat().st_size > self.max_bytes:
-                raise self.error(f"{path}: larger than {self.max_bytes} bytes")
-            data = path.read_bytes()
+            data = read_limited(path, self.max_bytes)
         except OSError as error:
             raise self.error(f"{path}: {error.strerror}: {self.remedy}") from error
         if sha256_hex(data) != facts["file_sha256"]:

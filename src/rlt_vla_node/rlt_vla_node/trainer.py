@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlt_common.reading import parse_json
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.backend import ChunkBatch
 from rlt_vla_node.builtin import BuiltinBackend, BuiltinVla, pixels_from_bytes
@@ -281,8 +282,8 @@ class Trainer:
     def restore(self, data: bytes, identity: str) -> None:
         """Go on from :meth:`state`. Raises ResumeError when the bytes are torn or of another training."""
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            facts = json.loads(header["__metadata__"]["facts"])
+            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            facts = parse_json(header["__metadata__"]["facts"])
             tensors = load(data)
             if facts["identity"] != identity:
                 raise ResumeError("it is of another configuration, seed or data set: start without --resume")
