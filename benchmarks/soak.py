@@ -120,11 +120,11 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     ):
         worst = max((values[what] for values in own.values()), key=lambda each: each.per_hour)
         met = all(flat(values[what], BEARABLE[what]) for values in own.values())
-        result.append(Goal(words, worst.per_hour, f"flat (interval holds 0, or <= {BEARABLE[what]:g})", met))
+        result.append(Goal(words, worst.per_hour, f"flat: with 95 % <= {BEARABLE[what]:g}", met))
     for what, words in (("shm_mb", "/dev/shm, MB per hour"), ("inference_ms", "VLA per boundary, ms per hour")):
         each = found["graph"][what]
         met = flat(each, BEARABLE[what])
-        result.append(Goal(words, each.per_hour, f"flat (interval holds 0, or <= {BEARABLE[what]:g})", met))
+        result.append(Goal(words, each.per_hour, f"flat: with 95 % <= {BEARABLE[what]:g}", met))
     result.append(Goal("labelled episodes lost", graph["lost"], "0", graph["lost"] == 0))
     return result
 

@@ -1,7 +1,7 @@
 """What the processes of a graph take over time: memory, file handles, shared memory; and how fast it grows.
 
-Read from /proc. Slopes are least squares over the time after a warm-up, with 95 % intervals; an interval that holds
-zero, or a slope too small to matter, is flat.
+Read from /proc. Slopes are least squares over the time after a warm-up, with 95 % intervals; one whose upper
+end is too small to matter is flat.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +74,5 @@ def slope(hours: Sequence[float], values: Sequence[float]) -> Slope:
 
 
 def flat(found: Slope, bearable_per_hour: float) -> bool:
-    """Whether growth is not shown, or too small to matter over a day of work."""
-    return found.low <= 0.0 or found.high <= bearable_per_hour
-
-
-def columns(samples: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Samples of equal keys as one list per key."""
-    return {key: [sample[key] for sample in samples] for key in samples[0]} if samples else {}
+    """Whether growth beyond the bearable is ruled out: a slope that is not known well enough is not flat."""
+    return found.high <= bearable_per_hour

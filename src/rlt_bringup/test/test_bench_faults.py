@@ -106,7 +106,8 @@ def test_growth_is_found_and_noise_is_flat():
     growing = slope(hours, 100 + 8 * hours + noise)
     assert growing.low < 8 < growing.high
     assert not flat(growing, 4.0)
-    assert flat(slope(hours, 100 + noise), 0.0)
+    assert flat(slope(hours, 100 + noise), 1.0)
+    assert not flat(slope(hours[:20], 100 + noise[:20]), 1.0), "too little is known"
     wandering = np.cumsum(noise) * 0.1  # neighbours alike: an interval as for independent samples would be too narrow
     assert slope(hours, wandering).high - slope(hours, wandering).low > 3 * (growing.high - growing.low) * np.std(
         wandering
