@@ -8,12 +8,13 @@ that raises is a crash: it would end the node's process.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import random
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,7 +180,10 @@ class Subject:
     def types(self) -> list[str]:
         """The type of every subscription and service of the node."""
         with self._node() as node:
-            return [inlet.type_name for inlet in _inlets(node).values()]
+            found = [inlet.type_name for inlet in _inlets(node).values()]
+        del node
+        _leave_the_graph()
+        return found
 
     def run(self, count: Callable[[str], int]) -> None:
         """`count` of its type hostile messages into every subscription and service of the node, in random order."""
@@ -190,6 +194,8 @@ class Subject:
                 if remaining is None:
                     remaining = Counter({name: count(inlet.type_name) for name, inlet in inlets.items()})
                 self._live(node, inlets, remaining)
+            del node, inlets
+            _leave_the_graph()
 
     def _live(self, node: Node, inlets: dict[str, _Inlet], remaining: Counter[str]) -> None:
         for i in range(min(PER_LIFE, remaining.total())):
@@ -257,6 +263,15 @@ class Subject:
         arguments = ["-r", f"__node:={self.spec.name}", "--params-file", str(self._parameters), "--log-level", "fatal"]
         rclpy.init(args=["--ros-args", *arguments])
         executor = SingleThreadedExecutor()
+        waiting: list[Coroutine] = []
+        create_task = executor.create_task
+
+        def create(task: Any, *arguments: Any, **named: Any) -> Any:
+            if inspect.iscoroutine(task):
+                waiting.append(task)
+            return create_task(task, *arguments, **named)
+
+        executor.create_task = create
         node = None
         try:
             node = NODES[self.spec.name]()
@@ -266,6 +281,8 @@ class Subject:
             yield node
         finally:
             executor.shutdown(timeout_sec=0)
+            for coroutine in waiting:  # what they wait for does not come any more
+                coroutine.close()
             if node is not None:
                 node.destroy_node()
             rclpy.try_shutdown()
@@ -300,6 +317,14 @@ def _inlets(node: Node) -> dict[str, _Inlet]:
             call = lambda request, s=service: s.callback(request, s.srv_type.Response())  # noqa: E731
             found[name] = _Inlet(name, kind.Request, False, call)
     return found
+
+
+def _leave_the_graph() -> None:
+    """Collect what waiting coroutines and captured publishers hold on to.
+
+    Until then a node that is over stays in the graph, and whoever comes next in this domain finds two of one name.
+    """
+    gc.collect()
 
 
 def _start(coroutine: Any) -> None:

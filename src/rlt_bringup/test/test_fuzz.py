@@ -1,17 +1,22 @@
 """Hostile messages through the real nodes' handlers, in small; `make bench-fuzz` sends 100,000 per type."""
 
+import gc
 import random
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
+import rclpy
 from harness import fuzzing
 from harness.hostile import Hostile, broken_cdr
 from harness.untrained_run import on_a_timer
+from rclpy.node import Node
 from rclpy.serialization import serialize_message
 
 from rlt_common import topics
 from rlt_msgs.msg import ActionChunk, EpisodeState
+from rlt_teleop.episode_manager_node import EpisodeManagerNode
 
 COUNT = 60
 
@@ -56,6 +61,26 @@ def test_nor_the_executor_that_ticks_by_its_own_clock(world, tmp_path):
     assert not findings.crashes, next(iter(findings.examples.values()))
     assert not findings.violations
     assert findings.published["chunk_executor commands"] > 0
+
+
+def test_a_fuzzed_node_leaves_the_graph(world):
+    """Else a later test, or the graph over DDS, would meet a node and an action server that nobody spins."""
+    nodes, valid = world
+    fuzzing.campaign([nodes["episode_manager"]], valid, COUNT, 5, lambda _: None)
+    rclpy.init()
+    try:
+        probe = Node("probe")
+        # What is there is known at once; what has left is gone within a participant's lease.
+        end = time.monotonic() + 30.0
+        while "episode_manager" in probe.get_node_names() and time.monotonic() < end:
+            time.sleep(0.1)
+        found = probe.get_node_names()
+        others = [w for w in gc.get_objects() if isinstance(w, EpisodeManagerNode)]
+        probe.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert "episode_manager" not in found
+    assert others == []
 
 
 def test_the_judge_sees_what_must_not_be_published(world):
