@@ -1,0 +1,133 @@
+"""A robot file as a frozen, validated dataclass: arms, cameras, limits and how time runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlt_common.arm_config import ArmConfig, LimitsConfig
+from rlt_common.camera_config import CameraConfig
+from rlt_common.parameters import ParameterError, param, validate
+
+BLOCKS = ("joint_position", "joint_velocity", "joint_effort", "ee_pose")
+"""Blocks of proprioception that a robot offers."""
+ARM_ACTION_DIM = 7
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """A robot: two arms in one common frame, cameras, the command topic and how time runs."""
+
+    name: str = param(description="robot name")
+    joint_names: tuple[str, ...] = param(description="all joints, in the order of the command topic")
+    arms: tuple[ArmConfig, ...] = param(description="in the order of the action vector")
+    cameras: tuple[CameraConfig, ...] = param(description="in the order of an observation's images")
+    kinematics: str = param(description="MJCF or URDF file of the arms, relative to the robot file")
+    command_topic: str = param(description="std_msgs/Float64MultiArray of absolute joint targets, relative")
+    control_hz: float = param(50.0, "Hz", minimum=1.0, maximum=1000.0)
+    frame: str = param("world", "common frame of both arms")
+    tick: str = param("timer", "what starts a control step", choices=("timer", "joint_states"))
+    reset: str = param("operator", "who resets the scene", choices=("operator", "service"))
+    camera_tolerance_s: float = param(
+        0.02, "s, images this close to the robot state make one observation", minimum=0.0, maximum=1.0
+    )
+    camera_timeout_frames: int = param(
+        2,
+        "frames of a camera that may be missing before it counts as stalled, or repeat its image before it counts as "
+        "frozen; either ends the observations, and so the motion",
+        minimum=1,
+        maximum=1000,
+    )
+    state_timeout_s: float = param(0.1, "s without joint states before the arms hold", minimum=0.01, maximum=10.0)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    joint_limits: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Joint -> [lowest, highest], rad or m: narrows the range of the kinematics model."""
+    joint_velocity_limits: Mapping[str, float] = field(default_factory=dict)
+    """Arm joint -> rad/s, in place of limits.joint_velocity."""
+    folder: str = param("", "folder of the robot file; filled in when it is read")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        known = set(self.joint_names)
+        if len(known) != len(self.joint_names):
+            raise ParameterError(f"robot {self.name}: joint_names has a name twice")
+        for arm in self.arms:
+            for joint in (*arm.joints, arm.gripper):
+                if joint not in known:
+                    raise ParameterError(f"robot {self.name}: arm {arm.name} names joint {joint!r}, not in joint_names")
+        for kind, names in (("arm", [a.name for a in self.arms]), ("camera", [c.name for c in self.cameras])):
+            if not names or len(set(names)) != len(names):
+                raise ParameterError(f"robot {self.name}: needs at least one {kind}, each name once, got {names}")
+        self._check_joints("joint_limits", self.joint_limits, known)
+        self._check_joints(
+            "joint_velocity_limits", self.joint_velocity_limits, {j for a in self.arms for j in a.joints}
+        )
+        ranges = {joint: _numbers(self, "joint_limits", joint, value, 2) for joint, value in self.joint_limits.items()}
+        speeds = {
+            joint: _numbers(self, "joint_velocity_limits", joint, [value], 1)[0]
+            for joint, value in self.joint_velocity_limits.items()
+        }
+        for joint, (low, high) in ranges.items():
+            if not low < high:
+                raise ParameterError(f"robot {self.name}: joint_limits: {joint}: {low} is not below {high}")
+        for joint, speed in speeds.items():
+            if not speed > 0.0:
+                raise ParameterError(
+                    f"robot {self.name}: joint_velocity_limits: {joint}: {speed} must be above 0 rad/s"
+                )
+        object.__setattr__(self, "joint_limits", ranges)
+        object.__setattr__(self, "joint_velocity_limits", speeds)
+
+    def _check_joints(self, key: str, given: Any, known: set[str]) -> None:
+        if not isinstance(given, Mapping):
+            raise ParameterError(f"robot {self.name}: {key}: expected a mapping from joint names, got {given!r}")
+        unknown = sorted(set(map(str, given)) - known)
+        if unknown:
+            raise ParameterError(
+                f"robot {self.name}: {key}: unknown joint {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            )
+
+    @property
+    def action_dim(self) -> int:
+        """d: 7 per arm (translation m, rotation vector rad, gripper m)."""
+        return ARM_ACTION_DIM * len(self.arms)
+
+    @property
+    def period_s(self) -> float:
+        """Control period, s."""
+        return 1.0 / self.control_hz
+
+    @property
+    def step_limit(self) -> np.ndarray:
+        """(d,) largest change of the commanded pose per control step: m, rad, m."""
+        one = [self.limits.step_translation] * 3 + [self.limits.step_rotation] * 3 + [self.limits.step_gripper]
+        return np.array(one * len(self.arms))
+
+    @property
+    def block_sizes(self) -> dict[str, int]:
+        """Size of each proprioception block that this robot offers."""
+        joints = len(self.joint_names)
+        return {
+            "joint_position": joints,
+            "joint_velocity": joints,
+            "joint_effort": joints,
+            "ee_pose": 6 * len(self.arms),
+        }
+
+    @property
+    def kinematics_path(self) -> Path:
+        """Path of the kinematics model."""
+        return Path(self.folder) / self.kinematics
+
+
+def _numbers(robot: RobotConfig, key: str, joint: str, value: Any, count: int) -> tuple[float, ...]:
+    """`count` finite numbers of a limit. Raises ParameterError naming robot, key and joint."""
+    numbers = value if isinstance(value, list | tuple) else ()
+    good = [n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and np.isfinite(n)]
+    if len(good) != count or len(numbers) != count:
+        raise ParameterError(f"robot {robot.name}: {key}: {joint}: expected {count} finite numbers, got {value!r}")
+    return tuple(map(float, good))
