@@ -32,7 +32,7 @@ test: lint ## Static checks and all tests (under 20 minutes); ARGS='src/rlt_cont
 
 bench-%: setup ## Run benchmarks/<name>.py; ARGS='...' are its options
 	@test -f benchmarks/$*.py || { echo "no benchmark '$*'; there are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }
-	@$(WITH_ENV) python benchmarks/$*.py $(ARGS)
+	@$(WITH_ENV) python scripts/in_own_domain.py python benchmarks/$*.py $(ARGS)
 
 bench-learner bench-td3: .venv/.rlt-bench
 

@@ -35,6 +35,8 @@ SEED = 0
 MINUTES, QUICK_MINUTES = 120.0, 3.0
 EVERY_S, QUICK_EVERY_S = 10.0, 5.0
 WARM_UP = 1 / 6
+STANDSTILL_S = 60.0
+"""Without a step for so long the graph hangs."""
 BEARABLE = {"rss_mb": 4.0, "handles": 0.5, "shm_mb": 1.0, "inference_ms": 0.5}
 """Growth per hour that a day of work bears: 100 MB, 12 handles."""
 REPLAYING = "rl_learner"
@@ -72,10 +74,13 @@ def measure(minutes: float, every_s: float) -> list[dict[str, Any]]:
             latency = Latency()
             graph.executor.add_node(latency)
             graph.until_moving()
-            begun = time.monotonic()
+            begun = moved = time.monotonic()
             while (passed := time.monotonic() - begun) < 60.0 * minutes:
                 steps = graph.seen.steps
                 graph.spin(every_s)
+                moved = time.monotonic() if graph.seen.steps > steps else moved
+                if time.monotonic() - moved > STANDSTILL_S:
+                    raise FaultError(f"no step for {STANDSTILL_S:g} s, after {steps}: {graph.seen.health}")
                 for name, taken in samples.items():
                     taken.append(sample_process(graph.runner.pid(name)))
                 pids = [graph.runner.pid(name) for name in samples]

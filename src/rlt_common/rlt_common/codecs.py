@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout
 
 from rlt_msgs.msg import Observation
 
 HIGHEST_EPISODE_ID = 2_000_000
 """No run gets there, and a simulated clock has room for so many: who speaks of more is not believed."""
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
+_ANSWERS = "joint targets in answer to the state at ns "
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 
@@ -46,6 +48,23 @@ def floats(values: np.ndarray | Sequence[float]) -> array.array:
 def doubles(values: np.ndarray | Sequence[float]) -> array.array:
     """float64 values of any shape as an array.array, row-major, for a float64[] field."""
     return array.array("d", np.ascontiguousarray(values, dtype=np.float64).tobytes())
+
+
+def command_message(targets: np.ndarray, answers_ns: int) -> Float64MultiArray:
+    """Absolute joint targets (n,), rad or m, in answer to the robot state stamped `answers_ns`.
+
+    Drivers take the values alone. A simulator that waits must know which of its steps a command answers, since a step
+    that it says again may be answered twice: the stamp is the label of the values' dimension.
+    """
+    dimension = MultiArrayDimension(label=f"{_ANSWERS}{answers_ns}", size=len(targets), stride=len(targets))
+    return Float64MultiArray(layout=MultiArrayLayout(dim=[dimension]), data=doubles(targets))
+
+
+def answered_ns(message: Float64MultiArray) -> int:
+    """Stamp of the robot state that a command answers, ns; -1 when it does not say so."""
+    label = message.layout.dim[0].label if message.layout.dim else ""
+    digits = label.removeprefix(_ANSWERS)
+    return int(digits) if label != digits and digits.isascii() and digits.isdecimal() and len(digits) < 20 else -1
 
 
 def vector(field: Sequence[float], size: int | None, name: str) -> np.ndarray:

@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from rlt_common.codecs import (
     CodecError,
     ObservationData,
+    answered_ns,
+    command_message,
     decode_image,
     decode_raw,
     encode_image,
@@ -127,3 +130,17 @@ def test_raw_images_that_lie_about_themselves_are_refused(change):
     fields = {"height": 5, "width": 4, "step": 12, "encoding": "rgb8", "data": array.array("B", bytes(60)), **change}
     with pytest.raises(CodecError):
         decode_raw(Image(**fields))
+
+
+def test_a_command_says_which_state_it_answers():
+    message = command_message(np.arange(3.0), 83_000_420_000_000)
+    assert list(message.data) == [0.0, 1.0, 2.0]
+    assert answered_ns(message) == 83_000_420_000_000
+
+
+@pytest.mark.parametrize("label", ["", "83", "joint targets in answer to the state at ns ", "stamp 9" * 50])
+def test_a_command_of_anybody_else_answers_no_state(label):
+    message = Float64MultiArray(data=[1.0])
+    assert answered_ns(message) == -1
+    message.layout.dim = [MultiArrayDimension(label=label)]
+    assert answered_ns(message) == -1

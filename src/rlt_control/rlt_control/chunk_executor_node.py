@@ -35,7 +35,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, doubles, stamp_ns
+from rlt_common.codecs import CodecError, command_message, stamp_ns
 from rlt_common.config import ArmConfig, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
@@ -158,7 +158,7 @@ class ChunkExecutorNode(Node):
         self._state = state
         if self.lockstep:
             if self._state.stamp_ns == self._answered_ns and self._last_target is not None:
-                self._command.publish(Float64MultiArray(data=doubles(self._last_target)))
+                self._command.publish(command_message(self._last_target, self._answered_ns))
             else:
                 self._lockstep_tick()
 
@@ -284,9 +284,9 @@ class ChunkExecutorNode(Node):
 
     def _publish(self, tick: Tick) -> None:
         if tick.joint_target is not None:
-            self._command.publish(Float64MultiArray(data=doubles(tick.joint_target)))
             self._last_target = tick.joint_target
             self._answered_ns = self._state.stamp_ns if self._state else -1
+            self._command.publish(command_message(self._last_target, self._answered_ns))
         if tick.request is not None:
             self._requests.publish(messages.request_message(tick.request, self.robot.frame))
         if tick.executed is not None:

@@ -60,9 +60,12 @@ class LockstepGate:
         self.awaiting = Awaiting.COMMAND
         return True
 
-    def on_command(self) -> bool:
-        """A command came. Returns True when it is to be applied; `advance` follows."""
-        return self.awaiting is Awaiting.COMMAND
+    def on_command(self, answers_ns: int, expected_ns: int) -> bool:
+        """A command that answers the state stamped `answers_ns`. True when it is to be applied; `advance` follows.
+
+        A step that was said again may be answered twice: the second answer belongs to no other step.
+        """
+        return self.awaiting is Awaiting.COMMAND and answers_ns == expected_ns
 
     def advance(self) -> None:
         """The command was applied: the next step is to be published."""

@@ -8,7 +8,8 @@ Subscribes  the robot's command topic (std_msgs/Float64MultiArray, absolute join
 Services    reset_scene (rlt_msgs/ResetScene)
 
 `tick: joint_states` in the robot file is lockstep: as fast as the CPU allows, deterministic. `tick: timer` is real
-time: physics and cameras run on the wall clock whether or not commands come, as a robot does.
+time: physics and cameras run on the wall clock whether or not commands come, as a robot does. In lockstep a command
+must say which state it answers (`command_message`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import array
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -25,7 +27,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, UInt64
 
 from rlt_common import topics
-from rlt_common.codecs import doubles, floats, to_time
+from rlt_common.codecs import answered_ns, doubles, floats, to_time
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
@@ -66,8 +68,8 @@ class NodeParameters:
 class SimRobotNode(Node):
     """See the module docstring."""
 
-    def __init__(self) -> None:
-        super().__init__("sim_robot")
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__("sim_robot", **node_arguments)
         self.parameters = declare(self, NodeParameters)
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)
@@ -122,7 +124,7 @@ class SimRobotNode(Node):
             return
         if not self.lockstep:
             self._targets = targets
-        elif self._wait.is_canceled() and self._gate.on_command():
+        elif self._wait.is_canceled() and self._gate.on_command(answered_ns(message), self._now_ns()):
             self._heard = True
             self.cell.apply(targets)
             self._gate.advance()

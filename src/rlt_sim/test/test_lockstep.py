@@ -11,7 +11,7 @@ def test_nothing_moves_before_the_executor_moves_this_episode():
     gate.reset(7)
     assert not gate.on_control(6, moving=True)
     assert not gate.on_control(7, moving=False)
-    assert not gate.on_command()
+    assert not gate.on_command(0, 0)
     assert gate.on_control(7, moving=True)
 
 
@@ -24,13 +24,25 @@ def test_the_operator_answers_every_fourth_step_and_commands_carry_the_rest():
         waits.append(gate.awaiting)
         stamp = episode_stamp_ns(1, step, 20_000_000)
         if gate.awaiting is Awaiting.OPERATOR:
-            assert not gate.on_command()
+            assert not gate.on_command(stamp, stamp)
             assert not gate.on_operator(stamp - 1, stamp)
             assert gate.on_operator(stamp, stamp)
-        assert gate.on_command()
+        assert gate.on_command(stamp, stamp)
         gate.advance()
     asked = [step for step, wait in enumerate(waits) if wait is Awaiting.OPERATOR]
     assert asked == [0, 4, 8]
+
+
+def test_a_step_that_was_said_again_and_answered_twice_advances_once():
+    gate = LockstepGate(gate_steps=0)
+    gate.reset(1)
+    gate.on_control(1, moving=True)
+    first, second = (episode_stamp_ns(1, step, 20_000_000) for step in (0, 1))
+    assert gate.on_command(first, first)
+    gate.advance()
+    assert not gate.on_command(first, second)
+    assert gate.step == 1
+    assert gate.on_command(second, second)
 
 
 def test_the_end_of_the_episode_stops_it():
@@ -38,7 +50,7 @@ def test_the_end_of_the_episode_stops_it():
     gate.reset(1)
     gate.on_control(1, moving=True)
     gate.on_control(1, moving=False)
-    assert not gate.on_command()
+    assert not gate.on_command(0, 0)
 
 
 def test_a_hand_off_does_not_publish_the_step_twice():
