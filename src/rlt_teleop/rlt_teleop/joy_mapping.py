@@ -213,6 +213,11 @@ class JoyMapping:
         index = dict(self.buttons.items()).get(name, DISABLED)
         return "" if index == DISABLED else self.written.get(name, f"button {index}")
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What a person knows each enabled button by."""
+        return {name: self.name_of(name) for name in dict(self.buttons.items()) if self.name_of(name)}
+
     def button(self, name: str) -> int:
         """Number of the button of that name, e.g. "handoff". Raises ParameterError when it is unknown or disabled."""
         numbers = dict(self.buttons.items())

@@ -34,6 +34,7 @@ from rlt_teleop.joy_mapping import load_mapping
 from rlt_teleop.joy_operator import JoyError, JoyOperator
 from rlt_teleop.leader_motion import LeaderMotion
 from rlt_teleop.motion import MotionError, TwistMotion
+from rlt_teleop.operator_actions import BUTTON
 
 START_READER = {
     "gamepad": "is it plugged in, and joy_node or gamepad running?",
@@ -162,7 +163,14 @@ class JoyOperatorNode(Node):
             level, text = WARN, f"no message on {self._mapping.joy_topic} yet: {START_READER[self._mapping.reader]}"
         else:
             level, text = OK, "in control" if operator.intervening else "watching"
-        self._health.set(level, text, arm=operator.arm, events=self._events, refused=operator.refused)
+        self._health.set(
+            level,
+            text,
+            arm=operator.arm,
+            events=self._events,
+            refused=operator.refused,
+            **{BUTTON + name: written for name, written in self._mapping.names.items()},
+        )
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ MEANING: Mapping[str, str] = {
     "estop": "EMERGENCY STOP",
 }
 """Button of a mapping -> what pressing it does now."""
+BUTTON = "button "
+"""In joy_operator's diagnostics: before the name of a button whose value is what is written on it."""
 RESET_MEANING = "the scene is reset: move"
 RUNNING = ("enable", "success", "failure", "discard", "estop")
 BY_PHASE: Mapping[Phase, tuple[str, ...]] = {

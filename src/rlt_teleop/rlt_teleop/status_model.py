@@ -6,13 +6,14 @@ things stand. Nothing here commands anything.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rlt_common.health import ERROR, OK, WARN
-from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, TrainingStatus
+from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
 from rlt_teleop.episode_machine import MOVING, Driver, Label, Phase, Purpose
+from rlt_teleop.operator_actions import BUTTON
 
 EXPECTED = ("camera_ingest", "vla", "rl_policy", "chunk_executor", "episode_manager", "recorder")
 """Nodes without which no episode runs: they are shown even if they were never heard."""
@@ -63,6 +64,8 @@ class Snapshot:
     """Share of the recent episodes in which a human drove at least one step."""
     relabelling: int = 0
     waiting_for: str = ""
+    buttons: Mapping[str, str] = field(default_factory=dict)
+    """Operator's action -> what is written on its button, as joy_operator says; empty before it was heard."""
     recorder_error: str = ""
     training: TrainingStatus | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
@@ -101,9 +104,10 @@ class StatusModel:
         self._training: TrainingStatus | None = None
         self._recorder: RecorderStatus | None = None
         self._human_episode = 0
-        self._ended: deque[tuple[bool, bool]] = deque(maxlen=WINDOW)  # success, with a human in it
+        self._labels: dict[int, Label] = {}  # of the episodes that ended meanwhile
+        self._with_human: set[int] = set()
         self._last_ended = 0
-        self._labels: dict[str, int] = {}
+        self._buttons: dict[str, str] = {}
         self._nodes: dict[str, tuple[bytes, str, dict[str, str], float]] = {}
 
     def on_episode(self, message: EpisodeState) -> None:
@@ -113,8 +117,15 @@ class StatusModel:
         over = message.phase in (EpisodeState.PHASE_LABELLED, EpisodeState.PHASE_IDLE, EpisodeState.PHASE_ESTOP)
         if over and label not in (None, Label.NONE) and message.episode_id > self._last_ended:
             self._last_ended = message.episode_id
-            self._ended.append((label == Label.SUCCESS, self._human_episode == message.episode_id))
-            self._labels[label.name.lower()] = self._labels.get(label.name.lower(), 0) + 1
+            self._labels[message.episode_id] = label
+            if self._human_episode == message.episode_id:
+                self._with_human.add(message.episode_id)
+
+    def on_relabel(self, message: Relabel) -> None:
+        """A corrected label; of an episode that ended before this was watching it says nothing here."""
+        label = _known(Label, message.label)
+        if message.episode_id in self._labels and label is not None:
+            self._labels[message.episode_id] = label
 
     def on_control(self, message: ControlState) -> None:
         """A state of the executor."""
@@ -136,6 +147,8 @@ class StatusModel:
     def on_diagnostics(self, name: str, level: bytes, text: str, values: Mapping[str, str], now_s: float) -> None:
         """A node's health, heard at monotonic time `now_s`."""
         self._nodes[name] = (level, text, dict(values), now_s)
+        named = {key.removeprefix(BUTTON): value for key, value in values.items() if key.startswith(BUTTON)}
+        self._buttons = named or self._buttons
 
     def snapshot(self, now_s: float) -> Snapshot:
         """How things stand at monotonic time `now_s`."""
@@ -143,13 +156,14 @@ class StatusModel:
         facts: dict[str, object] = {
             "training": self._training,
             "recorder_error": self._recorder.error if self._recorder else "",
-            "labels": dict(self._labels),
+            "labels": Counter(label.name.lower() for label in self._labels.values()),
+            "buttons": self._buttons,
             "drops": self._drops(),
             "health": self._health(now_s),
         }
-        if self._ended:
-            facts["recent_success_rate"] = sum(won for won, _ in self._ended) / len(self._ended)
-            facts["intervention_rate"] = sum(human for _, human in self._ended) / len(self._ended)
+        if recent := list(self._labels)[-WINDOW:]:
+            facts["recent_success_rate"] = sum(self._labels[i] == Label.SUCCESS for i in recent) / len(recent)
+            facts["intervention_rate"] = sum(i in self._with_human for i in recent) / len(recent)
         if episode is not None:
             purpose = _known(Purpose, episode.purpose)
             facts |= {

@@ -19,8 +19,7 @@ from rich.live import Live
 from rlt_common import topics
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
-from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, TrainingStatus
-from rlt_teleop.joy_mapping import load_mapping
+from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
 from rlt_teleop.status_model import StatusModel
 from rlt_teleop.status_view import line, panel
 
@@ -29,7 +28,6 @@ from rlt_teleop.status_view import line, panel
 class NodeParameters:
     """Parameters of the status view."""
 
-    mapping: str = param("", "path of the joystick mapping, for the names of the buttons; empty: what they do")
     refresh_hz: float = param(4.0, "Hz", minimum=0.1, maximum=20.0)
 
     def __post_init__(self) -> None:
@@ -43,7 +41,6 @@ class StatusNode(Node):
         super().__init__("status")
         parameters = declare(self, NodeParameters)
         reject_unknown(self)
-        self._mapping = load_mapping(parameters.mapping) if parameters.mapping else None
         self._console = console
         self._live: Live | None = None
         self._printed = ""
@@ -53,6 +50,7 @@ class StatusNode(Node):
         self.create_subscription(ControlState, topics.CONTROL_STATE, model.on_control, topics.QOS_LATCHED)
         self.create_subscription(TrainingStatus, topics.TRAINING_STATUS, model.on_training, topics.QOS_LATCHED)
         self.create_subscription(RecorderStatus, topics.RECORDER_STATUS, model.on_recorder, topics.QOS_LATCHED)
+        self.create_subscription(Relabel, topics.RELABEL, model.on_relabel, topics.QOS_RELABEL)
         self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, model.on_executed, topics.QOS_STREAM)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.QOS_EVENT)
         self.create_timer(1.0 / parameters.refresh_hz, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -68,13 +66,10 @@ class StatusNode(Node):
             if self._live is None:
                 self._live = Live(console=self._console, auto_refresh=False, screen=True)
                 self._live.start()
-            self._live.update(panel(snapshot, self._button_name), refresh=True)
+            self._live.update(panel(snapshot), refresh=True)
         elif (text := line(snapshot)) != self._printed:
             self._printed = text
             self._console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-    def _button_name(self, name: str) -> str:
-        return name.replace("_", " ") if self._mapping is None else self._mapping.name_of(name)
 
     def leave(self) -> None:
         """Give the terminal back."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 
 from rich.console import Group
 from rich.panel import Panel
@@ -44,10 +45,10 @@ def line(snapshot: Snapshot) -> str:
     return "; ".join(parts)
 
 
-def panel(snapshot: Snapshot, button_name: Callable[[str], str]) -> Panel:
-    """The whole view. `button_name`: of a mapping's button, what is written on the pad; empty: there is none."""
+def panel(snapshot: Snapshot) -> Panel:
+    """The whole view."""
     border = "red" if snapshot.estop or snapshot.phase == Phase.ESTOP else "yellow" if snapshot.troubles else "green"
-    parts = [_episode(snapshot), _presses(snapshot, button_name), _learning(snapshot), _nodes(snapshot)]
+    parts = [_episode(snapshot), _presses(snapshot), _learning(snapshot), _nodes(snapshot)]
     if snapshot.drops:
         parts.append(_titled("lost, refused or late", snapshot.drops))
     return Panel(Group(*parts), title=f"RLT {snapshot.task}".strip(), border_style=border)
@@ -85,13 +86,17 @@ def _learning(snapshot: Snapshot) -> Table:
         {
             "stage": training.stage + (", at work" if training.busy else ""),
             "actor": f"version {training.actor_version}" + ("" if training.ready else ", may not drive yet"),
-            "|pi - reference|": f"{training.reference_distance:.2f} spreads",
-            "Q": f"{training.q_mean:.2f}",
+            "|pi - reference|": _number(training.reference_distance, "spreads"),
+            "Q": _number(training.q_mean),
             "updates": f"{training.updates}, {training.update_debt:.0f} owed, {training.updates_per_s:.0f} per s",
             "replay": f"{training.transitions} transitions of {training.episodes} episodes",
             **({"says": training.message} if training.message else {}),
         },
     )
+
+
+def _number(value: float, unit: str = "") -> str:
+    return f"{value:.2f} {unit}".strip() if math.isfinite(value) else NOTHING
 
 
 def _nodes(snapshot: Snapshot) -> Table:
@@ -102,10 +107,12 @@ def _nodes(snapshot: Snapshot) -> Table:
     return table
 
 
-def _presses(snapshot: Snapshot, button_name: Callable[[str], str]) -> Table:
-    human = snapshot.driver.startswith("human")
-    found = {button_name(name): text for name, text in actions(snapshot.phase, human, snapshot.relabelling)}
-    found.pop("", None)
+def _presses(snapshot: Snapshot) -> Table:
+    human, buttons = snapshot.driver.startswith("human"), snapshot.buttons
+    possible = actions(snapshot.phase, human, snapshot.relabelling)
+    found = {
+        buttons.get(name, name.replace("_", " ")): text for name, text in possible if not buttons or name in buttons
+    }
     if snapshot.phase == Phase.ESTOP or snapshot.estop:
         found = {"service reset_estop": "releases the emergency stop; then a new episode has to be begun"}
     return _titled("press", found)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rlt_common import topics
 from rlt_common.health import ERROR, OK
-from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, TrainingStatus
+from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
 from rlt_teleop.episode_machine import Label, Phase
 from rlt_teleop.joy_mapping import JoyMapping
 from rlt_teleop.operator_actions import MEANING, actions
@@ -18,9 +18,9 @@ from rlt_teleop.status_model import StatusModel
 from rlt_teleop.status_view import line, panel
 
 
-def shown(snapshot, button_name=str.upper, width=120) -> str:
+def shown(snapshot, width=120) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(panel(snapshot, button_name))
+    console.print(panel(snapshot))
     return console.export_text()
 
 
@@ -55,6 +55,21 @@ def test_every_ended_episode_counts_once_with_its_label_and_whether_a_human_was_
     assert dict(snapshot.labels) == {"success": 2, "failure": 1}
     assert snapshot.recent_success_rate == 2 / 3
     assert snapshot.intervention_rate == 1 / 3
+    for episode_id, label in ((3, Label.FAILURE), (99, Label.SUCCESS), (2, 77)):
+        model.on_relabel(Relabel(episode_id=episode_id, label=int(label)))
+    assert dict(model.snapshot(0.0).labels) == {"success": 1, "failure": 2}
+    assert model.snapshot(0.0).recent_success_rate == 1 / 3
+
+
+def test_buttons_are_named_as_joy_operator_says():
+    model = watching(eps.running(4, Phase.BASE))
+    assert "handoff" in shown(model.snapshot(0.0))
+    values = {"arm": "left", "button handoff": "A (cross)", "button success": "Y"}
+    model.on_diagnostics("joy_operator", OK, "watching", values, 0.0)
+    text = shown(model.snapshot(0.0))
+    assert "A (cross)" in text
+    assert "handoff" not in text
+    assert "failure" not in text.partition("press")[2].partition("learning")[0]  # has no button there
 
 
 def test_who_drives_and_why_the_arms_hold():
