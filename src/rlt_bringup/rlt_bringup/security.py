@@ -139,6 +139,7 @@ NODES: dict[str, Interfaces] = {
             topics.TRAINING_STATUS,
             topics.RECORDER_STATUS,
             topics.EXECUTED_ACTION,
+            topics.RELABEL,
             topics.DIAGNOSTICS,
         )
     ),
