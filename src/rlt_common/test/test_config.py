@@ -87,6 +87,28 @@ def test_a_bad_arm_is_refused_by_name(files, changes, message):
         load_robot(files("robots/sim.yaml", arms=arms))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transport": "theora"}, "in_transport:=theora -p out_transport:=compressed"),
+        ({"compressed": True}, "unknown key 'compressed'"),
+        ({"rotation": 45}, "rotation 45: choose one of 0, 90, 180, 270"),
+        ({"crop": [0, 0, 64]}, "give .left, top, width, height."),
+        ({"crop": [0, 0, 64, 0]}, "width and height above 0"),
+        ({"crop": [-1, 0, 64, 64]}, "least allowed is 0"),
+        ({"delay_s": 2.0}, "most allowed is 1.0"),
+        ({"v4l2": {"exposure": 80}}, "v4l2 has settings for a device, and no device is given"),
+        ({"device": "/dev/video0", "v4l2": {"pixel_format": "H264"}}, "choose one of MJPG, YUYV"),
+        ({"device": "/dev/video0", "v4l2": {"exposur": 80}}, "unknown key 'exposur'"),
+    ],
+)
+def test_a_bad_camera_is_refused_by_name(files, changes, message):
+    cameras = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())["cameras"]
+    cameras[1].update(changes)
+    with pytest.raises(ParameterError, match=message):
+        load_robot(files("robots/sim.yaml", cameras=cameras))
+
+
 def test_limits_of_single_joints_are_read(files):
     limits = {"joint_limits": {"left_waist": [-1, 1.5]}, "joint_velocity_limits": {"right_elbow": 2}}
     robot = load_robot(files("robots/sim.yaml", **limits))
