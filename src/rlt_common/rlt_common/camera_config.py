@@ -16,16 +16,16 @@ AS_FOUND = -1
 class V4l2Config:
     """Settings of a video device that `v4l2_camera` opens, in the device's units (`v4l2-ctl --list-ctrls` has them).
 
-    With `exposure` or `white_balance` given, the automatic is turned off: the policy is to see constant images.
+    Where one is given, its automatic is turned off: the policy is to see constant images.
     """
 
     width: int = param(640, "pixels, asked of the device", minimum=8, maximum=8192)
     height: int = param(480, "pixels, asked of the device", minimum=8, maximum=8192)
     pixel_format: str = param("MJPG", "asked of the device", choices=("MJPG", "YUYV"))
-    exposure: int = param(AS_FOUND, "exposure time, UVC: 100 us; -1: automatic", minimum=AS_FOUND, maximum=1_000_000)
+    exposure: int = param(AS_FOUND, "exposure time, UVC: 100 us; -1: as found", minimum=AS_FOUND, maximum=1_000_000)
     gain: int = param(AS_FOUND, "gain; -1: as found", minimum=AS_FOUND, maximum=1_000_000)
-    white_balance: int = param(AS_FOUND, "colour temperature, K; -1: automatic", minimum=AS_FOUND, maximum=100_000)
-    focus: int = param(AS_FOUND, "focus, with the automatic off; -1: as found", minimum=AS_FOUND, maximum=1_000_000)
+    white_balance: int = param(AS_FOUND, "colour temperature, K; -1: as found", minimum=AS_FOUND, maximum=100_000)
+    focus: int = param(AS_FOUND, "focus; -1: as found", minimum=AS_FOUND, maximum=1_000_000)
 
     def __post_init__(self) -> None:
         validate(self)

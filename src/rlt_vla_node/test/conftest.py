@@ -200,11 +200,13 @@ def pose_images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(cell):
-    """Starts rclpy with parameters for the node under test; ends it after the test."""
+    """Starts rclpy with parameters for the node under test (None: without); ends it after the test."""
 
     def begin(**parameters):
         values = {"robot": cell.robot_path, "task": cell.task_path, **parameters}
-        arguments = [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
+        arguments = [
+            argument for name, value in values.items() if value is not None for argument in ("-p", f"{name}:={value}")
+        ]
         rclpy.init(args=["--ros-args", *arguments])
 
     yield begin
