@@ -8,8 +8,8 @@ import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from rlt_common.config import config_hash, load_robot, load_task
-from rlt_common.parameters import ParameterError
+from rlt_common.config import CameraConfig, config_hash, load_robot, load_task
+from rlt_common.parameters import ParameterError, from_mapping
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
 
@@ -107,6 +107,14 @@ def test_a_bad_camera_is_refused_by_name(files, changes, message):
     cameras[1].update(changes)
     with pytest.raises(ParameterError, match=message):
         load_robot(files("robots/sim.yaml", cameras=cameras))
+
+
+def test_the_cameras_of_the_documentation_are_valid():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "cameras.md").read_text()
+    values = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    base, wrist = (from_mapping(CameraConfig, camera, "docs/cameras.md") for camera in values["cameras"])
+    assert (base.crop, base.rotation, base.delay_s) == ((80, 0, 480, 480), 180, 0.035)
+    assert (wrist.device[:5], wrist.v4l2.exposure) == ("/dev/", 156)
 
 
 def test_limits_of_single_joints_are_read(files):
