@@ -19,6 +19,9 @@ setup(
     entry_points={
         "console_scripts": [
             "camera_ingest = rlt_vla_node.camera_ingest_node:main",
+            "camera_check = rlt_vla_node.camera_check:main",
+            "calibrate_delay = rlt_vla_node.calibrate_delay:main",
+            "v4l2_camera = rlt_vla_node.v4l2_camera_node:main",
             "vla = rlt_vla_node.vla_node:main",
             "adapt = rlt_vla_node.adapt:main",
             "encode = rlt_vla_node.encode_command:main",

@@ -102,6 +102,8 @@ class Resolved:
     scripted: bool
     """The scripted operator presses the buttons, not a human."""
     lockstep: bool
+    video_devices: bool
+    """A camera of the robot file names a device, which a node of ours opens."""
     task: TaskConfig
 
 
@@ -158,6 +160,7 @@ def resolve(options: GraphOptions) -> Resolved:
         simulated=simulated,
         scripted=scripted,
         lockstep=robot.tick == "joint_states",
+        video_devices=any(camera.device for camera in robot.cameras),
         task=task,
     )
 
@@ -195,6 +198,7 @@ NODE_NAMES = (
     "gamepad",
     "spacenav",
     "camera_view",
+    "v4l2_camera",
     "auto_handoff",
 )
 COMMAND_NAMES = ("adapt", "handoff")
@@ -215,6 +219,8 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
         gate = {} if resolved.scripted else {"gate_steps": 0, "real_time_factor": 1.0}
         nodes.append(NodeSpec("rlt_sim", "sim_robot", "sim_robot", {**files, **gate}))
     nodes.append(NodeSpec("rlt_control", "chunk_executor", "chunk_executor", files, respawn=False))
+    if resolved.video_devices:
+        nodes.append(NodeSpec("rlt_vla_node", "v4l2_camera", "v4l2_camera", {"robot": files["robot"]}))
     nodes.append(NodeSpec("rlt_vla_node", "camera_ingest", "camera_ingest", files))
     if options.mode != "collect":
         nodes += [

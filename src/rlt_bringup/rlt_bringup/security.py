@@ -114,6 +114,9 @@ NODES: dict[str, Interfaces] = {
     "gamepad": Interfaces(publish=(topics.JOY,)),
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
+    "v4l2_camera": Interfaces(publish=(CAMERAS,)),
+    "camera_check": Interfaces(subscribe=(topics.JOINT_STATES, CAMERAS)),
+    "calibrate_delay": Interfaces(subscribe=(topics.JOINT_STATES, CAMERAS)),
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
         subscribe=(
@@ -149,12 +152,14 @@ NODES: dict[str, Interfaces] = {
     "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,)),
 }
 BY_HAND = tuple(
-    NodeSpec("rlt_teleop", executable, name)
-    for executable, name in (
-        ("keyboard", "keyboard"),
-        ("status", "status"),
-        ("feedback", "feedback"),
-        ("reset_estop", "reset_estop_command"),
+    NodeSpec(package, executable, name)
+    for package, executable, name in (
+        ("rlt_teleop", "keyboard", "keyboard"),
+        ("rlt_teleop", "status", "status"),
+        ("rlt_teleop", "feedback", "feedback"),
+        ("rlt_teleop", "reset_estop", "reset_estop_command"),
+        ("rlt_vla_node", "camera_check", "camera_check"),
+        ("rlt_vla_node", "calibrate_delay", "calibrate_delay"),
     )
 )
 """What a person starts beside the graph; the policies know it too."""

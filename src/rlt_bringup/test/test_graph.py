@@ -108,6 +108,18 @@ def test_the_cameras_are_shown_on_demand(tmp_path):
     assert (Path(get_package_prefix(view.package)) / "lib" / view.package / view.executable).is_file()
 
 
+def test_a_camera_with_a_device_is_opened_by_a_node_beside_the_robot(tmp_path):
+    assert "v4l2_camera" not in graph(tmp_path)
+    values = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())
+    values["kinematics"] = str(CONFIG / "robots" / values["kinematics"])
+    values["cameras"][0]["device"] = "/dev/video0"
+    robot = tmp_path / "own.yaml"
+    robot.write_text(yaml.safe_dump({**values, "reset": "operator", "tick": "timer"}))
+    node = graph(tmp_path, robot=str(robot))["v4l2_camera"]
+    assert node.parameters["robot"] == str(robot)
+    assert (Path(get_package_prefix(node.package)) / "lib" / node.package / node.executable).is_file()
+
+
 def test_collecting_needs_no_learner_and_no_policy(tmp_path):
     assert not {"vla", "rl_policy", "rl_learner"} & set(graph(tmp_path, mode="collect"))
 

@@ -1,4 +1,4 @@
-"""Messages to numpy and back, in one place.
+"""Messages to numpy and back, in one place; what camera drivers publish is read in `camera_codecs`.
 
 Publishing takes bytes or array.array: assigning a list or a numpy array to a message field is up to 300 times slower.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout
 
 from rlt_msgs.msg import Observation
@@ -21,7 +21,6 @@ HIGHEST_EPISODE_ID = 2_000_000
 """No run gets there, and a simulated clock has room for so many: who speaks of more is not believed."""
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 _ANSWERS = "joint targets in answer to the state at ns "
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 
 class CodecError(ValueError):
@@ -110,37 +109,6 @@ def decode_image(message: CompressedImage) -> np.ndarray:
     if bgr is None:
         raise CodecError(f"{len(message.data)} bytes of format {message.format!r} are no image that OpenCV reads")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-def decode_raw(message: Image) -> np.ndarray:
-    """sensor_msgs/Image to (H, W, 3) uint8 RGB, through cv_bridge where it is installed.
-
-    The fallback gives the same pixels for rgb8, bgr8, rgba8, bgra8 and mono8; other encodings need cv_bridge.
-    """
-    try:
-        from cv_bridge import CvBridge
-    except ImportError:
-        return _decode_raw_fallback(message)
-    return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-
-
-def _decode_raw_fallback(message: Image) -> np.ndarray:
-    channels = _CHANNELS.get(message.encoding)
-    if channels is None:
-        raise CodecError(f"image encoding {message.encoding!r}: install cv_bridge, or publish one of {list(_CHANNELS)}")
-    row = message.width * channels
-    if message.step < row or len(message.data) != message.step * message.height or not message.height:
-        raise CodecError(
-            f"image of {message.width}x{message.height} {message.encoding}, step {message.step}, "
-            f"holds {len(message.data)} bytes"
-        )
-    pixels = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :row]
-    pixels = pixels.reshape(message.height, message.width, channels)
-    if message.encoding in ("bgr8", "bgra8"):
-        return np.ascontiguousarray(pixels[:, :, 2::-1])
-    if message.encoding == "mono8":
-        return np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, :3])
 
 
 @dataclass(frozen=True)

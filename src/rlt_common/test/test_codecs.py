@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from rlt_common.codecs import (
@@ -16,7 +16,6 @@ from rlt_common.codecs import (
     answered_ns,
     command_message,
     decode_image,
-    decode_raw,
     encode_image,
     floats,
     matrix,
@@ -103,33 +102,6 @@ def test_jpeg_keeps_the_picture_nearly():
     rgb = np.stack([x * 8, y * 8, np.full_like(x, 128)], -1).astype(np.uint8)
     back = decode_image(CompressedImage(format="jpeg", data=array.array("B", encode_image(rgb, "jpeg"))))
     assert np.abs(back.astype(int) - rgb).mean() < 4
-
-
-@pytest.mark.parametrize(
-    ("encoding", "channels", "order"),
-    [
-        ("rgb8", 3, [0, 1, 2]),
-        ("bgr8", 3, [2, 1, 0]),
-        ("rgba8", 4, [0, 1, 2]),
-        ("bgra8", 4, [2, 1, 0]),
-        ("mono8", 1, [0] * 3),
-    ],
-)
-def test_raw_images_of_every_encoding_with_padded_rows(encoding, channels, order):
-    pixels = np.random.default_rng(2).integers(0, 256, (5, 4, channels), dtype=np.uint8)
-    padded = np.zeros((5, 4 * channels + 3), np.uint8)
-    padded[:, : 4 * channels] = pixels.reshape(5, -1)
-    image = Image(height=5, width=4, step=padded.shape[1], encoding=encoding, data=array.array("B", padded.tobytes()))
-    np.testing.assert_array_equal(decode_raw(image), pixels[:, :, order])
-
-
-@pytest.mark.parametrize(
-    "change", [{"encoding": "bayer_rggb8"}, {"step": 3}, {"height": 6}, {"data": array.array("B", [0])}]
-)
-def test_raw_images_that_lie_about_themselves_are_refused(change):
-    fields = {"height": 5, "width": 4, "step": 12, "encoding": "rgb8", "data": array.array("B", bytes(60)), **change}
-    with pytest.raises(CodecError):
-        decode_raw(Image(**fields))
 
 
 def test_a_command_says_which_state_it_answers():

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from rlt_common.config import config_hash, load_robot, load_task
-from rlt_common.parameters import ParameterError
+from rlt_common.config import CameraConfig, config_hash, load_robot, load_task
+from rlt_common.parameters import ParameterError, from_mapping
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
 
@@ -85,6 +85,36 @@ def test_a_bad_arm_is_refused_by_name(files, changes, message):
     arms[1].update(changes)
     with pytest.raises(ParameterError, match=f"arm right: .*{message}"):
         load_robot(files("robots/sim.yaml", arms=arms))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transport": "theora"}, "in_transport:=theora -p out_transport:=compressed"),
+        ({"compressed": True}, "unknown key 'compressed'"),
+        ({"rotation": 45}, "rotation 45: choose one of 0, 90, 180, 270"),
+        ({"crop": [0, 0, 64]}, "give .left, top, width, height."),
+        ({"crop": [0, 0, 64, 0]}, "width and height above 0"),
+        ({"crop": [-1, 0, 64, 64]}, "least allowed is 0"),
+        ({"delay_s": 2.0}, "most allowed is 1.0"),
+        ({"v4l2": {"exposure": 80}}, "v4l2 has settings for a device, and no device is given"),
+        ({"device": "/dev/video0", "v4l2": {"pixel_format": "H264"}}, "choose one of MJPG, YUYV"),
+        ({"device": "/dev/video0", "v4l2": {"exposur": 80}}, "unknown key 'exposur'"),
+    ],
+)
+def test_a_bad_camera_is_refused_by_name(files, changes, message):
+    cameras = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())["cameras"]
+    cameras[1].update(changes)
+    with pytest.raises(ParameterError, match=message):
+        load_robot(files("robots/sim.yaml", cameras=cameras))
+
+
+def test_the_cameras_of_the_documentation_are_valid():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "cameras.md").read_text()
+    values = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    base, wrist = (from_mapping(CameraConfig, camera, "docs/cameras.md") for camera in values["cameras"])
+    assert (base.crop, base.rotation, base.delay_s) == ((80, 0, 480, 480), 180, 0.035)
+    assert (wrist.device[:5], wrist.v4l2.exposure) == ("/dev/", 156)
 
 
 def test_limits_of_single_joints_are_read(files):

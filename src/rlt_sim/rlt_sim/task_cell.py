@@ -32,6 +32,10 @@ def make_cell(robot: RobotConfig, task: TaskConfig) -> Cell:
     sizes = {(c.width, c.height) for c in robot.cameras}
     if len(sizes) != 1 or any(width != height for width, height in sizes):
         raise ParameterError(f"robot {robot.name}: simulated cameras are square and of one size, got {sorted(sizes)}")
+    if odd := [c.name for c in robot.cameras if c.transport != "raw" or c.crop or c.rotation or c.device]:
+        raise ParameterError(
+            f"robot {robot.name}: camera {odd[0]}: a simulated camera takes no transport, crop, rotation or device"
+        )
     if abs(robot.period_s - CONTROL_PERIOD_S) > 1e-9:
         raise ParameterError(f"robot {robot.name}: the simulated cell runs at {1 / CONTROL_PERIOD_S:.0f} Hz")
     options = from_mapping(scene.options_type, settings, f"task {task.name}: simulation")

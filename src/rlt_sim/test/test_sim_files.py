@@ -1,5 +1,6 @@
 """The simulated robot's files say what the scene is, and the collected files what the expert did."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ def test_an_unknown_simulation_option_is_an_error():
     object.__setattr__(task, "simulation", {"slipp": 1.0})
     with pytest.raises(ParameterError, match="slipp"):
         make_cell(ROBOT, task)
+
+
+@pytest.mark.parametrize("change", [{"crop": (0, 0, 8, 8)}, {"rotation": 90}, {"transport": "compressed"}])
+def test_what_a_simulated_camera_cannot_do_is_an_error(change):
+    """Demonstrations are written from the scene's images, the graph takes them through the ingest: they must agree."""
+    cameras = (replace(ROBOT.cameras[0], **change), *ROBOT.cameras[1:])
+    with pytest.raises(ParameterError, match="camera base: a simulated camera takes no"):
+        make_cell(replace(ROBOT, cameras=cameras), TASK)
 
 
 def test_a_demonstration_file_holds_what_was_done(tmp_path):

@@ -5,8 +5,10 @@ Subscribes  joint_states (sensor_msgs/JointState), each camera's topic (sensor_m
 Publishes   observation (rlt_msgs/Observation) every `stride` control steps, /diagnostics
 
 An observation carries the stamp of its robot state. In lockstep (`camera_tolerance_s: 0`) image and state stamps must
-be equal. A stalled or frozen camera is an ERROR in /diagnostics, which has a row per input with its age and time-out,
-and stops the observations.
+be equal. A camera's `delay_s` is taken off its stamps before they are matched.
+A stalled or frozen camera is an ERROR in /diagnostics, which has a row per input with its age and time-out, and stops
+the observations. A late, irregular, or badly exposed one is a WARN; its measured rate, age, skew and exposure are in a
+row `camera <name>`.
 """
 
 from __future__ import annotations
@@ -17,30 +19,28 @@ from functools import partial
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, ObservationData, decode_image, decode_raw, observation_to_msg, stamp_ns
-from rlt_common.config import load_robot, load_task
+from rlt_common.codecs import CodecError, ObservationData, observation_to_msg, stamp_ns
+from rlt_common.config import CameraConfig, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import Observation
-from rlt_vla_node.images import fit_image
+from rlt_vla_node.camera_messages import image_type, read_image
+from rlt_vla_node.camera_timing import CameraTiming, timing_problems
+from rlt_vla_node.exposure import ExposureWatch
 from rlt_vla_node.proprioception import JointStateError, Proprioception
 from rlt_vla_node.synchroniser import (
     CompleteSet,
-    ImageRecord,
     Synchroniser,
     cdr_stamp_ns,
     input_watchdog,
     sync_config,
 )
 
-RMWError = rclpy_implementation.RMWError
 WATCH_S = 0.2
 
 
@@ -78,6 +78,9 @@ class CameraIngestNode(Node):
             sync_config(self.robot, self.task, self.parameters.frozen_images),
         )
         self._watchdog = input_watchdog(self.robot)
+        self._timing = {camera.name: CameraTiming(camera.rate_hz) for camera in self.robot.cameras}
+        self._exposure = {camera.name: ExposureWatch() for camera in self.robot.cameras}
+        self._unseen: dict[str, np.ndarray] = {}
         self._refused = 0
         self._refusal = ""
         self._health = Health(self)
@@ -85,9 +88,8 @@ class CameraIngestNode(Node):
         self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.robot.tick == "joint_states" else topics.QOS_SENSOR
         for camera in self.robot.cameras:
-            kind = CompressedImage if camera.compressed else Image
-            callback = partial(self._on_image, camera.name)
-            self.create_subscription(kind, camera.topic, callback, camera_qos, raw=True)
+            callback = partial(self._on_image, camera)
+            self.create_subscription(image_type(camera), camera.topic, callback, camera_qos, raw=True)
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joint_states(self, message: JointState) -> None:
@@ -100,14 +102,15 @@ class CameraIngestNode(Node):
         self._synchroniser.on_state(stamp, message, now)
         self._publish_complete()
 
-    def _on_image(self, camera: str, data: bytes) -> None:
+    def _on_image(self, camera: CameraConfig, data: bytes) -> None:
         try:
             now, stamp = time.monotonic(), cdr_stamp_ns(data)
         except ValueError as error:
-            self._refuse(f"camera {camera}: {error}")
+            self._refuse(f"camera {camera.name}: {error}")
             return
-        self._watchdog.heard(camera, now, stamp)
-        self._synchroniser.on_image(camera, stamp, data, now)
+        self._timing[camera.name].on_image(stamp, self.get_clock().now().nanoseconds)
+        self._watchdog.heard(camera.name, now, stamp)
+        self._synchroniser.on_image(camera.name, stamp - round(camera.delay_s * 1e9), data, now)
         self._publish_complete()
 
     def _refuse(self, reason: str) -> None:
@@ -130,10 +133,11 @@ class CameraIngestNode(Node):
         joints = complete.state
         blocks = self._proprioception.blocks(joints.name, joints.position, joints.velocity, joints.effort)
         cameras = self.robot.cameras
-        images = [
-            fit_image(_decode(record, camera.compressed), camera.height, camera.width)
-            for record, camera in zip(complete.images, cameras, strict=True)
-        ]
+        images = []
+        for record, camera in zip(complete.images, cameras, strict=True):
+            images.append(read_image(record.data, camera))
+            self._timing[camera.name].on_match(record.stamp_ns - complete.stamp_ns)
+        self._unseen = {camera.name: rgb for camera, rgb in zip(cameras, images, strict=True)}
         data = ObservationData(
             observation_id=complete.stamp_ns,
             stamp_ns=complete.stamp_ns,
@@ -144,8 +148,22 @@ class CameraIngestNode(Node):
         skew_s = [(record.stamp_ns - complete.stamp_ns) * 1e-9 for record in complete.images]
         return observation_to_msg(data, [camera.encoding for camera in cameras], skew_s, self.robot.frame)
 
+    def _camera_warnings(self) -> str:
+        """What to do about pictures and clocks. Pictures are looked at here, not where observations are made."""
+        for name, rgb in self._unseen.items():
+            self._exposure[name].look(rgb)
+        self._unseen = {}
+        found = []
+        for camera in self.robot.cameras:
+            problems = self._exposure[camera.name].problems()
+            if self.robot.tick == "timer":
+                problems = timing_problems(camera, self._timing[camera.name].report()) + problems
+            found += [f"camera {camera.name}: {problem}" for problem in problems]
+        return "; ".join(found)
+
     def _watch(self) -> None:
         now = time.monotonic()
+        warnings = self._camera_warnings()
         counters = self._synchroniser.counters
         problems = self._synchroniser.problems(now)
         if problems:
@@ -156,6 +174,8 @@ class CameraIngestNode(Node):
             level, text = ERROR, fault
         elif self._watchdog.age_s(topics.JOINT_STATES, now) is None:
             level, text = WARN, "no joint states"
+        elif warnings:
+            level, text = WARN, warnings
         else:
             level, text = OK, "observing"
         self._health.set(
@@ -168,16 +188,12 @@ class CameraIngestNode(Node):
             clock_resets=counters.clock_resets,
             **{f"images_{name}": count for name, count in counters.per_camera.items()},
             **{f"input {row.name}": row for row in self._watchdog.table(now)},
+            **{f"camera {name}": self._camera_row(name) for name in self._timing},
         )
 
-
-def _decode(record: ImageRecord, compressed: bool) -> np.ndarray:
-    kind = CompressedImage if compressed else Image
-    try:
-        message = deserialize_message(record.data, kind)
-    except RMWError as error:
-        raise CodecError(f"{len(record.data)} bytes that are no {kind.__name__}: {error}") from error
-    return decode_image(message) if compressed else decode_raw(message)
+    def _camera_row(self, name: str) -> str:
+        exposure = self._exposure[name].now
+        return f"{self._timing[name].report()}, {exposure or 'no exposure yet'}"
 
 
 def main() -> None:

@@ -1,9 +1,30 @@
-"""A camera's image to the size that the VLA takes."""
+"""A camera's image to what the VLA takes: crop, rotation, size."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+
+from rlt_common.codecs import CodecError
+from rlt_common.config import CameraConfig
+
+_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+def prepare_image(rgb: np.ndarray, camera: CameraConfig) -> np.ndarray:
+    """(H, W, 3) uint8 of the camera to (camera.height, camera.width, 3): its crop, then its rotation, then the size.
+
+    Raises CodecError when the crop leaves the image.
+    """
+    if camera.crop:
+        left, top, width, height = camera.crop
+        rows, columns = rgb.shape[:2]
+        if left + width > columns or top + height > rows:
+            raise CodecError(f"crop {list(camera.crop)} leaves the image of {columns}x{rows} pixels")
+        rgb = rgb[top : top + height, left : left + width]
+    if camera.rotation:
+        rgb = cv2.rotate(rgb, _TURNS[camera.rotation])
+    return fit_image(rgb, camera.height, camera.width)
 
 
 def fit_image(rgb: np.ndarray, height: int, width: int) -> np.ndarray:

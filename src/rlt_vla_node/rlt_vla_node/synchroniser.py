@@ -30,7 +30,8 @@ class SyncConfig:
         period_ns: wanted distance between sets.
         stall_s: s of wall time that a camera may keep the others waiting.
         frozen_images: so many equal images in a row, with new stamps, count as a frozen camera; 0: not watched.
-        keep: states and images kept per source.
+        keep: images kept per camera.
+        keep_states: states kept while a late camera is waited for: two seconds of a driver at 500 Hz.
     """
 
     tolerance_ns: int
@@ -38,6 +39,7 @@ class SyncConfig:
     stall_s: float
     frozen_images: int = 0
     keep: int = 64
+    keep_states: int = 1024
 
 
 def sync_config(robot: RobotConfig, task: TaskConfig, frozen_images: int = -1) -> SyncConfig:
@@ -103,7 +105,7 @@ class Synchroniser(Generic[T]):
     def __init__(self, cameras: Sequence[str], config: SyncConfig) -> None:
         self._config = config
         self._cameras = {name: _Camera(deque(maxlen=config.keep)) for name in cameras}
-        self._states: deque[tuple[int, T]] = deque(maxlen=config.keep)
+        self._states: deque[tuple[int, T]] = deque(maxlen=config.keep_states)
         self._newest_state_ns = -1
         self._due_ns: int | None = None
         self.counters = SyncCounters(per_camera=dict.fromkeys(cameras, 0))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 import torch
 from rclpy.serialization import serialize_message
 from safetensors.numpy import save_file
@@ -195,3 +196,18 @@ def pose_images(tmp_path: Path) -> Path:
         path,
     )
     return path
+
+
+@pytest.fixture
+def start(cell):
+    """Starts rclpy with parameters for the node under test (None: without); ends it after the test."""
+
+    def begin(**parameters):
+        values = {"robot": cell.robot_path, "task": cell.task_path, **parameters}
+        arguments = [
+            argument for name, value in values.items() if value is not None for argument in ("-p", f"{name}:={value}")
+        ]
+        rclpy.init(args=["--ros-args", *arguments])
+
+    yield begin
+    rclpy.try_shutdown()

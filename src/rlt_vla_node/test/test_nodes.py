@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -10,10 +9,8 @@ import rclpy
 import torch
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
+from node_rig import INGEST_INPUTS, INGEST_OUTPUTS, PERIOD_NS, Probe, Rig, image, joint_state
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import Image, JointState
 
 from rlt_common import topics
 from rlt_common.codecs import observation_from_msg, observation_to_msg, to_time
@@ -26,68 +23,7 @@ from rlt_vla_node.handoff import HeadConfig, build_head, save_head
 from rlt_vla_node.inference import noise_seed, run_observation
 from rlt_vla_node.vla_node import VlaNode, spin_some
 
-LIMIT_S = 20.0
-PERIOD_NS = 20_000_000
 LAYOUT = (("ee_pose", 12), ("joint_effort", 14))
-
-
-class Probe(Node):
-    """Publishes and collects what the node under test takes and gives."""
-
-    def __init__(self, outputs, inputs):
-        super().__init__("probe")
-        self.seen = {topic: [] for topic, _, _ in outputs}
-        for topic, kind, qos in outputs:
-            self.create_subscription(kind, topic, self.seen[topic].append, qos)
-        self.out = {topic: self.create_publisher(kind, topic, qos) for topic, kind, qos in inputs}
-
-    def matched(self):
-        published = all(p.get_subscription_count() for p in self.out.values())
-        return published and all(self.count_publishers(topic) for topic in self.seen)
-
-    def level(self, name):
-        levels = [s for m in self.seen[topics.DIAGNOSTICS] for s in m.status if s.name == name]
-        return (levels[-1].level, levels[-1].message) if levels else (None, "")
-
-
-class Rig:
-    """A node under test, a probe, and one executor."""
-
-    def __init__(self, node, probe):
-        self.node, self.probe = node, probe
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(node)
-        self.executor.add_node(probe)
-
-    def until(self, condition, what):
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-            self.turn()
-
-    def turn(self):
-        if isinstance(self.node, VlaNode):
-            spin_some(self.node, self.executor)
-        else:
-            self.executor.spin_once(timeout_sec=0.1)
-
-    def close(self):
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.probe.destroy_node()
-
-
-@pytest.fixture
-def start(cell):
-    """Starts rclpy with parameters for the node under test; ends it after the test."""
-
-    def begin(**parameters):
-        values = {"robot": cell.robot_path, "task": cell.task_path, **parameters}
-        arguments = [argument for name, value in values.items() for argument in ("-p", f"{name}:={value}")]
-        rclpy.init(args=["--ros-args", *arguments])
-
-    yield begin
-    rclpy.try_shutdown()
 
 
 @pytest.fixture
@@ -112,7 +48,7 @@ VLA_INPUTS = (
 @pytest.fixture
 def vla_rig(start, checkpoint):
     start(checkpoint=checkpoint, run_seed=5)
-    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS))
+    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS), spin_some)
     rig.until(rig.probe.matched, "discovery")
     yield rig
     rig.close()
@@ -164,7 +100,7 @@ def head_for(checkpoint, vla_hash=None, width=16):
 def test_with_a_head_every_output_says_how_likely_the_critical_phase_has_begun(start, checkpoint, observation):
     head = head_for(checkpoint)
     start(checkpoint=checkpoint, require_handoff=True)
-    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS))
+    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS), spin_some)
     rig.until(rig.probe.matched, "discovery")
     try:
         seen, outputs = observation(0, 0), rig.probe.seen[topics.VLA_OUTPUT]
@@ -287,17 +223,6 @@ def test_the_vla_node_refuses_a_head_that_is_missing_or_of_another_vla(
     assert message in str(ended.value.code)
 
 
-INGEST_OUTPUTS = (
-    (topics.OBSERVATION, Observation, topics.QOS_OBSERVATION),
-    (topics.DIAGNOSTICS, DiagnosticArray, topics.QOS_CONTROL),
-)
-INGEST_INPUTS = (
-    (topics.JOINT_STATES, JointState, topics.QOS_CONTROL),
-    ("base/image_raw", Image, topics.QOS_CAMERA_LOCKSTEP),
-    ("wrist/image_raw", Image, topics.QOS_CAMERA_LOCKSTEP),
-)
-
-
 @pytest.fixture
 def ingest_rig(start):
     start()
@@ -305,24 +230,6 @@ def ingest_rig(start):
     rig.until(rig.probe.matched, "discovery")
     yield rig
     rig.close()
-
-
-def joint_state(robot, stamp_ns, position=0.1):
-    count = len(robot.joint_names)
-    message = JointState(
-        name=list(reversed(robot.joint_names)),
-        position=[position * i for i in reversed(range(count))],
-        velocity=[0.0] * count,
-        effort=[1.0] * count,
-    )
-    message.header.stamp = to_time(stamp_ns)
-    return message
-
-
-def image(rgb, stamp_ns):
-    message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=3 * rgb.shape[1], data=rgb.tobytes())
-    message.header.stamp = to_time(stamp_ns)
-    return message
 
 
 def test_images_and_joint_states_of_one_stamp_make_an_observation(ingest_rig, observation, cell):
