@@ -8,7 +8,7 @@ TEST_LIMIT := 25m
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup build demo test lint audit clean distclean
+.PHONY: help setup build demo test lint audit docs clean distclean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-learner bench-td3: .venv/.rlt-bench
 
 audit: setup ## Look up known vulnerabilities of the pinned packages; says so where the network does not let it
 	@$(WITH_ENV) python scripts/audit.py
+
+docs: setup ## Write the reference pages docs/parameters.md and docs/messages.md anew
+	@$(WITH_ENV) python scripts/reference.py
 
 clean: ## Remove what was built, keep the environment and the runs
 	rm -rf build install log .pytest_cache .hypothesis .ruff_cache

@@ -41,6 +41,7 @@ setup(
             "run_graph = rlt_bringup.runner:main",
             "replay = rlt_bringup.replay:main",
             "demo = rlt_bringup.demo:main",
+            "healthcheck = rlt_bringup.healthcheck:main",
         ],
     },
 )

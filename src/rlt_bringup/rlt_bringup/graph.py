@@ -15,13 +15,14 @@ from ament_index_python.packages import get_package_share_directory, get_package
 
 from rlt_common import topics
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
+from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_common.run_files import inside
 from rlt_teleop.joy_mapping import load_mapping
 
 MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy")
 GRAPH_MODES = ("collect", "train", "eval", "deploy")
-SIDES = ("all", "robot", "gpu")
+HOSTS = ("all", "robot", "gpu")
 GPU_NODES = ("vla", "rl_policy", "rl_learner")  # the rest belongs beside the arms
 RESPAWN_DELAY_S = 1.0
 
@@ -77,7 +78,15 @@ class GraphOptions:
     )
     view: bool = param(False, "show the cameras as a web page, http://127.0.0.1:8091")
     seed: int = param(0, "run seed", minimum=0, maximum=2**31 - 1)
-    side: str = param("all", "which nodes to start: all, those beside the robot, or those on the GPU", choices=SIDES)
+    drivers: bool = param(
+        True, "include the drivers' launch files that the robot file names (launch); false: they run already"
+    )
+    host: str = param(
+        "all",
+        "which machine this is: all: the only one; robot: the one beside the arms, with drivers, executor, operator "
+        "and recorder; gpu: the one with VLA, policy and learner",
+        choices=HOSTS,
+    )
     namespace: str = param("", "namespace of every node: one per robot")
     use_sim_time: bool = param(False, "take the time from /clock; set by itself in lockstep simulation")
     log_level: str = param("info", "log level", choices=("debug", "info", "warn", "error", "fatal"))
@@ -104,6 +113,8 @@ class Resolved:
     lockstep: bool
     video_devices: bool
     """A camera of the robot file names a device, which a node of ours opens."""
+    drivers: tuple[DriverLaunch, ...]
+    """Launch files to include on this machine."""
     task: TaskConfig
 
 
@@ -132,6 +143,11 @@ def resolve(options: GraphOptions) -> Resolved:
     robot, task = load_robot(robot_file), load_task(task_file)
     refuse_other_commanders(robot, options.namespace)
     simulated = robot.reset == "service"
+    if simulated and robot.launch:
+        raise ParameterError(
+            f"{robot_file}: launch: {robot.launch[0].package}: with reset: service the simulator stands where the "
+            "drivers stand, and both would speak for the arms: leave launch out"
+        )
     run = Path(options.run).expanduser().resolve()
     try:
         for name in RUN_FOLDERS:
@@ -161,6 +177,7 @@ def resolve(options: GraphOptions) -> Resolved:
         scripted=scripted,
         lockstep=robot.tick == "joint_states",
         video_devices=any(camera.device for camera in robot.cameras),
+        drivers=robot.launch if options.drivers and options.host != "gpu" else (),
         task=task,
     )
 
@@ -280,7 +297,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     if options.view:
         nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))
     sim_time = options.use_sim_time or resolved.lockstep
-    here = [node for node in nodes if options.side in ("all", "gpu" if node.name in GPU_NODES else "robot")]
+    here = [node for node in nodes if options.host in ("all", "gpu" if node.name in GPU_NODES else "robot")]
     return [_finish(node, resolved.task, sim_time) for node in here]
 
 

@@ -10,18 +10,23 @@ from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     ExecuteProcess,
+    GroupAction,
+    IncludeLaunchDescription,
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import Node, PushRosNamespace
 
+from rlt_bringup import drivers
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_bringup.security import enclave, secured
+from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError
 
 COMMANDS = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt", "handoff": "rlt_vla_node.handoff_command"}
@@ -94,6 +99,7 @@ def _actions(context: LaunchContext, task: str) -> list:
             if resolved.joy_reader == "keyboard"
             else []
         ),
+        *(_driver(driver, options.namespace) for driver in resolved.drivers),
         *(_node(spec, options) for spec in describe(resolved)),
     ]
 
@@ -117,6 +123,14 @@ def _command_arguments(mode: str, resolved) -> list[str]:
         *("--demonstrations", str(resolved.run / "episodes"), "--output", str(resolved.checkpoint)),
         *seed,
     ]
+
+
+def _driver(driver: DriverLaunch, namespace: str) -> GroupAction:
+    """A driver's launch file in our namespace. Nothing is forwarded: our `mode` is not the driver's."""
+    source = AnyLaunchDescriptionSource(str(drivers.launch_file(driver)))
+    include = IncludeLaunchDescription(source, launch_arguments=list(driver.arguments.items()))
+    pushed = [PushRosNamespace(namespace)] if namespace else []
+    return GroupAction([*pushed, include], scoped=True, forwarding=False)
 
 
 def _node(spec: NodeSpec, options: GraphOptions) -> Node:

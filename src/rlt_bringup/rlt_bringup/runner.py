@@ -25,6 +25,7 @@ import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from rlt_bringup.discovery import stay_on_this_machine
+from rlt_bringup.drivers import command
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_bringup.security import enclave, secured
 from rlt_common.atomic import no_follow
@@ -220,6 +221,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"graph: running; logs in {resolved.run / 'log'}; Ctrl-C stops it", flush=True)
             if resolved.joy_reader == "keyboard":
                 print("graph: the keys are read in another terminal: " + KEYBOARD_COMMAND, flush=True)
+            for driver in resolved.drivers:
+                print("graph: start the driver by hand: " + command(driver, options.namespace), flush=True)
             while not stop():
                 runner.poll()
                 time.sleep(0.2)

@@ -1,5 +1,6 @@
 """The Docker files are valid, and what they name exists: no engine is needed to find that out."""
 
+import argparse
 import re
 import stat
 import subprocess
@@ -11,10 +12,12 @@ import pytest
 import yaml
 
 from rlt_bringup.graph import GraphOptions
+from rlt_bringup.runner import add_options
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker" / "compose.yaml"
+CAMERAS = ROOT / "docker" / "compose.cameras.yaml"
 TOOLS = Path(sys.executable).parent
 
 
@@ -32,8 +35,14 @@ def test_dockerfile_passes_hadolint():
     run(TOOLS / "hadolint", DOCKERFILE)
 
 
-def test_compose_file_follows_the_compose_specification():
-    run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+@pytest.mark.parametrize("file", [COMPOSE, CAMERAS])
+def test_compose_files_follow_the_compose_specification(file):
+    run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
+
+
+def defaults(words: list[str]) -> list[str]:
+    """The words with ${NAME:-default} resolved as compose does it with nothing set."""
+    return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in words]
 
 
 def test_everything_copied_from_the_repository_exists():
@@ -60,7 +69,7 @@ def test_entrypoint_is_executable():
 
 
 def test_both_services_meet_on_the_hosts_network_and_shared_memory(services):
-    assert set(services) == {"robot", "gpu"}
+    assert set(services) == {"sim", "robot", "gpu", "zenoh"}
     for service in services.values():
         assert service["network_mode"] == "host"
         assert service["ipc"] == "host"
@@ -68,10 +77,29 @@ def test_both_services_meet_on_the_hosts_network_and_shared_memory(services):
 
 
 def test_only_the_robot_side_has_the_gamepad_and_only_the_gpu_side_the_gpu(services):
-    assert "/dev/input:/dev/input" in services["robot"]["devices"]
-    assert "devices" not in services["gpu"]
+    assert "/dev/input:/dev/input" in services["robot"]["volumes"]
+    assert services["robot"]["device_cgroup_rules"] == ["c 13:* rw"]
     assert services["gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
-    assert "deploy" not in services["robot"]
+    for name, service in services.items():
+        assert "devices" not in service
+        assert ("device_cgroup_rules" in service) == (name == "robot")
+        assert ("deploy" in service) == (name == "gpu")
+
+
+def test_nothing_starts_that_was_not_named(services):
+    assert {name: service["profiles"] for name, service in services.items()} == {name: [name] for name in services}
+
+
+def test_each_side_is_judged_by_the_arguments_it_was_launched_with(services):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_options(parser)
+    for side in ("robot", "gpu"):
+        launched = dict(word.split(":=") for word in defaults(services[side]["command"]) if ":=" in word)
+        test = defaults(services[side]["healthcheck"]["test"])
+        assert test[:6] == ["CMD", "rlt-entrypoint", "ros2", "run", "rlt_bringup", "healthcheck"]
+        asked = vars(parser.parse_args(test[6:]))
+        assert {name: asked[name] for name in launched} == launched
+        assert f"{asked['task']}.launch.py" in defaults(services[side]["command"])
 
 
 def test_the_commands_give_only_arguments_that_the_launch_file_has(services):
@@ -86,6 +114,12 @@ def test_no_service_has_or_gets_privileges(services):
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]
         assert not {"privileged", "cap_add", "user", "pid"} & set(service)
+
+
+def test_the_cameras_are_added_to_the_robot_side_alone():
+    added = yaml.safe_load(CAMERAS.read_text(encoding="utf-8"))["services"]
+    assert set(added) == {"robot"}
+    assert all(device.startswith("${RLT_CAMERA_") for device in added["robot"]["devices"])
 
 
 def test_no_service_restarts_by_itself(services):

@@ -144,8 +144,8 @@ def test_everywhere_else_the_operator_hands_off(tmp_path, options):
 
 
 def test_the_automatic_hand_off_runs_beside_the_robot(tmp_path):
-    assert "auto_handoff" in graph(tmp_path, mode="deploy", side="robot")
-    assert "auto_handoff" not in graph(tmp_path, mode="deploy", side="gpu")
+    assert "auto_handoff" in graph(tmp_path, mode="deploy", host="robot")
+    assert "auto_handoff" not in graph(tmp_path, mode="deploy", host="gpu")
 
 
 def test_lockstep_takes_the_simulated_clock_everywhere(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlt_common.arm_config import ArmConfig, LimitsConfig
 from rlt_common.camera_config import CameraConfig
+from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError, param, validate
 
 BLOCKS = ("joint_position", "joint_velocity", "joint_effort", "ee_pose")
@@ -48,6 +49,7 @@ class RobotConfig:
     """Joint -> [lowest, highest], rad or m: narrows the range of the kinematics model."""
     joint_velocity_limits: Mapping[str, float] = field(default_factory=dict)
     """Arm joint -> rad/s, in place of limits.joint_velocity."""
+    launch: tuple[DriverLaunch, ...] = param((), "launch files of the drivers of arms and cameras")
     folder: str = param("", "folder of the robot file; filled in when it is read")
 
     def __post_init__(self) -> None:

@@ -51,7 +51,9 @@ class TaskConfig:
         maximum=100,
     )
     nodes: Mapping[str, Any] = field(default_factory=dict)
+    """Node or command -> its parameters, nested or dotted."""
     simulation: Mapping[str, Any] = field(default_factory=dict)
+    """The simulated cell's own keys (docs/simulation.md)."""
 
     def __post_init__(self) -> None:
         validate(self)

@@ -1,0 +1,86 @@
+"""Is this machine's part of the graph healthy? For a container's health check, a service manager or a person.
+
+`ros2 run rlt_bringup healthcheck --host robot --mode deploy` takes the launch's own arguments, listens to
+`/diagnostics` and ends with status 0 when every node that the launch starts here has spoken and none reports an error;
+else with status 1 and a line per complaint. It only listens: it starts, stops and moves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+
+from rlt_bringup.discovery import stay_on_this_machine
+from rlt_bringup.graph import NodeSpec, describe, resolve
+from rlt_bringup.runner import add_options, options_from
+from rlt_common import topics
+from rlt_common.parameters import ParameterError
+
+LISTEN_S = 5.0
+"""Every node speaks once a second; the rest is for discovery on a busy machine."""
+
+
+def expected(nodes: Iterable[NodeSpec], namespace: str = "") -> list[str]:
+    """Names on /diagnostics of the nodes that are ours; drivers' nodes have names of their own."""
+    own = namespace.strip("/")
+    return [f"{own}/{node.name}".lstrip("/") for node in nodes if node.package.startswith("rlt_")]
+
+
+def complaints(names: Iterable[str], heard: Mapping[str, DiagnosticStatus]) -> list[str]:
+    """What is wrong, a line each: nodes of `names` that were not heard, or whose last word was an error."""
+    lines = []
+    for name in names:
+        status = heard.get(name)
+        if status is None:
+            lines.append(f"{name}: silent")
+        elif status.level >= DiagnosticStatus.ERROR:
+            lines.append(f"{name}: {status.message}")
+    return lines
+
+
+def listen(names: Iterable[str], seconds: float) -> dict[str, DiagnosticStatus]:
+    """The last status of every node that spoke within `seconds` of wall time, or until all of `names` have."""
+    node = Node("healthcheck", enable_rosout=False, start_parameter_services=False)
+    heard: dict[str, DiagnosticStatus] = {}
+
+    def take(message: DiagnosticArray) -> None:
+        heard.update({status.name: status for status in message.status})
+
+    node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, take, topics.QOS_CONTROL)
+    wanted, end = set(names), time.monotonic() + seconds
+    while not wanted <= set(heard) and (left := end - time.monotonic()) > 0.0:
+        rclpy.spin_once(node, timeout_sec=left)
+    node.destroy_node()
+    return heard
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `ros2 run rlt_bringup healthcheck`."""
+    parser = argparse.ArgumentParser(prog="healthcheck", description=__doc__.splitlines()[0])
+    add_options(parser)
+    parser.add_argument("--seconds", type=float, default=LISTEN_S, help="how long to listen (default: %(default)s)")
+    parsed = parser.parse_args(arguments)
+    stay_on_this_machine()
+    try:
+        options = options_from(parsed)
+        names = expected(describe(resolve(options)), options.namespace)
+    except ParameterError as error:
+        sys.exit(f"healthcheck: {error}")
+    rclpy.init()
+    try:
+        wrong = complaints(names, listen(names, parsed.seconds))
+    finally:
+        rclpy.try_shutdown()
+    if wrong:
+        sys.exit("\n".join(wrong))
+    print(f"healthy: {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    main()
