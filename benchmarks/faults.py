@@ -86,7 +86,7 @@ class Bench:
         names = [node.name for node in nodes]
         self._rng.shuffle(names)
         times: dict[str, list[float]] = {name: [] for name in names}
-        with FaultyGraph(nodes, run, robot.command_topic) as graph:
+        with FaultyGraph(nodes, run, robot.command_topics[0]) as graph:
             graph.until_moving()
             for i in range(count):
                 graph.spin(self._rng.uniform(0.2, 3.0))
@@ -125,7 +125,7 @@ class Bench:
         nodes, robot, task = self._nodes(run, timer=True)
         bound = task.execute_steps * robot.period_s + robot.state_timeout_s
         times = []
-        with FaultyGraph(nodes, run, robot.command_topic) as graph:
+        with FaultyGraph(nodes, run, robot.command_topics[0]) as graph:
             for i in range(count):
                 driven = graph.seen.last_driven_s
                 if not graph.until(lambda last=driven: graph.seen.last_driven_s > last, 90.0):
@@ -169,7 +169,7 @@ class Bench:
         nodes, robot, _ = self._nodes(run)
         nodes, topic = behind_relay(nodes, run)
         rows = []
-        with FaultyGraph(nodes, run, robot.command_topic) as graph:
+        with FaultyGraph(nodes, run, robot.command_topics[0]) as graph:
             relay = CameraRelay(topic)
             graph.executor.add_node(relay)
             graph.until_moving()
@@ -264,7 +264,7 @@ class Bench:
         if run is None:
             run = self._run()
             nodes, robot, _ = self._nodes(run)
-        with FaultyGraph(nodes, run, robot.command_topic, logs, runner) as graph:
+        with FaultyGraph(nodes, run, robot.command_topics[0], logs, runner) as graph:
             graph.until_moving()
             pids = {node.name: graph.runner.pid(node.name) for node in nodes}
             known = len(graph.seen.errors)

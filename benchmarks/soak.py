@@ -70,7 +70,7 @@ def measure(minutes: float, every_s: float) -> list[dict[str, Any]]:
         nodes, robot = describe(resolved), load_robot(resolved.robot_file)
         samples: dict[str, list[dict[str, float]]] = {node.name: [] for node in nodes}
         whole: list[dict[str, float]] = []
-        with FaultyGraph(nodes, run, robot.command_topic) as graph:
+        with FaultyGraph(nodes, run, robot.command_topics[0]) as graph:
             latency = Latency()
             graph.executor.add_node(latency)
             graph.until_moving()

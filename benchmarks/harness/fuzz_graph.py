@@ -60,7 +60,7 @@ class Attacker(Node):
         self.found = GraphFindings()
         self._judge = Judge(valid.robot, Findings())
         good = valid.of_episode(1)
-        command = valid.robot.command_topic
+        command = valid.robot.command_topics[0]
         qos = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.topics = {n: m for n, m in good.items() if not type(m).__name__.endswith("_Request") and n != command}
         self._talk = {name: self.create_publisher(type(m), name, qos) for name, m in self.topics.items()}
@@ -101,7 +101,7 @@ class Attacker(Node):
 
     def _on_command(self, message: Float64MultiArray) -> None:
         self.found.commands += 1
-        if fault := self._judge.fault(self._valid.robot.command_topic, message):
+        if fault := self._judge.fault(self._valid.robot.command_topics[0], message):
             self.found.violations[fault] += 1
 
 

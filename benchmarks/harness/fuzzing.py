@@ -126,7 +126,7 @@ class Judge:
 
     def fault(self, topic: str, message: Any) -> str:
         """What is wrong with a message that a node publishes; empty when nothing is."""
-        if topic.endswith(self._robot.command_topic):
+        if topic.endswith(self._robot.command_topics[0]):
             return self.command_fault(np.asarray(message.data, dtype=np.float64))
         if isinstance(message, ActionChunk) and not np.isfinite([*message.actions, *message.reference]).all():
             return "a chunk that is not finite"

@@ -130,7 +130,7 @@ class ValidMessages:
             topics.JOY: Joy(axes=[0.0] * self._pad[0], buttons=[0] * self._pad[1]),
             topics.SIMULATION_STATE: SimulationState(step=1, task_error=floats(np.zeros(6))),
             topics.SIMULATION_ACK: UInt64(data=ns),
-            robot.command_topic: Float64MultiArray(data=doubles(position)),
+            robot.command_topics[0]: Float64MultiArray(data=doubles(position)),
             topics.SERVICE_START_EPISODE: StartEpisode.Request(
                 purpose=EpisodeState.PURPOSE_TRAIN, driver=EpisodeState.DRIVER_RL, start_in="critical"
             ),

@@ -183,9 +183,9 @@ def resolve(options: GraphOptions) -> Resolved:
 
 
 def refuse_other_commanders(robot: RobotConfig, namespace: str) -> None:
-    """Raise ParameterError when a node other than the executor would publish on the robot's command topic.
+    """Raise ParameterError when a node other than the executor would publish on a command topic of the robot.
 
-    The graph renames no topic, so that is so when the robot file gives the command topic the name of another one. Nodes
+    The graph renames no topic, so that is so when the robot file gives a command topic the name of another one. Nodes
     from outside the graph are found by the executor itself, when it starts and while it runs.
     """
 
@@ -194,11 +194,13 @@ def refuse_other_commanders(robot: RobotConfig, namespace: str) -> None:
 
     own = {value for key, value in vars(topics).items() if key.isupper() and isinstance(value, str)}
     sensors = {camera.topic for camera in robot.cameras} | {arm.wrench_topic for arm in robot.arms if arm.wrench_topic}
-    if full(robot.command_topic) in {full(name) for name in own | sensors | {"/clock"}}:
-        raise ParameterError(
-            f"robot {robot.name}: command_topic {robot.command_topic!r} is a topic on which other nodes publish: only "
-            "the chunk executor may command the arms; name the arm driver's own command topic"
-        )
+    taken = {full(name) for name in own | sensors | {"/clock"} | {state.topic for state in robot.states}}
+    for topic in robot.command_topics:
+        if full(topic) in taken:
+            raise ParameterError(
+                f"robot {robot.name}: drivers: {topic!r} is a topic on which other nodes publish: only the chunk "
+                "executor may command the arms; name the arm driver's own command topic"
+            )
 
 
 NODE_NAMES = (

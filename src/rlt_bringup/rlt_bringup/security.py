@@ -24,7 +24,7 @@ from rlt_common.config import RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
 from rlt_teleop.joy_mapping import load_mapping
 
-CAMERAS, COMMAND, WRENCHES = "{cameras}", "{command}", "{wrenches}"
+CAMERAS, COMMAND, STATES, WRENCHES = "{cameras}", "{command}", "{states}", "{wrenches}"
 """Stand for the topics that the robot's file names."""
 CLOCK = "/clock"
 EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
@@ -60,7 +60,7 @@ NODES: dict[str, Interfaces] = {
     "chunk_executor": Interfaces(
         publish=(COMMAND, topics.EXECUTED_ACTION, topics.CHUNK_REQUEST, topics.CONTROL_STATE),
         subscribe=(
-            topics.JOINT_STATES,
+            STATES,
             topics.ACTION_CHUNK,
             topics.EPISODE_STATE,
             topics.TELEOP_COMMAND,
@@ -70,7 +70,7 @@ NODES: dict[str, Interfaces] = {
         ),
         reply=(topics.SERVICE_ESTOP, topics.SERVICE_RESET_ESTOP),
     ),
-    "camera_ingest": Interfaces(publish=(topics.OBSERVATION,), subscribe=(topics.JOINT_STATES, CAMERAS)),
+    "camera_ingest": Interfaces(publish=(topics.OBSERVATION,), subscribe=(STATES, CAMERAS)),
     "vla": Interfaces(
         publish=(topics.VLA_OUTPUT,),
         subscribe=(
@@ -115,8 +115,8 @@ NODES: dict[str, Interfaces] = {
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
-    "camera_check": Interfaces(subscribe=(topics.JOINT_STATES, CAMERAS)),
-    "calibrate_delay": Interfaces(subscribe=(topics.JOINT_STATES, CAMERAS)),
+    "camera_check": Interfaces(subscribe=(STATES, CAMERAS)),
+    "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS)),
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
         subscribe=(
@@ -224,7 +224,8 @@ def policy(nodes: Iterable[NodeSpec], robot: RobotConfig, namespace: str = "") -
 def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
     places = {
         CAMERAS: [camera.topic for camera in robot.cameras],
-        COMMAND: [robot.command_topic],
+        COMMAND: list(robot.command_topics),
+        STATES: [state.topic for state in robot.states],
         WRENCHES: [arm.wrench_topic for arm in robot.arms if arm.wrench_topic],
     }
     return [resolved for name in names for resolved in places.get(name, [name])]

@@ -88,11 +88,11 @@ def test_the_judge_sees_what_must_not_be_published(world):
     findings = fuzzing.Findings()
     judge = fuzzing.Judge(valid.robot, findings)
     good = valid.of_episode(1)
-    command = good[valid.robot.command_topic]
-    assert judge.fault(valid.robot.command_topic, command) == ""
+    command = good[valid.robot.command_topics[0]]
+    assert judge.fault(valid.robot.command_topics[0], command) == ""
     for bad in (np.nan, 100.0):
         command.data[3] = bad
-        assert judge.fault(valid.robot.command_topic, command)
+        assert judge.fault(valid.robot.command_topics[0], command)
     executed = good[topics.EXECUTED_ACTION]
     assert judge.fault(topics.EXECUTED_ACTION, executed) == ""
     executed.action[0] = 2 * valid.robot.limits.step_translation

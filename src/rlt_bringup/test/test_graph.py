@@ -235,7 +235,11 @@ def test_an_unknown_mode_is_refused():
 def test_a_command_topic_on_which_others_publish_is_refused(tmp_path, command_topic, namespace):
     shutil.copytree(CONFIG / "robots", tmp_path / "robots")
     path = tmp_path / "robots" / "sim.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "command_topic": command_topic}))
+    path.write_text(
+        yaml.safe_dump(
+            {**yaml.safe_load(path.read_text()), "drivers": [{"type": "joint_positions", "topic": command_topic}]}
+        )
+    )
     with pytest.raises(ParameterError, match="only the chunk executor may command the arms"):
         resolve(GraphOptions(robot=str(path), run=str(tmp_path), namespace=namespace))
 
@@ -243,5 +247,9 @@ def test_a_command_topic_on_which_others_publish_is_refused(tmp_path, command_to
 def test_the_same_name_in_another_namespace_is_another_topic(tmp_path):
     shutil.copytree(CONFIG / "robots", tmp_path / "robots")
     path = tmp_path / "robots" / "sim.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "command_topic": "/teleop_command"}))
+    path.write_text(
+        yaml.safe_dump(
+            {**yaml.safe_load(path.read_text()), "drivers": [{"type": "joint_positions", "topic": "/teleop_command"}]}
+        )
+    )
     assert resolve(GraphOptions(robot=str(path), run=str(tmp_path), namespace="left_cell")).simulated

@@ -107,7 +107,7 @@ def test_only_the_executor_may_publish_commands():
         enclave.get("path")
         for enclave in root.iter("enclave")
         for topics in enclave.iter("topics")
-        if topics.get("publish") and robot.command_topic in [topic.text for topic in topics]
+        if topics.get("publish") and robot.command_topics[0] in [topic.text for topic in topics]
     ]
     assert who == ["/chunk_executor"]
 

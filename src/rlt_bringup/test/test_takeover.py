@@ -46,7 +46,7 @@ class Surroundings(Node):
         self.chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK)
         self.joy = self.create_publisher(Joy, topics.JOY, topics.QOS_EVENT)
         self.starter = self.create_client(StartEpisode, topics.SERVICE_START_EPISODE)
-        self.create_subscription(Float64MultiArray, robot.command_topic, self._on_command, topics.QOS_CONTROL)
+        self.create_subscription(Float64MultiArray, robot.command_topics[0], self._on_command, topics.QOS_CONTROL)
         self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self.executed.append, topics.QOS_STREAM)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self.states.append, topics.QOS_LATCHED_READER)

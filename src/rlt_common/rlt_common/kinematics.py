@@ -80,6 +80,14 @@ class ArmKinematics:
         self._set(self._checked(q))
         return [self._tip_pose(i) for i in range(len(self.arms))]
 
+    def body_pose(self, name: str) -> Pose:
+        """Pose of a body that no joint moves, world frame. Raises ValueError for any other."""
+        body = self._id(mujoco.mjtObj.mjOBJ_BODY, name, "body")
+        if self._model.body_weldid[body] != 0:
+            raise ValueError(f"body '{name}' of the kinematics model moves: name a fixed one, such as an arm's base")
+        mujoco.mj_kinematics(self._model, self._data)
+        return self._data.xpos[body].copy(), self._data.xmat[body].reshape(3, 3).copy()
+
     def inverse(self, q: np.ndarray, targets: Sequence[Pose], iterations: int) -> np.ndarray:
         """Joint vector that brings every tip towards its target, starting from q.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlt_common.arm_config import ArmConfig, LimitsConfig
 from rlt_common.camera_config import CameraConfig
+from rlt_common.driver_config import DriverConfig, StateConfig, check_cover
 from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError, param, validate
 
@@ -28,10 +29,13 @@ class RobotConfig:
     arms: tuple[ArmConfig, ...] = param(description="in the order of the action vector")
     cameras: tuple[CameraConfig, ...] = param(description="in the order of an observation's images")
     kinematics: str = param(description="MJCF or URDF file of the arms, relative to the robot file")
-    command_topic: str = param(description="std_msgs/Float64MultiArray of absolute joint targets, relative")
+    drivers: tuple[DriverConfig, ...] = param(description="how the arms are commanded: every joint by one of them")
     control_hz: float = param(50.0, "Hz", minimum=1.0, maximum=1000.0)
     frame: str = param("world", "common frame of both arms")
     tick: str = param("timer", "what starts a control step", choices=("timer", "joint_states"))
+    states: tuple[StateConfig, ...] = param(
+        (StateConfig("joint_states"),), "where the joints' states come from: every joint from one of them"
+    )
     reset: str = param("operator", "who resets the scene", choices=("operator", "service"))
     camera_tolerance_s: float = param(
         0.02, "s, images this close to the robot state make one observation", minimum=0.0, maximum=1.0
@@ -64,6 +68,7 @@ class RobotConfig:
         for kind, names in (("arm", [a.name for a in self.arms]), ("camera", [c.name for c in self.cameras])):
             if not names or len(set(names)) != len(names):
                 raise ParameterError(f"robot {self.name}: needs at least one {kind}, each name once, got {names}")
+        self._check_drivers()
         self._check_joints("joint_limits", self.joint_limits, known)
         self._check_joints(
             "joint_velocity_limits", self.joint_velocity_limits, {j for a in self.arms for j in a.joints}
@@ -83,6 +88,30 @@ class RobotConfig:
                 )
         object.__setattr__(self, "joint_limits", ranges)
         object.__setattr__(self, "joint_velocity_limits", speeds)
+
+    def _check_drivers(self) -> None:
+        arms = {arm.name: arm for arm in self.arms}
+        if unknown := [driver.arm for driver in self.drivers if driver.arm and driver.arm not in arms]:
+            raise ParameterError(f"robot {self.name}: drivers: unknown arm {unknown[0]!r}; known: {', '.join(arms)}")
+        for key, topics in (("drivers", [d.topic for d in self.drivers]), ("states", [s.topic for s in self.states])):
+            if not topics or len(set(topics)) != len(topics):
+                raise ParameterError(f"robot {self.name}: {key}: needs at least one, each topic once, got {topics}")
+        moved = {driver.topic: self.joints_of(driver) for driver in self.drivers}
+        check_cover(self.name, "drivers", self.joint_names, moved)
+        told = {state.topic: state.joints or self.joint_names for state in self.states}
+        check_cover(self.name, "states", self.joint_names, told)
+
+    def joints_of(self, driver: DriverConfig) -> tuple[str, ...]:
+        """The joints that a driver moves, in its order."""
+        for arm in self.arms:
+            if arm.name == driver.arm:
+                return arm.joints
+        return driver.joints or self.joint_names
+
+    @property
+    def command_topics(self) -> tuple[str, ...]:
+        """Topics on which the executor, and nothing else, commands the arms."""
+        return tuple(driver.topic for driver in self.drivers)
 
     def _check_joints(self, key: str, given: Any, known: set[str]) -> None:
         if not isinstance(given, Mapping):

@@ -1,15 +1,16 @@
 """The executor's ROS shell: a process of its own, 50 Hz, no torch, nothing that blocks a tick.
 
-Subscribes  joint_states (sensor_msgs/JointState), action_chunk (rlt_msgs/ActionChunk),
+Subscribes  the topics in `states` of the robot file, joint_states by default (sensor_msgs/JointState),
+            action_chunk (rlt_msgs/ActionChunk),
             episode_state (rlt_msgs/EpisodeState, latched), teleop_command (rlt_msgs/TeleopCommand),
             operator_event (rlt_msgs/OperatorEvent: only the emergency stop), estop (std_msgs/Bool: true stops, false
             does nothing), the wrench topic of every arm that has one (geometry_msgs/WrenchStamped)
-Publishes   the robot's command topic (std_msgs/Float64MultiArray, absolute joint targets),
-            executed_action (rlt_msgs/ExecutedAction), chunk_request (rlt_msgs/ChunkRequest),
+Publishes   the command topics in `drivers` of the robot file (each in its driver's own type, see `drivers`; not with
+            `dry_run`), executed_action (rlt_msgs/ExecutedAction), chunk_request (rlt_msgs/ChunkRequest),
             control_state (rlt_msgs/ControlState, latched), /diagnostics
 Services    estop (rlt_msgs/Estop), reset_estop (rlt_msgs/ResetEstop)
 
-Who else publishes on the robot's command topic is looked up at the start and twice a second: another node is an
+Who else publishes on a command topic is looked up at the start and twice a second: another node is an
 emergency stop that names it. /diagnostics has one row per input (`inputs`), with its age and time-out.
 
 `tick: timer` runs on absolute monotonic deadlines; callbacks are drained between two ticks. `tick: joint_states`
@@ -32,18 +33,20 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, command_message, stamp_ns
+from rlt_common.codecs import CodecError, stamp_ns
 from rlt_common.config import ArmConfig, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
+from rlt_common.joint_states import JointOrder, JointStateError, JointStateSources
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_control import inputs, messages
 from rlt_control.arms import build_integrator
+from rlt_control.drivers import build_encoders
+from rlt_control.drivers.encoder import Command
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.joint_order import JointOrder, JointStateError
 from rlt_control.records import RobotState, Source, Tick
 from rlt_msgs.msg import (
     ActionChunk,
@@ -80,6 +83,7 @@ class NodeParameters:
         minimum=0.02,
         maximum=2.0,
     )
+    dry_run: bool = param(False, "send nothing to the arms; everything else runs as if it were sent")
     request_retry_s: float = param(
         1.0, "s, an unanswered chunk request is sent again after this time", minimum=0.05, maximum=60.0
     )
@@ -115,19 +119,26 @@ class ChunkExecutorNode(Node):
             watchdog=self.watchdog,
         )
         self._joints = JointOrder(self.robot.joint_names)
+        self._sources = JointStateSources(self.robot)
         self._state: RobotState | None = None
         self._answered_ns = -1
         self._last_target: np.ndarray | None = None
+        self._holding = True
         self._now_s = now_s
         self._lateness_s: deque[float] = deque(maxlen=LATENESS_WINDOW)
         self._missed = 0
         self._health = Health(self)
 
-        self._command = self.create_publisher(Float64MultiArray, self.robot.command_topic, topics.QOS_CONTROL)
+        self._drivers = [
+            (encoder, self.create_publisher(encoder.message_type, encoder.topic, topics.QOS_CONTROL))
+            for encoder in ([] if parameters.dry_run else build_encoders(self.robot))
+        ]
         self._executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM)
         self._requests = self.create_publisher(ChunkRequest, topics.CHUNK_REQUEST, topics.QOS_CONTROL)
         self._control_state = self.create_publisher(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED)
-        self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_CONTROL)
+        for topic in self._sources.topics:
+            callback = partial(self._on_joint_states, topic)
+            self.create_subscription(JointState, topic, callback, topics.QOS_CONTROL)
         self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
         self.create_subscription(TeleopCommand, topics.TELEOP_COMMAND, self._on_teleop, topics.QOS_CONTROL)
@@ -143,12 +154,15 @@ class ChunkExecutorNode(Node):
         self.create_timer(0.5, self._heartbeat, clock=steady)
         if self.lockstep:
             self.create_timer(self.parameters.request_retry_s / 2, self._lockstep_tick, clock=steady)
-        self._watch_command_topic()
+        self._watch_command_topics()
 
     # ---- inputs
 
-    def _on_joint_states(self, message: JointState) -> None:
+    def _on_joint_states(self, topic: str, part: JointState) -> None:
         try:
+            message = self._sources.take(topic, part, self._now_s())
+            if message is None:
+                return
             state = RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
         except (JointStateError, CodecError) as error:
             self.watchdog.refuse(inputs.JOINT_STATES, str(error))
@@ -158,7 +172,7 @@ class ChunkExecutorNode(Node):
         self._state = state
         if self.lockstep:
             if self._state.stamp_ns == self._answered_ns and self._last_target is not None:
-                self._command.publish(command_message(self._last_target, self._answered_ns))
+                self._send(self._last_target, self._answered_ns, holding=self._holding)
             else:
                 self._lockstep_tick()
 
@@ -233,10 +247,8 @@ class ChunkExecutorNode(Node):
         if not self.core.estop_reason:
             response.message = "there is no emergency stop to reset"
             return response
-        if others := self._watch_command_topic():
-            response.message = (
-                f"not reset: {', '.join(others)} publishes on {self._command.topic_name} too: end it first"
-            )
+        if others := self._watch_command_topics():
+            response.message = f"not reset: {'; '.join(others)}: end it first"
             return response
         self.core.reset_estop()
         self.get_logger().warning("emergency stop reset by the operator")
@@ -245,19 +257,25 @@ class ChunkExecutorNode(Node):
         response.message = "start a new episode to move again"
         return response
 
-    def _watch_command_topic(self) -> list[str]:
-        """Only this node may command the arms: other nodes on the command topic, returned, are an emergency stop."""
+    def _watch_command_topics(self) -> list[str]:
+        """Only this node may command the arms: other nodes on a command topic, returned, are an emergency stop."""
         own = self.get_fully_qualified_name()
-        found = self.get_publishers_info_by_topic(self._command.topic_name)
-        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
-        others, doubtful = inputs.foreign_commanders(own, names)
+        others: list[str] = []
+        doubts: list[str] = []
+        for topic in self.robot.command_topics:
+            found = self.get_publishers_info_by_topic(topic)
+            names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+            strangers, doubtful = inputs.foreign_commanders(own, names)
+            where = self.resolve_topic_name(topic)
+            others += [f"{', '.join(strangers)} publishes on {where} too"] if strangers else []
+            doubts += [f"{where}: {doubtful}"] if doubtful else []
         if others:
-            reason = f"{', '.join(others)} publishes on {self._command.topic_name} too: only {own} may command the arms"
+            reason = f"{'; '.join(others)}: only {own} may command the arms"
             self.watchdog.refuse(inputs.COMMAND_TOPIC, reason)
-            if not self.core.estop_reason:
+            if not self.core.estop_reason and not self.parameters.dry_run:
                 self._stop(reason)
-        elif doubtful:
-            self.watchdog.refuse(inputs.COMMAND_TOPIC, doubtful)
+        elif doubts:
+            self.watchdog.refuse(inputs.COMMAND_TOPIC, "; ".join(doubts))
         else:
             self.watchdog.heard(inputs.COMMAND_TOPIC, self._now_s())
         return others
@@ -286,11 +304,29 @@ class ChunkExecutorNode(Node):
         if tick.joint_target is not None:
             self._last_target = tick.joint_target
             self._answered_ns = self._state.stamp_ns if self._state else -1
-            self._command.publish(command_message(self._last_target, self._answered_ns))
+            self._holding = tick.executed is None or tick.executed.source == Source.HOLD
+            self._send(self._last_target, self._answered_ns, self._holding)
+        elif not self._holding and self._last_target is not None and not self.lockstep:
+            self._holding = True
+            self._send_stop()
         if tick.request is not None:
             self._requests.publish(messages.request_message(tick.request, self.robot.frame))
         if tick.executed is not None:
             self._executed.publish(messages.executed_message(tick.executed, self.robot.frame, self.robot.joint_names))
+
+    def _send(self, target: np.ndarray, answers_ns: int, holding: bool) -> None:
+        """Command the arms. Nothing is sent in a dry run."""
+        measured = self._state.q if self._state is not None else target
+        command = Command(target, measured, holding, answers_ns)
+        for encoder, publisher in self._drivers:
+            publisher.publish(encoder.encode(command))
+
+    def _send_stop(self) -> None:
+        """Nothing new can be commanded: drivers of positions keep their last one, those of speeds are told 0."""
+        command = Command(self._last_target, self._last_target, True, self._answered_ns)
+        for encoder, publisher in self._drivers:
+            if encoder.speed:
+                publisher.publish(encoder.encode(command))
 
     # ---- state
 
@@ -300,7 +336,7 @@ class ChunkExecutorNode(Node):
         self._control_state.publish(message)
 
     def _heartbeat(self) -> None:
-        self._watch_command_topic()
+        self._watch_command_topics()
         self._show_state()
         core, now = self.core, self._now_s()
         fault = self.watchdog.first_fault(now, apart_from=core.not_needed())
@@ -309,8 +345,10 @@ class ChunkExecutorNode(Node):
             level, text = ERROR, f"emergency stop: {core.estop_reason}"
         elif fault:
             level, text = ERROR, fault
-        elif self._missed:
+        elif self._missed or self.parameters.dry_run:
             level = WARN
+        if self.parameters.dry_run:
+            text = f"DRY RUN, nothing is sent to the arms; {text}"
         late = np.percentile(self._lateness_s, (50, 99)) * 1e3 if self._lateness_s else (0.0, 0.0)
         self._health.set(
             level,

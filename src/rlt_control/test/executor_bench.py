@@ -66,11 +66,11 @@ class Peer(Node):
 class Bench:
     """Executor node and peer in one executor. With `moved_clock` the node's clock is `now_s`, which the test moves."""
 
-    def __init__(self, context, robot=CONFIG / "robots" / "sim.yaml", moved_clock=False):
+    def __init__(self, context, robot=CONFIG / "robots" / "sim.yaml", moved_clock=False, dry_run=False):
         self.now_s = 100.0
         parameters = {"robot": robot, "task": CONFIG / "tasks" / "screw.yaml"}
         overrides = [Parameter(name, value=str(value)) for name, value in parameters.items()]
-        overrides.append(Parameter("request_retry_s", value=0.2))
+        overrides += [Parameter("request_retry_s", value=0.2), Parameter("dry_run", value=dry_run)]
         now_s = (lambda: self.now_s) if moved_clock else time.monotonic
         self.node = ChunkExecutorNode(now_s, context=context, parameter_overrides=overrides)
         self.peer = Peer(context)
@@ -78,7 +78,9 @@ class Bench:
         self.executor.add_node(self.node)
         self.executor.add_node(self.peer)
         self.step = 0
-        self.until(lambda: all(p.get_subscription_count() for p in self.peer.talk.values()), "matched endpoints")
+        unheard = () if topics.JOINT_STATES in self.node._sources.topics else (JointState,)
+        talk = [publisher for kind, publisher in self.peer.talk.items() if kind not in unheard]
+        self.until(lambda: all(publisher.get_subscription_count() for publisher in talk), "matched endpoints")
         self.until(lambda: self.peer.estop.service_is_ready() and self.peer.reset.service_is_ready(), "services")
 
     def until(self, condition, what):

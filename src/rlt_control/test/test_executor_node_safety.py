@@ -215,7 +215,7 @@ def test_joint_states_that_are_broken_hold_at_once(robot):
     robot.joints(position=[float("nan"), *HOME[1:]])
     robot.until(lambda: robot.node.watchdog.fault("joint_states", robot.now_s), "the refusal")
     assert robot.tick() is None
-    assert robot.diagnosis()[0] == "joint_states: left_waist is not finite"
+    assert robot.diagnosis()[0] == "joint_states: positions of left_waist is not finite"
 
 
 def test_a_broken_chunk_holds_and_diagnostics_say_why(robot):
@@ -265,7 +265,7 @@ def test_a_human_s_commands_hold_when_they_stop_or_make_no_sense(robot):
 def test_another_node_on_the_command_topic_is_an_emergency_stop_that_names_it(robot):
     robot.go()
     intruder = Node("moveit_servo", context=robot.peer.context)
-    topic = robot.node.robot.command_topic
+    topic = robot.node.robot.command_topics[0]
     intruder.create_publisher(Float64MultiArray, topic, topics.QOS_CONTROL)
     robot.until(lambda: robot.node.count_publishers(topic) == 2, "the graph to know it")
     robot.until(lambda: stopped(robot), "the stop, by the node's own look-out")

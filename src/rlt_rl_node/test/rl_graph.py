@@ -53,7 +53,7 @@ def write_files(folder: Path, tick: str = "joint_states", vla_hash: str = HASH) 
     robot = {
         "name": "tiny",
         "tick": tick,
-        "command_topic": "commands",
+        "drivers": [{"type": "joint_positions", "topic": "commands"}],
         "kinematics": "arms.xml",
         "joint_names": ["j", "g"],
         "arms": [

@@ -86,7 +86,7 @@ class SimRobotNode(Node):
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.lockstep else topics.QOS_SENSOR
         self._cameras = [self.create_publisher(Image, c.topic, camera_qos) for c in self.robot.cameras]
         self._state = self.create_publisher(SimulationState, topics.SIMULATION_STATE, topics.QOS_CONTROL)
-        self.create_subscription(Float64MultiArray, self.robot.command_topic, self._on_command, topics.QOS_CONTROL)
+        self.create_subscription(Float64MultiArray, self.robot.command_topics[0], self._on_command, topics.QOS_CONTROL)
         self.create_service(ResetScene, topics.SERVICE_RESET_SCENE, self._on_reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         if self.lockstep:

@@ -42,7 +42,7 @@ def lockstep():
     rclpy.init()
     files = {"robot": str(CONFIG / "robots/sim.yaml"), "task": str(CONFIG / "tasks/screw.yaml"), "gate_steps": 0}
     sim = SimRobotNode(parameter_overrides=[Parameter(name, value=value) for name, value in files.items()])
-    peer = Executor(sim.robot.command_topic)
+    peer = Executor(sim.robot.command_topics[0])
     executor = SingleThreadedExecutor()
     for node in (sim, peer):
         executor.add_node(node)

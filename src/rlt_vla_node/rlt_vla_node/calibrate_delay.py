@@ -54,17 +54,20 @@ def positions_of(message: JointState, joints: tuple[str, ...]) -> list[float]:
     return [positions[joint] for joint in joints]
 
 
-def listener(recording: MotionRecording, camera: CameraConfig, joints: tuple[str, ...]) -> CameraListener:
+def listener(
+    recording: MotionRecording, robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...]
+) -> CameraListener:
     """A node that fills the recording. rclpy must be running."""
     return CameraListener(
         "calibrate_delay",
+        robot,
         [camera],
         lambda stamp_ns, message: recording.on_state(stamp_ns, positions_of(message, joints)),
         lambda _, stamp_ns, data, __: recording.on_image(stamp_ns, read_image(data, camera)),
     )
 
 
-def record(camera: CameraConfig, joints: tuple[str, ...], seconds: float) -> MotionRecording:
+def record(robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...], seconds: float) -> MotionRecording:
     """What comes in `seconds`, by the stamps. Raises CalibrationError when that is not enough."""
     recording = MotionRecording()
     said = 0.0
@@ -76,7 +79,7 @@ def record(camera: CameraConfig, joints: tuple[str, ...], seconds: float) -> Mot
             print(f"{said:.0f} of {seconds:.0f} s, {recording.images} images: keep moving the arm", flush=True)
         return recording.seconds >= seconds
 
-    node = listener(recording, camera, joints)
+    node = listener(recording, robot, camera, joints)
     try:
         listen(node, done, PATIENCE * seconds)
         if not done():
@@ -106,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         robot = load_robot(options.robot)
         camera, joints = camera_of(robot, options.camera), joints_of(robot, options.arm)
         print(f"move the arm in view of camera {camera.name} for {options.seconds:g} s: irregularly, with stops")
-        found = record(camera, joints, options.seconds).estimate()
+        found = record(robot, camera, joints, options.seconds).estimate()
     except (ParameterError, CalibrationError) as error:
         sys.exit(f"calibrate_delay: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):

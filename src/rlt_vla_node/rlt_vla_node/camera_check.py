@@ -112,7 +112,7 @@ class CameraCheck:
 def check(robot: RobotConfig, seconds: float, sheet: Path | None) -> int:
     """Listen, print, write the contact sheet. Returns the number of problems. rclpy must be running."""
     state = CameraCheck(robot)
-    node = CameraListener("camera_check", robot.cameras, state.on_state, state.on_image)
+    node = CameraListener("camera_check", robot, robot.cameras, state.on_state, state.on_image)
     try:
         listen(node, lambda: False, seconds)
         silence = {camera.name: node.silence(camera) for camera in robot.cameras}

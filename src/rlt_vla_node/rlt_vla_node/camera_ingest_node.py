@@ -26,13 +26,14 @@ from rlt_common import topics
 from rlt_common.codecs import CodecError, ObservationData, observation_to_msg, stamp_ns
 from rlt_common.config import CameraConfig, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
+from rlt_common.joint_states import JointStateError, JointStateSources
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import Observation
 from rlt_vla_node.camera_messages import image_type, read_image
 from rlt_vla_node.camera_timing import CameraTiming, timing_problems
 from rlt_vla_node.exposure import ExposureWatch
-from rlt_vla_node.proprioception import JointStateError, Proprioception
+from rlt_vla_node.proprioception import Proprioception
 from rlt_vla_node.synchroniser import (
     CompleteSet,
     Synchroniser,
@@ -85,17 +86,23 @@ class CameraIngestNode(Node):
         self._refusal = ""
         self._health = Health(self)
         self._publisher = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_OBSERVATION)
-        self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
+        self._sources = JointStateSources(self.robot)
+        for topic in self._sources.topics:
+            self.create_subscription(JointState, topic, partial(self._on_joint_states, topic), topics.QOS_STREAM)
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.robot.tick == "joint_states" else topics.QOS_SENSOR
         for camera in self.robot.cameras:
             callback = partial(self._on_image, camera)
             self.create_subscription(image_type(camera), camera.topic, callback, camera_qos, raw=True)
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _on_joint_states(self, message: JointState) -> None:
+    def _on_joint_states(self, topic: str, part: JointState) -> None:
+        now = time.monotonic()
         try:
-            now, stamp = time.monotonic(), stamp_ns(message.header.stamp)
-        except CodecError as error:
+            message = self._sources.take(topic, part, now)
+            if message is None:
+                return
+            stamp = stamp_ns(message.header.stamp)
+        except (CodecError, JointStateError) as error:
             self._refuse(f"{topics.JOINT_STATES}: {error}")
             return
         self._watchdog.heard(topics.JOINT_STATES, now, stamp)

@@ -1,6 +1,6 @@
 """What the camera commands hear: joint states and cameras, as the ingest takes them. It publishes nothing but logs.
 
-Subscribes  joint_states (sensor_msgs/JointState), the cameras' topics
+Subscribes  the topics in `states` of the robot file (sensor_msgs/JointState), the cameras' topics
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from sensor_msgs.msg import JointState
 
 from rlt_common import topics
 from rlt_common.codecs import CodecError, stamp_ns
-from rlt_common.config import CameraConfig
+from rlt_common.config import CameraConfig, RobotConfig
+from rlt_common.joint_states import JointStateError, JointStateSources
 from rlt_vla_node.camera_messages import image_type
 from rlt_vla_node.synchroniser import cdr_stamp_ns
 
@@ -30,6 +31,7 @@ class CameraListener(Node):
 
     Args:
         name: of the node.
+        robot: whose states to listen to.
         cameras: to listen to.
         on_state: called with (stamp in ns, message).
         on_image: called with (camera, stamp in ns, serialised message, now in ns by the ROS clock).
@@ -38,6 +40,7 @@ class CameraListener(Node):
     def __init__(
         self,
         name: str,
+        robot: RobotConfig,
         cameras: Sequence[CameraConfig],
         on_state: Callable[[int, JointState], None],
         on_image: Callable[[CameraConfig, int, bytes, int], None],
@@ -46,15 +49,19 @@ class CameraListener(Node):
         self._on_state, self._on_image = on_state, on_image
         self.refused: dict[str, str] = {}
         """Topic or camera -> why its newest unusable message was refused."""
-        self.create_subscription(JointState, topics.JOINT_STATES, self._state, topics.QOS_STREAM)
+        self._sources = JointStateSources(robot)
+        for topic in self._sources.topics:
+            self.create_subscription(JointState, topic, partial(self._state, topic), topics.QOS_STREAM)
         for camera in cameras:
             callback = partial(self._image, camera)
             self.create_subscription(image_type(camera), camera.topic, callback, topics.QOS_SENSOR, raw=True)
 
-    def _state(self, message: JointState) -> None:
+    def _state(self, topic: str, part: JointState) -> None:
         try:
-            self._on_state(stamp_ns(message.header.stamp), message)
-        except CodecError as error:
+            message = self._sources.take(topic, part, time.monotonic())
+            if message is not None:
+                self._on_state(stamp_ns(message.header.stamp), message)
+        except (CodecError, JointStateError) as error:
             self.refused[topics.JOINT_STATES] = str(error)
 
     def _image(self, camera: CameraConfig, data: bytes) -> None:

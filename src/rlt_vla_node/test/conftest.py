@@ -69,7 +69,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
     robot_path, task_path = folder / "robot.yaml", folder / "task.yaml"
     robot_path.write_text(
         f"name: tiny\njoint_names: [{', '.join(joints)}]\narms:\n{arms}cameras:\n{cameras}kinematics: arms.xml\n"
-        "command_topic: commands\ntick: joint_states\ncamera_tolerance_s: 0.0\n"
+        "drivers: [{type: joint_positions, topic: commands}]\ntick: joint_states\ncamera_tolerance_s: 0.0\n"
     )
     task_path.write_text(
         "name: tiny_task\ninstruction: move\nvla_state: [ee_pose, joint_effort]\n"

@@ -104,7 +104,7 @@ def test_over_dds_the_listener_hears_and_names_a_wrong_transport(start, robot):
         (topics.JOINT_STATES, JointState, topics.QOS_CONTROL),
         ("base/image_raw", Image, qos_profile_sensor_data),
     )
-    rig = Rig(CameraListener("camera_check", robot.cameras, check.on_state, check.on_image), Probe((), inputs))
+    rig = Rig(CameraListener("camera_check", robot, robot.cameras, check.on_state, check.on_image), Probe((), inputs))
     context = rclpy.Context()  # a participant of its own: one cannot have two types on a topic
     rclpy.init(context=context)
     driver = rclpy.create_node("driver", context=context)

@@ -115,7 +115,7 @@ def test_the_node_records_what_is_on_the_topics_and_publishes_no_command(start, 
         (topics.JOINT_STATES, JointState, topics.QOS_CONTROL),
         (camera.topic, Image, qos_profile_sensor_data),
     )
-    rig = Rig(listener(recording, camera, joints_of(cell.robot, "")), Probe((), inputs))
+    rig = Rig(listener(recording, cell.robot, camera, joints_of(cell.robot, "")), Probe((), inputs))
     try:
         rig.until(rig.probe.matched, "discovery")
         for step, angle in enumerate(irregular(600)):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from rlt_common.joint_states import JointStateError
 from rlt_common.kinematics import ArmChain, ArmKinematics
 from rlt_common.rotations import rotation_matrix, rotation_vector
 from rlt_vla_node.images import fit_image
-from rlt_vla_node.proprioception import JointStateError, Proprioception
+from rlt_vla_node.proprioception import Proprioception
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def test_missing_joints_quantities_and_values_that_are_not_finite_are_named(prop
     zeros = np.zeros(14)
     with pytest.raises(JointStateError, match="no joint 'right_gripper'"):
         proprioception.blocks(names[:-1], zeros[:-1], zeros[:-1], zeros[:-1])
-    with pytest.raises(JointStateError, match="0 effort values for 14 joints"):
+    with pytest.raises(JointStateError, match="0 efforts for 14 names"):
         proprioception.blocks(names, zeros, zeros, [])
     bad = zeros.copy()
     bad[2] = np.inf
-    with pytest.raises(JointStateError, match="velocity of left_elbow is not finite"):
+    with pytest.raises(JointStateError, match="velocities of left_elbow is not finite"):
         proprioception.blocks(names, zeros, bad, zeros)
 
 

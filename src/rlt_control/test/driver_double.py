@@ -1,0 +1,132 @@
+"""Arm drivers' doubles: they speak the drivers' own types over DDS, move at once where they are sent, and say so."""
+
+import sys
+import types
+from functools import partial
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from rlt_common import topics
+from rlt_common.codecs import to_time
+from rlt_common.kinematics import build_kinematics
+from rlt_common.rotations import rotation_matrix
+
+TYPES = {
+    "joint_positions": Float64MultiArray,
+    "joint_trajectory": JointTrajectory,
+    "joint_state": JointState,
+    "tool_pose": PoseStamped,
+    "tool_twist": TwistStamped,
+}
+
+
+class DriverDouble(Node):
+    """All drivers of one robot file. `q`: the joints in the robot's order; `heard`: topic -> messages."""
+
+    def __init__(self, robot, q, context):
+        super().__init__("driver_double", context=context)
+        self.robot, self.q = robot, np.array(q, dtype=float)
+        self.heard = {driver.topic: [] for driver in robot.drivers}
+        self._kinematics = build_kinematics(robot)
+        for driver in robot.drivers:
+            callback = partial(self._on_command, driver)
+            self.create_subscription(TYPES[driver.type], driver.topic, callback, topics.QOS_CONTROL)
+        self.states = [self.create_publisher(JointState, s.topic, topics.QOS_CONTROL) for s in robot.states]
+
+        arms = [arm for arm in robot.arms if arm.wrench_topic]
+        self.wrenches = [self.create_publisher(WrenchStamped, arm.wrench_topic, topics.QOS_SENSOR) for arm in arms]
+
+    def feel(self, stamp_ns):
+        """Every force sensor says: nothing touches."""
+        message = WrenchStamped()
+        message.header.stamp = to_time(stamp_ns)
+        for publisher in self.wrenches:
+            publisher.publish(message)
+
+    def _on_command(self, driver, message):
+        self.heard[driver.topic].append(message)
+        getattr(self, f"_{driver.type}")(driver, message)
+
+    def _columns(self, driver):
+        return [self.robot.joint_names.index(joint) for joint in self.robot.joints_of(driver)]
+
+    def _set(self, driver, values):
+        columns = self._columns(driver)
+        scale, offset = driver.scale or (1.0,) * len(columns), driver.offset or (0.0,) * len(columns)
+        self.q[columns] = (np.array(values) - offset) / scale
+
+    def _joint_positions(self, driver, message):
+        self._set(driver, message.data)
+
+    def _joint_trajectory(self, driver, message):
+        assert message.joint_names == list(driver.names or driver.joints)
+        assert message.header.stamp.sec == message.header.stamp.nanosec == 0
+        (point,) = message.points
+        assert point.time_from_start.nanosec == 40_000_000
+        self._set(driver, point.positions)
+
+    def _joint_state(self, driver, message):
+        assert message.name == list(driver.names or driver.joints)
+        self._set(driver, message.position)
+
+    def _frame(self, driver):
+        return self._kinematics.body_pose(driver.frame) if driver.frame else (np.zeros(3), np.eye(3))
+
+    def _reach(self, driver, position, rotation):
+        """The driver's own inverse kinematics, in its own frame."""
+        origin, axes = self._frame(driver)
+        targets = self._kinematics.forward(self.q)
+        arm = [arm.name for arm in self.robot.arms].index(driver.arm)
+        targets[arm] = (origin + axes @ position, axes @ rotation)
+        columns = self._columns(driver)
+        self.q[columns] = self._kinematics.inverse(self.q, targets, 50)[columns]
+
+    def _tool_pose(self, driver, message):
+        assert message.header.frame_id == driver.frame
+        p, o = message.pose.position, message.pose.orientation
+        angle = 2.0 * np.arctan2(np.linalg.norm([o.x, o.y, o.z]), o.w)
+        axis = np.array([o.x, o.y, o.z]) / max(np.linalg.norm([o.x, o.y, o.z]), 1e-12)
+        self._reach(driver, np.array([p.x, p.y, p.z]), rotation_matrix(angle * axis))
+
+    def _tool_twist(self, driver, message):
+        linear, angular = message.twist.linear, message.twist.angular
+        arm = [arm.name for arm in self.robot.arms].index(driver.arm)
+        origin, axes = self._frame(driver)
+        position, rotation = self._kinematics.forward(self.q)[arm]
+        position, rotation = axes.T @ (position - origin), axes.T @ rotation
+        dt = self.robot.period_s
+        turn = rotation_matrix(dt * np.array([angular.x, angular.y, angular.z]))
+        self._reach(driver, position + dt * np.array([linear.x, linear.y, linear.z]), turn @ rotation)
+
+    def say(self, index, stamp_ns):
+        """One driver's joint states, in its own names, units and order, with a joint that is none of ours."""
+        state = self.robot.states[index]
+        joints = state.joints or self.robot.joint_names
+        values = self.q[[self.robot.joint_names.index(joint) for joint in joints]]
+        values = values * (state.scale or 1.0) + (state.offset or 0.0)
+        names = list(state.names or joints)
+        message = JointState(name=[*reversed(names), "lift"], position=[*values[::-1], 9.0])
+        message.velocity = message.effort = [0.0] * len(message.name)
+        message.header.stamp = to_time(stamp_ns)
+        self.states[index].publish(message)
+
+
+def stand_in_for_interbotix(monkeypatch):
+    """Classes with the fields of interbotix_xs_msgs, which is not installed here; they cannot go over DDS."""
+
+    class JointGroupCommand:
+        def __init__(self, name, cmd):
+            self.name, self.cmd = name, cmd
+
+    class JointSingleCommand(JointGroupCommand):
+        pass
+
+    package, messages = types.ModuleType("interbotix_xs_msgs"), types.ModuleType("interbotix_xs_msgs.msg")
+    messages.JointGroupCommand, messages.JointSingleCommand = JointGroupCommand, JointSingleCommand
+    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs", package)
+    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", messages)

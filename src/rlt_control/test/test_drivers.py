@@ -1,0 +1,298 @@
+"""Every robot file's drivers: what they are sent, in their own types, and their doubles moved by the real executor."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import yaml
+from driver_double import DriverDouble, stand_in_for_interbotix
+from executor_bench import CONFIG, Bench, stopped
+from rclpy.node import Node
+from std_msgs.msg import Bool, Float64MultiArray
+
+from rlt_common import topics
+from rlt_common.codecs import floats
+from rlt_common.config import load_robot
+from rlt_common.kinematics import build_kinematics
+from rlt_common.parameters import ParameterError
+from rlt_control.drivers import build_encoders
+from rlt_control.drivers.encoder import Command
+from rlt_msgs.msg import ChunkRequest, EpisodeState, ExecutedAction
+
+ROBOTS = CONFIG / "robots"
+HOMES = {  # per arm, as the robot files' home poses were taken at
+    "aloha": [0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.04],
+    "dual_ur5e": [0.0, -1.5708, 1.9, -1.9, -1.5708, 0.0, 0.04],
+    "dual_ros2_control": [0.0, -1.5708, 1.9, -1.9, -1.5708, 0.0, 0.04],
+    "dual_franka": [0.0, -0.7854, 0.0, -2.3562, 0.0, 1.5708, 0.7854, 0.02],
+}
+OVER_DDS = ("dual_ur5e", "dual_ros2_control", "dual_franka")
+
+
+def home(name):
+    return np.array(HOMES[name] * 2)
+
+
+def twist_file(tmp_path):
+    """The generic robot behind MoveIt Servo."""
+    values = yaml.safe_load((ROBOTS / "dual_ros2_control.yaml").read_text())
+    grippers = [driver for driver in values["drivers"] if driver["type"] == "joint_positions"]
+    servos = [
+        {"type": "tool_twist", "topic": f"{arm}/servo_node/delta_twist_cmds", "arm": arm, "frame": f"{arm}_mount"}
+        for arm in ("left", "right")
+    ]
+    values["drivers"] = servos + grippers
+    values["kinematics"] = str(ROBOTS / values["kinematics"])
+    path = tmp_path / "servo.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def crisp_joint_file(tmp_path):
+    """Frankas behind crisp's target_joint, in one namespace by prefix."""
+    values = yaml.safe_load((ROBOTS / "dual_franka.yaml").read_text())
+    for driver in values["drivers"]:
+        if driver["type"] == "tool_pose":
+            arm = driver["arm"]
+            joints = [f"{arm}_fr3_joint{i}" for i in range(1, 8)]
+            driver.clear()
+            driver.update(type="joint_state", topic=f"{arm}/target_joint", joints=joints)
+            driver["names"] = [joint.removeprefix(f"{arm}_") for joint in joints]
+    values["kinematics"] = str(ROBOTS / values["kinematics"])
+    path = tmp_path / "crisp_joint.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+FILES = {
+    **{name: (name, lambda _, name=name: ROBOTS / f"{name}.yaml") for name in OVER_DDS},
+    "servo": ("dual_ros2_control", twist_file),
+    "crisp_joint": ("dual_franka", crisp_joint_file),
+}
+
+
+class Cell(Bench):
+    """The real executor node on a robot's timer, with the double of its drivers. The test moves clock and ticks."""
+
+    def __init__(self, context, robot, q):
+        super().__init__(context, robot=robot, moved_clock=True)
+        self.double = DriverDouble(self.node.robot, q, context)
+        self.executor.add_node(self.double)
+        self.state = EpisodeState(episode_id=1, epoch=1, phase=EpisodeState.PHASE_RESETTING, execute_steps=4)
+        readers = [*self.double.states, *self.double.wrenches]
+        self.until(lambda: all(p.get_subscription_count() for p in readers), "readers of states and wrenches")
+        topics_ = list(self.double.heard)
+        self.until(lambda: all(self.double.count_publishers(topic) for topic in topics_), "command publishers")
+
+    def period(self):
+        """One control period: states in, tick, commands at the drivers. Returns how many each driver heard."""
+        self.now_s += 0.02
+        stamp = round(self.now_s * 1e9)
+        for index in range(1, len(self.double.states)):
+            self.double.say(index, stamp)
+            source = self.node._sources._sources[index]
+            self.until(lambda source=source: source.age_s(self.now_s) == 0.0, "the other drivers' states")
+        self.double.feel(stamp)
+        for arm in self.node.robot.arms:
+            if arm.wrench_topic:
+                name = f"wrench.{arm.name}"
+                self.until(lambda name=name: self.node.watchdog.age_s(name, self.now_s) == 0.0, name)
+        self.double.say(0, stamp)
+        self.say(self.state)
+        self.until(lambda: self.node._state is not None and self.node._state.stamp_ns == stamp, "the robot's state")
+        self.until(lambda: self.node.watchdog.age_s("episode_state", self.now_s) == 0.0, "the manager's word")
+        before = {topic: len(messages) for topic, messages in self.double.heard.items()}
+        self.node.timer_tick(0.0)
+        self.until(
+            lambda: all(len(messages) > before[topic] for topic, messages in self.double.heard.items()),
+            "a command at every driver",
+        )
+
+    def go(self, per_step):
+        """An episode under way with a long chunk in play that moves both arms by `per_step` (7,)."""
+        self.period()
+        self.state.phase = EpisodeState.PHASE_BASE
+        for _ in range(20):
+            self.period()
+            self.executor.spin_once(timeout_sec=0.05)
+            if self.heard(ChunkRequest):
+                break
+        assert self.heard(ChunkRequest), self.node.core.hold_reason
+        rows = np.tile(np.array(per_step, np.float32), (200, 2))
+        self.chunk(self.request(), rows=200, actions=floats(rows), reference=floats(rows))
+        self.until(lambda: self.node.watchdog.age_s("action_chunk", self.now_s) is not None, "the chunk")
+
+
+@pytest.fixture(params=list(FILES))
+def cell(request, tmp_path):
+    name, make = FILES[request.param]
+    with Cell.running(robot=make(tmp_path), q=home(name)) as made:
+        yield made
+        made.double.destroy_node()
+
+
+def tools(cell):
+    return [position for position, _ in build_kinematics(cell.node.robot).forward(cell.double.q)]
+
+
+def test_the_drivers_double_goes_where_the_chunk_says_holds_and_stops(cell):
+    grippers = [cell.node.robot.joint_names.index(arm.gripper) for arm in cell.node.robot.arms]
+    begun, grips = tools(cell), cell.double.q[grippers].copy()
+    cell.go([0.002, 0.0, 0.001, 0.0, 0.0, 0.0, -0.0005])
+    for _ in range(10):
+        cell.period()
+    cell.until(lambda: len(cell.heard(ExecutedAction)) == cell.node.core.step, "the executed actions")
+    steps = [m for m in cell.heard(ExecutedAction) if m.source == ExecutedAction.SOURCE_RL]
+    went = np.sum([m.action for m in steps], axis=0).reshape(2, 7)
+    assert len(steps) >= 10
+    assert (went[:, 0] > 0.01).all()
+    for now, before, sent in zip(tools(cell), begun, went, strict=True):
+        np.testing.assert_allclose(now - before, sent[:3], atol=2e-3)
+    np.testing.assert_allclose(cell.double.q[grippers] - grips, went[:, 6], atol=1e-5)
+
+    at = cell.node._state.q  # where the arms were measured last
+    cell.say(Bool(data=True))
+    cell.until(lambda: stopped(cell), "the stop")
+    for _ in range(5):
+        cell.period()
+    speeds = any(encoder.speed for encoder, _ in cell.node._drivers)  # those stay where speed 0 found them, a step on
+    np.testing.assert_allclose(cell.double.q, at, atol=1e-2 if speeds else 2e-4)
+
+
+def test_a_second_commander_on_any_driver_s_topic_is_an_emergency_stop(cell):
+    topic = cell.node.robot.command_topics[-1]
+    stranger = Node("old_script", context=cell.peer.context)
+    kind = type(next(e for e, p in cell.node._drivers if e.topic == topic).encode(command(cell.node.robot)))
+    stranger.create_publisher(kind, topic, topics.QOS_CONTROL)
+    try:
+        cell.until(lambda: "old_script" in str(cell.node._watch_command_topics()), "discovery")
+        assert f"/old_script publishes on /{topic} too" in cell.node.core.estop_reason
+    finally:
+        stranger.destroy_node()
+
+
+def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
+    path = ROBOTS / "dual_ros2_control.yaml"
+    with Bench.running(robot=path, moved_clock=True, dry_run=True) as bench:
+        double = DriverDouble(bench.node.robot, home("dual_ros2_control"), bench.peer.context)
+        bench.executor.add_node(double)
+        bench.until(lambda: all(p.get_subscription_count() for p in double.states), "state readers")
+        assert not any(double.count_publishers(topic) for topic in double.heard)
+        for phase in (EpisodeState.PHASE_RESETTING, EpisodeState.PHASE_BASE):
+            bench.now_s += 0.02
+            double.say(0, round(bench.now_s * 1e9))
+            bench.episode(phase)
+        bench.until(lambda: bench.node._state is not None, "the robot's state")
+        bench.node.timer_tick(0.0)
+        bench.chunk(bench.request(), first_step=0, rows=4, actions=floats(np.full((4, 14), 1e-3)))
+        bench.until(lambda: bench.node.watchdog.age_s("action_chunk", bench.now_s) is not None, "the chunk")
+        bench.node.timer_tick(0.0)
+        bench.until(lambda: bench.heard(ExecutedAction), "the executed action")
+        bench.node._heartbeat()
+        assert "DRY RUN" in bench.node._health._status.message
+        double.destroy_node()
+
+
+def command(robot, q=None, holding=False):
+    q = np.zeros(len(robot.joint_names)) if q is None else q
+    return Command(target=q, measured=q, holding=holding, stamp_ns=5)
+
+
+def test_aloha_speaks_the_interbotix_sdk(monkeypatch):
+    robot = load_robot(ROBOTS / "aloha.yaml")
+    stand_in_for_interbotix(monkeypatch)
+    left, left_gripper, _, right_gripper = build_encoders(robot)
+    q = home("aloha")
+    q[6], q[13] = 0.01844, 0.058
+    message = left.encode(command(robot, q))
+    assert (message.name, type(message).__name__) == ("arm", "JointGroupCommand")
+    np.testing.assert_allclose(message.cmd, q[:6], atol=1e-6)
+    closed, open_ = left_gripper.encode(command(robot, q)), right_gripper.encode(command(robot, q))
+    assert (closed.name, type(closed).__name__) == ("gripper", "JointSingleCommand")
+    assert closed.cmd == pytest.approx(-0.6213, abs=2e-3)  # ALOHA's constants
+    assert open_.cmd == pytest.approx(1.4910, abs=2e-3)
+
+
+def test_a_driver_whose_messages_are_not_installed_says_which_package_is_missing():
+    with pytest.raises(ParameterError, match="interbotix_xs_msgs/msg/JointGroupCommand, which is not installed"):
+        build_encoders(load_robot(ROBOTS / "aloha.yaml"))
+
+
+def test_a_driver_of_speeds_is_told_zero_when_nothing_can_be_commanded(tmp_path):
+    robot = load_robot(twist_file(tmp_path))
+    servo = build_encoders(robot)[0]
+    q = home("dual_ros2_control")
+    servo.encode(command(robot, q))
+    ahead = q.copy()
+    ahead[0] += 0.001
+    moving = servo.encode(dataclasses.replace(command(robot, ahead), measured=q))
+    assert abs(moving.twist.angular.z) > 0.01
+    still = servo.encode(command(robot, ahead, holding=True)).twist
+    assert not any(getattr(part, axis) for part in (still.linear, still.angular) for axis in "xyz")
+    assert servo.speed
+
+
+def test_speeds_are_never_above_the_step_limits(tmp_path):
+    robot = load_robot(twist_file(tmp_path))
+    servo = build_encoders(robot)[0]
+    q = home("dual_ros2_control")
+    servo.encode(command(robot, q))
+    twist = servo.encode(dataclasses.replace(command(robot, q + 0.3), measured=q - 0.5)).twist
+    fastest = robot.limits.step_translation / robot.period_s, robot.limits.step_rotation / robot.period_s
+    for part, limit in ((twist.linear, fastest[0]), (twist.angular, fastest[1])):
+        assert max(abs(getattr(part, axis)) for axis in "xyz") <= limit + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"type": "joint_position"}, "choose one of"),
+        ({"group": "arm"}, "group belongs to"),
+        ({"joints": ["left_gripper"], "scale": [0.0]}, "no scale 0"),
+        ({"joints": ["left_gripper"]}, "'left_waist' is in none of them"),
+        ({"joints": ["left_gripper", "nose"]}, "'nose' is not in joint_names"),
+        ({"names": ["a"]}, "names means nothing to it"),
+        ({"arm": "left"}, "arm belongs to"),
+        ({"type": "tool_pose", "arm": "middle"}, "unknown arm 'middle'"),
+        ({"topic": ""}, "name the driver's command topic"),
+        ({"speed": 1}, "unknown key 'speed'"),
+    ],
+)
+def test_a_driver_that_makes_no_sense_is_refused(tmp_path, change, says):
+    values = yaml.safe_load((ROBOTS / "sim.yaml").read_text())
+    values["drivers"] = [{**values["drivers"][0], **change}]
+    values["kinematics"] = str(ROBOTS / values["kinematics"])
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ParameterError, match=says):
+        load_robot(path)
+
+
+def test_a_joint_with_two_drivers_is_refused(tmp_path):
+    values = yaml.safe_load((ROBOTS / "sim.yaml").read_text())
+    values["drivers"].append({"type": "joint_positions", "topic": "gripper", "joints": ["left_gripper"]})
+    values["kinematics"] = str(ROBOTS / values["kinematics"])
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        ParameterError, match="'left_gripper' is in forward_position_controller/commands and in gripper"
+    ):
+        load_robot(path)
+
+
+def test_a_tool_driver_s_frame_must_stand_still(tmp_path):
+    values = yaml.safe_load((ROBOTS / "dual_franka.yaml").read_text())
+    values["drivers"][0]["frame"] = "left_fr3_flange"
+    values["kinematics"] = str(ROBOTS / values["kinematics"])
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match="'left_fr3_flange' of the kinematics model moves"):
+        build_encoders(load_robot(path))
+
+
+def test_the_simulator_s_driver_is_the_forward_command_controller_s():
+    robot = load_robot(ROBOTS / "sim.yaml")
+    (encoder,) = build_encoders(robot)
+    assert encoder.message_type is Float64MultiArray
+    q = np.arange(14.0)
+    assert list(encoder.encode(command(robot, q)).data) == q.tolist()
