@@ -14,6 +14,7 @@ row `camera <name>`.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,7 +32,7 @@ from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_msgs.msg import Observation
 from rlt_vla_node.camera_messages import image_type, read_image
-from rlt_vla_node.camera_timing import CameraTiming, timing_problems
+from rlt_vla_node.camera_timing import CameraTiming, TimingReport, timing_problems
 from rlt_vla_node.exposure import ExposureWatch
 from rlt_vla_node.proprioception import Proprioception
 from rlt_vla_node.synchroniser import (
@@ -155,7 +156,7 @@ class CameraIngestNode(Node):
         skew_s = [(record.stamp_ns - complete.stamp_ns) * 1e-9 for record in complete.images]
         return observation_to_msg(data, [camera.encoding for camera in cameras], skew_s, self.robot.frame)
 
-    def _camera_warnings(self) -> str:
+    def _camera_warnings(self, timing: Mapping[str, TimingReport]) -> str:
         """What to do about pictures and clocks. Pictures are looked at here, not where observations are made."""
         for name, rgb in self._unseen.items():
             self._exposure[name].look(rgb)
@@ -164,13 +165,14 @@ class CameraIngestNode(Node):
         for camera in self.robot.cameras:
             problems = self._exposure[camera.name].problems()
             if self.robot.tick == "timer":
-                problems = timing_problems(camera, self._timing[camera.name].report()) + problems
+                problems = timing_problems(camera, timing[camera.name]) + problems
             found += [f"camera {camera.name}: {problem}" for problem in problems]
         return "; ".join(found)
 
     def _watch(self) -> None:
         now = time.monotonic()
-        warnings = self._camera_warnings()
+        timing = {name: own.report() for name, own in self._timing.items()}
+        warnings = self._camera_warnings(timing)
         counters = self._synchroniser.counters
         problems = self._synchroniser.problems(now)
         if problems:
@@ -195,12 +197,11 @@ class CameraIngestNode(Node):
             clock_resets=counters.clock_resets,
             **{f"images_{name}": count for name, count in counters.per_camera.items()},
             **{f"input {row.name}": row for row in self._watchdog.table(now)},
-            **{f"camera {name}": self._camera_row(name) for name in self._timing},
+            **{
+                f"camera {name}": f"{report}, {self._exposure[name].now or 'no exposure yet'}"
+                for name, report in timing.items()
+            },
         )
-
-    def _camera_row(self, name: str) -> str:
-        exposure = self._exposure[name].now
-        return f"{self._timing[name].report()}, {exposure or 'no exposure yet'}"
 
 
 def main() -> None:

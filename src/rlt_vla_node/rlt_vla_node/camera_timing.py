@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-import numpy as np
-
 from rlt_common.config import CameraConfig
 
 KEEP = 300
@@ -82,18 +80,19 @@ class CameraTiming:
         """The figures of now."""
         stamps = [stamp for stamp, _, _ in self._images]
         span_ns = stamps[-1] - stamps[0] if stamps else 0
-        ages, skews = [age for _, age, _ in self._images], list(self._skews_ns)
+        ages, skews = sorted(age for _, age, _ in self._images), sorted(self._skews_ns)
         return TimingReport(
             images=len(stamps),
             dropped=sum(missing for _, _, missing in self._images),
             rate_hz=(len(stamps) - 1) * 1e9 / span_ns if span_ns else None,
             age_s=(_percentile(ages, 50), _percentile(ages, 99)) if ages else None,
-            skew_s=(_percentile(skews, 50), _percentile([abs(skew) for skew in skews], 99)) if skews else None,
+            skew_s=(_percentile(skews, 50), _percentile(sorted(map(abs, skews)), 99)) if skews else None,
         )
 
 
-def _percentile(values_ns: list[int], percent: float) -> float:
-    return float(np.percentile(values_ns, percent)) * 1e-9
+def _percentile(rising_ns: list[int], percent: int) -> float:
+    """By nearest rank; s. numpy's takes ten times as long for so few values, and this runs beside the observations."""
+    return rising_ns[min(len(rising_ns) - 1, percent * len(rising_ns) // 100)] * 1e-9
 
 
 def timing_problems(camera: CameraConfig, report: TimingReport) -> list[str]:
