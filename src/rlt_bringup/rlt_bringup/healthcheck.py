@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -23,7 +23,7 @@ from rlt_common import topics
 from rlt_common.parameters import ParameterError
 
 LISTEN_S = 5.0
-"""Every node speaks once a second; the rest is for discovery on a busy machine."""
+"""Every node speaks once a second; the rest is for discovery on a busy machine, and for an error that passes."""
 
 
 def expected(nodes: Iterable[NodeSpec], namespace: str = "") -> list[str]:
@@ -32,7 +32,7 @@ def expected(nodes: Iterable[NodeSpec], namespace: str = "") -> list[str]:
     return [f"{own}/{node.name}".lstrip("/") for node in nodes if node.package.startswith("rlt_")]
 
 
-def complaints(names: Iterable[str], heard: Mapping[str, DiagnosticStatus]) -> list[str]:
+def complaints(names: Collection[str], heard: Mapping[str, DiagnosticStatus]) -> list[str]:
     """What is wrong, a line each: nodes of `names` that were not heard, or whose last word was an error."""
     lines = []
     for name in names:
@@ -44,8 +44,8 @@ def complaints(names: Iterable[str], heard: Mapping[str, DiagnosticStatus]) -> l
     return lines
 
 
-def listen(names: Iterable[str], seconds: float) -> dict[str, DiagnosticStatus]:
-    """The last status of every node that spoke within `seconds` of wall time, or until all of `names` have."""
+def listen(names: Collection[str], seconds: float) -> dict[str, DiagnosticStatus]:
+    """The last status of every node that spoke within `seconds` of wall time, or until there is no complaint."""
     node = Node("healthcheck", enable_rosout=False, start_parameter_services=False)
     heard: dict[str, DiagnosticStatus] = {}
 
@@ -53,8 +53,8 @@ def listen(names: Iterable[str], seconds: float) -> dict[str, DiagnosticStatus]:
         heard.update({status.name: status for status in message.status})
 
     node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, take, topics.QOS_CONTROL)
-    wanted, end = set(names), time.monotonic() + seconds
-    while not wanted <= set(heard) and (left := end - time.monotonic()) > 0.0:
+    end = time.monotonic() + seconds
+    while complaints(names, heard) and (left := end - time.monotonic()) > 0.0:
         rclpy.spin_once(node, timeout_sec=left)
     node.destroy_node()
     return heard
