@@ -28,6 +28,7 @@ from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.subscriptions import subscribe_to_driver
 from rlt_msgs.msg import Observation
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.proprioception import JointStateError, Proprioception
@@ -82,12 +83,12 @@ class CameraIngestNode(Node):
         self._refusal = ""
         self._health = Health(self)
         self._publisher = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_OBSERVATION)
-        self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
+        subscribe_to_driver(self, JointState, topics.JOINT_STATES, self._on_joint_states, topics.QOS_STREAM)
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.robot.tick == "joint_states" else topics.QOS_SENSOR
         for camera in self.robot.cameras:
             kind = CompressedImage if camera.compressed else Image
             callback = partial(self._on_image, camera.name)
-            self.create_subscription(kind, camera.topic, callback, camera_qos, raw=True)
+            subscribe_to_driver(self, kind, camera.topic, callback, camera_qos, raw=True)
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joint_states(self, message: JointState) -> None:
