@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
 
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import NodeSpec, describe, resolve
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="healthcheck", description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--seconds", type=float, default=LISTEN_S, help="how long to listen (default: %(default)s)")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(remove_ros_args(sys.argv)[1:] if arguments is None else arguments)
     stay_on_this_machine()
     try:
         options = options_from(parsed)
