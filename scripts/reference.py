@@ -42,6 +42,9 @@ def parameters_page() -> str:
         "An unknown name, a wrong type and a value out of range are errors that name it.",
         "A node's parameters are set under `nodes: <node>:` of the task file (dots are nested keys), or with",
         "`--ros-args -p`; the paths among them are given by the launch. All are read-only while the node runs.\n",
+        "What drivers publish (`joint_states`, camera topics, wrenches) is subscribed to with a quality of service",
+        "that can be fitted to the driver's: `qos_overrides./joint_states.subscription.reliability: best_effort` of",
+        "`chunk_executor` and `camera_ingest`, likewise `durability`, `history`, `depth`, by the topic's full name.\n",
     ]
     for title, module, name, text in FILES:
         lines += [f"## {title}\n", text + ".\n", *_class_tables(_class(module, name))]

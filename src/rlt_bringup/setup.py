@@ -31,6 +31,7 @@ setup(
         *config_files(),
     ],
     install_requires=["setuptools"],
+    extras_require={"test": ["pytest"]},  # by this `colcon test` knows how to test
     zip_safe=True,
     maintainer="RLT maintainers",
     maintainer_email="maintainers@rlt-ros.example",

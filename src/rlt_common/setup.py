@@ -11,6 +11,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
     ],
     install_requires=["setuptools"],
+    extras_require={"test": ["pytest"]},  # by this `colcon test` knows how to test
     zip_safe=True,
     maintainer="RLT maintainers",
     maintainer_email="maintainers@rlt-ros.example",

@@ -20,8 +20,8 @@ from rlt_common.parameters import ParameterError, param, validate
 from rlt_common.run_files import inside
 from rlt_teleop.joy_mapping import load_mapping
 
-MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy")
-GRAPH_MODES = ("collect", "train", "eval", "deploy")
+MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy", "dry_run")
+GRAPH_MODES = ("collect", "train", "eval", "deploy", "dry_run")
 HOSTS = ("all", "robot", "gpu")
 GPU_NODES = ("vla", "rl_policy", "rl_learner")  # the rest belongs beside the arms
 RESPAWN_DELAY_S = 1.0
@@ -52,7 +52,7 @@ class GraphOptions:
         "demo: everything from demonstrations to the comparison, in simulation; collect: a person demonstrates; "
         "adapt: adapt the VLA and train the RL token; train: warm-up and online RL; handoff: train the hand-off head "
         "from the operator's hand-offs; eval: no learning, the operator labels; deploy: no learning, no exploration, "
-        "the head hands off",
+        "the head hands off; dry_run: as eval, and nothing is sent to the arms, nothing recorded",
         choices=MODES,
     )
     episodes: bool = param(
@@ -225,19 +225,25 @@ COMMAND_NAMES = ("adapt", "handoff")
 
 
 def describe(resolved: Resolved) -> list[NodeSpec]:
-    """The nodes of a graph mode (collect, train, eval, deploy), in the order in which they are to be started."""
+    """The nodes of a graph mode (GRAPH_MODES), in the order in which they are to be started."""
     options = resolved.options
     if options.mode not in GRAPH_MODES:
         raise ParameterError(f"mode {options.mode!r} has no graph; it is run as one command")
     files = {"robot": str(resolved.robot_file), "task": str(resolved.task_file)}
     run = str(resolved.run)
     checkpoint = {"checkpoint": str(resolved.checkpoint), "run_seed": options.seed}
-    automatic = options.mode == "deploy" and options.auto_handoff
+    automatic, dry = options.mode == "deploy" and options.auto_handoff, options.mode == "dry_run"
+    if dry and resolved.lockstep:
+        raise ParameterError(
+            f"mode dry_run: {resolved.robot_file} is a simulation that waits for every command, and a dry run sends "
+            "none: take a robot with tick: timer"
+        )
+    record = options.record and not dry
     nodes: list[NodeSpec] = []
     if resolved.simulated:
         gate = {} if resolved.scripted else {"gate_steps": 0, "real_time_factor": 1.0}
         nodes.append(NodeSpec("rlt_sim", "sim_robot", "sim_robot", {**files, **gate}))
-    nodes.append(NodeSpec("rlt_control", "chunk_executor", "chunk_executor", files, respawn=False))
+    nodes.append(NodeSpec("rlt_control", "chunk_executor", "chunk_executor", {**files, "dry_run": dry}, respawn=False))
     if resolved.video_devices:
         nodes.append(NodeSpec("rlt_vla_node", "v4l2_camera", "v4l2_camera", {"robot": files["robot"]}))
     nodes.append(NodeSpec("rlt_vla_node", "camera_ingest", "camera_ingest", files))
@@ -259,17 +265,17 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                     "run_seed": options.seed,
                     "run_directory": run,
                     "vla_checkpoint": str(resolved.checkpoint),
-                    "freeze": options.mode in ("eval", "deploy"),
+                    "freeze": options.mode != "train",
                 },
             ),
         ]
-    purpose = {"collect": "collect", "train": "train", "eval": "evaluate", "deploy": "deploy"}[options.mode]
+    purpose = {"eval": "evaluate", "dry_run": "evaluate"}.get(options.mode, options.mode)
     nodes.append(
         NodeSpec(
             "rlt_teleop",
             "episode_manager",
             "episode_manager",
-            {**files, "run_directory": run, "record": options.record, "purpose": purpose, "seed": options.seed},
+            {**files, "run_directory": run, "record": record, "purpose": purpose, "seed": options.seed},
         )
     )
     if automatic:
@@ -279,7 +285,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
             "rlt_teleop", "joy_operator", "joy_operator", {"robot": files["robot"], "mapping": str(resolved.joy_file)}
         )
     )
-    if options.record:
+    if record:
         nodes.append(NodeSpec("rlt_teleop", "recorder", "recorder", {**files, "run_directory": run}))
     if resolved.scripted:
         nodes.append(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
 
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import NodeSpec, describe, resolve
@@ -23,7 +24,7 @@ from rlt_common import topics
 from rlt_common.parameters import ParameterError
 
 LISTEN_S = 5.0
-"""Every node speaks once a second; the rest is for discovery on a busy machine."""
+"""Every node speaks once a second; the rest is for discovery on a busy machine, and for an error that passes."""
 
 
 def expected(nodes: Iterable[NodeSpec], namespace: str = "") -> list[str]:
@@ -32,7 +33,7 @@ def expected(nodes: Iterable[NodeSpec], namespace: str = "") -> list[str]:
     return [f"{own}/{node.name}".lstrip("/") for node in nodes if node.package.startswith("rlt_")]
 
 
-def complaints(names: Iterable[str], heard: Mapping[str, DiagnosticStatus]) -> list[str]:
+def complaints(names: Collection[str], heard: Mapping[str, DiagnosticStatus]) -> list[str]:
     """What is wrong, a line each: nodes of `names` that were not heard, or whose last word was an error."""
     lines = []
     for name in names:
@@ -44,8 +45,8 @@ def complaints(names: Iterable[str], heard: Mapping[str, DiagnosticStatus]) -> l
     return lines
 
 
-def listen(names: Iterable[str], seconds: float) -> dict[str, DiagnosticStatus]:
-    """The last status of every node that spoke within `seconds` of wall time, or until all of `names` have."""
+def listen(names: Collection[str], seconds: float) -> dict[str, DiagnosticStatus]:
+    """The last status of every node that spoke within `seconds` of wall time, or until there is no complaint."""
     node = Node("healthcheck", enable_rosout=False, start_parameter_services=False)
     heard: dict[str, DiagnosticStatus] = {}
 
@@ -53,8 +54,8 @@ def listen(names: Iterable[str], seconds: float) -> dict[str, DiagnosticStatus]:
         heard.update({status.name: status for status in message.status})
 
     node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, take, topics.QOS_CONTROL)
-    wanted, end = set(names), time.monotonic() + seconds
-    while not wanted <= set(heard) and (left := end - time.monotonic()) > 0.0:
+    end = time.monotonic() + seconds
+    while complaints(names, heard) and (left := end - time.monotonic()) > 0.0:
         rclpy.spin_once(node, timeout_sec=left)
     node.destroy_node()
     return heard
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="healthcheck", description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--seconds", type=float, default=LISTEN_S, help="how long to listen (default: %(default)s)")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(remove_ros_args(sys.argv)[1:] if arguments is None else arguments)
     stay_on_this_machine()
     try:
         options = options_from(parsed)

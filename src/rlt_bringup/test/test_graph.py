@@ -253,3 +253,25 @@ def test_the_same_name_in_another_namespace_is_another_topic(tmp_path):
         )
     )
     assert resolve(GraphOptions(robot=str(path), run=str(tmp_path), namespace="left_cell")).simulated
+
+
+def test_a_dry_run_has_the_whole_graph_and_tells_the_executor(tmp_path):
+    options = GraphOptions(robot="dual_ros2_control", mode="dry_run", run=str(tmp_path))
+    nodes = {node.name: node for node in describe(resolve(options))}
+    assert nodes["chunk_executor"].parameters["dry_run"] is True
+    assert nodes["rl_learner"].parameters["freeze"] is True
+    assert {"vla", "rl_policy", "camera_ingest", "episode_manager"} <= set(nodes)
+    assert "recorder" not in nodes
+    assert nodes["episode_manager"].parameters["record"] is False
+
+
+def test_a_dry_run_of_the_lockstep_simulation_is_refused(tmp_path):
+    with pytest.raises(ParameterError, match="take a robot with tick: timer"):
+        describe(resolve(GraphOptions(mode="dry_run", run=str(tmp_path))))
+
+
+@pytest.mark.parametrize("robot", ["aloha", "dual_ur5e", "dual_ros2_control", "dual_franka"])
+def test_every_shipped_robot_makes_a_graph(tmp_path, robot):
+    resolved = resolve(GraphOptions(robot=robot, mode="train", run=str(tmp_path)))
+    assert not resolved.simulated
+    assert {"chunk_executor", "camera_ingest", "recorder"} <= {node.name for node in describe(resolved)}

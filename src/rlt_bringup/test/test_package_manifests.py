@@ -89,3 +89,21 @@ def test_nodes_are_installed_where_ros_looks_for_them(package):
     config.read(ROOT / "src" / package / "setup.cfg", encoding="utf-8")
     assert config["develop"]["script_dir"] == f"$base/lib/{package}"
     assert config["install"]["install_scripts"] == f"$base/lib/{package}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_colcon_test_finds_the_tests(package):
+    """colcon takes pytest only for packages whose setup.py asks for it, and else runs unittest, which finds none."""
+    text = (ROOT / "src" / package / "setup.py").read_text(encoding="utf-8")
+    assert 'extras_require={"test": ["pytest"]}' in text
+    manifest = ElementTree.parse(ROOT / "src" / package / "package.xml")
+    assert "python3-pytest" in {element.text for element in manifest.iter("test_depend")}
+
+
+@pytest.mark.parametrize("manifest", sorted(ROOT.glob("src/*/package.xml")), ids=lambda path: path.parent.name)
+def test_manifests_are_of_format_3_with_licence_and_maintainer(manifest):
+    root = ElementTree.parse(manifest).getroot()
+    assert root.get("format") == "3"
+    assert {"name", "version", "description", "maintainer", "license"} <= {element.tag for element in root}
+    assert root.find("name").text == manifest.parent.name
+    assert root.find("license").text == "Apache-2.0"

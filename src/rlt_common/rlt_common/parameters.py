@@ -151,7 +151,8 @@ def declare(node: Any, cls: type[T], prefix: str = "") -> T:
 def reject_unknown(node: Any) -> None:
     """Raise ParameterError when the node was given an override for a parameter that it does not declare.
 
-    Call it after everything is declared.
+    Call it after everything is declared. Overrides of a subscription's quality of service are declared with the
+    subscription: :func:`reject_unknown_qos` judges those, once the node is made.
     """
     overrides = node._parameter_overrides
     unknown = sorted(name for name in overrides if not node.has_parameter(name) and not name.startswith(_ROS_OWN))
@@ -159,6 +160,17 @@ def reject_unknown(node: Any) -> None:
         raise ParameterError(
             f"{node.get_name()} knows no parameter {unknown[0]!r}; "
             f"it has: {', '.join(sorted(p for p in node._parameters if not p.startswith(_ROS_OWN)))}"
+        )
+
+
+def reject_unknown_qos(node: Any) -> None:
+    """Raise ParameterError for a qos_overrides of a topic or a policy that the node does not let anybody override."""
+    given = (name for name in node._parameter_overrides if name.startswith("qos_overrides."))
+    unknown = sorted(name for name in given if not node.has_parameter(name))
+    if unknown:
+        known = sorted(name for name in node._parameters if name.startswith("qos_overrides."))
+        raise ParameterError(
+            f"{node.get_name()} knows no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}"
         )
 
 

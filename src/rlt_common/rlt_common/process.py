@@ -10,7 +10,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from rlt_common.parameters import ParameterError
+from rlt_common.parameters import ParameterError, reject_unknown_qos
 
 N = TypeVar("N", bound=Node)
 
@@ -35,6 +35,7 @@ def run_node(
     rclpy.init()
     try:
         node = make()
+        reject_unknown_qos(node)
     except (ParameterError, *errors) as error:
         sys.exit(f"{name}: {error}")
     executor = SingleThreadedExecutor()

@@ -42,6 +42,7 @@ from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.joint_states import JointOrder, JointStateError, JointStateSources
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.subscriptions import subscribe_to_driver
 from rlt_control import inputs, messages
 from rlt_control.arms import build_integrator
 from rlt_control.drivers import build_encoders
@@ -138,7 +139,7 @@ class ChunkExecutorNode(Node):
         self._control_state = self.create_publisher(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED)
         for topic in self._sources.topics:
             callback = partial(self._on_joint_states, topic)
-            self.create_subscription(JointState, topic, callback, topics.QOS_CONTROL)
+            subscribe_to_driver(self, JointState, topic, callback, topics.QOS_CONTROL)
         self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, topics.QOS_CONTROL)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
         self.create_subscription(TeleopCommand, topics.TELEOP_COMMAND, self._on_teleop, topics.QOS_CONTROL)
@@ -147,7 +148,7 @@ class ChunkExecutorNode(Node):
         for arm in self.robot.arms:
             if arm.wrench_topic:
                 callback = partial(self._on_wrench, arm)
-                self.create_subscription(WrenchStamped, arm.wrench_topic, callback, topics.QOS_SENSOR)
+                subscribe_to_driver(self, WrenchStamped, arm.wrench_topic, callback, topics.QOS_SENSOR)
         self.create_service(Estop, topics.SERVICE_ESTOP, self._on_estop)
         self.create_service(ResetEstop, topics.SERVICE_RESET_ESTOP, self._on_reset_estop)
         steady = Clock(clock_type=ClockType.STEADY_TIME)

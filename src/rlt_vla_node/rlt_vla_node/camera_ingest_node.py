@@ -30,6 +30,7 @@ from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.joint_states import JointStateError, JointStateSources
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.subscriptions import subscribe_to_driver
 from rlt_msgs.msg import Observation
 from rlt_vla_node.camera_messages import image_type, read_image
 from rlt_vla_node.camera_timing import CameraTiming, TimingReport, timing_problems
@@ -89,11 +90,11 @@ class CameraIngestNode(Node):
         self._publisher = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_OBSERVATION)
         self._sources = JointStateSources(self.robot)
         for topic in self._sources.topics:
-            self.create_subscription(JointState, topic, partial(self._on_joint_states, topic), topics.QOS_STREAM)
+            subscribe_to_driver(self, JointState, topic, partial(self._on_joint_states, topic), topics.QOS_STREAM)
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.robot.tick == "joint_states" else topics.QOS_SENSOR
         for camera in self.robot.cameras:
             callback = partial(self._on_image, camera)
-            self.create_subscription(image_type(camera), camera.topic, callback, camera_qos, raw=True)
+            subscribe_to_driver(self, image_type(camera), camera.topic, callback, camera_qos, raw=True)
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joint_states(self, topic: str, part: JointState) -> None:
