@@ -25,6 +25,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
 
 from rlt_common.atomic import no_follow, rename_durable
+from rlt_common.message_versions import VersionError, padding
 from rlt_common.reading import read_limited
 
 RMWError = rclpy_implementation.RMWError
@@ -33,6 +34,9 @@ RESERVE_STEP, HEADROOM = 16 * 1024**2, 8 * 1024**2
 """Bytes taken of the disk at a time, and kept ahead of what is written: what finishing a file needs at most."""
 PARTIAL_SUFFIX = ".part"
 _MAX_DEFINITION_BYTES = 1 << 20
+_OTHER_VERSION = (
+    "does not fit the installed one: it was recorded with another version of the messages; read it with that version"
+)
 _TYPE_NAME = re.compile(r"([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)")
 _BASE_TYPES = re.compile(r"^(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?$")
 
@@ -126,18 +130,24 @@ class EpisodeWriter:
 def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iterator[Entry]:
     """Messages of an episode file in log order, deserialised.
 
-    Raises EpisodeFileError for a torn or foreign file, and for a message of another version of its type.
+    A message that was recorded before its type got more fields has zeros in them. Raises EpisodeFileError for a torn or
+    foreign file, and for a message of another version of its type than that.
     """
     wanted = None if topics is None else list(topics)
-    types: dict[str, Any] = {}
+    types: dict[str, tuple[Any, bytes]] = {}
     try:
         with open(path, "rb") as file:
             for schema, channel, message in make_reader(file).iter_messages(topics=wanted):
                 if schema.name not in types:
-                    types[schema.name] = message_class(schema.name)
-                yield Entry(channel.topic, message.log_time, _deserialised(path, message.data, types[schema.name]))
+                    kind = message_class(schema.name)
+                    more = padding(schema.data.decode(), message_definition(schema.name))
+                    types[schema.name] = (kind, more)
+                kind, more = types[schema.name]
+                yield Entry(channel.topic, message.log_time, _deserialised(path, message.data + more, kind))
     except OSError as error:
         raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    except VersionError as error:
+        raise EpisodeFileError(f"{path}: {schema.name} in it {_OTHER_VERSION}: {error}") from error
     except (McapError, ValueError) as error:
         raise EpisodeFileError(f"{path}: not a whole episode file: {error}") from error
 
@@ -146,10 +156,7 @@ def _deserialised(path: Path | str, cdr: bytes, kind: Any) -> Any:
     try:
         return deserialize_message(cdr, kind)
     except RMWError as error:
-        raise EpisodeFileError(
-            f"{path}: {kind.__name__} in it does not fit the installed one: it was recorded with another version "
-            "of the messages; read it with that version"
-        ) from error
+        raise EpisodeFileError(f"{path}: {kind.__name__} in it {_OTHER_VERSION}") from error
 
 
 def episode_metadata(path: Path | str) -> dict[str, str]:
