@@ -42,6 +42,7 @@ setup(
             "run_graph = rlt_bringup.runner:main",
             "replay = rlt_bringup.replay:main",
             "demo = rlt_bringup.demo:main",
+            "check_robot = rlt_bringup.check_robot:main",
             "healthcheck = rlt_bringup.healthcheck:main",
         ],
     },

@@ -116,6 +116,7 @@ NODES: dict[str, Interfaces] = {
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
     "camera_check": Interfaces(subscribe=(STATES, CAMERAS)),
+    "check_robot": Interfaces(subscribe=(STATES, WRENCHES)),
     "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS)),
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
@@ -158,6 +159,7 @@ BY_HAND = tuple(
         ("rlt_teleop", "status", "status"),
         ("rlt_teleop", "feedback", "feedback"),
         ("rlt_teleop", "reset_estop", "reset_estop_command"),
+        ("rlt_bringup", "check_robot", "check_robot"),
         ("rlt_vla_node", "camera_check", "camera_check"),
         ("rlt_vla_node", "calibrate_delay", "calibrate_delay"),
     )

@@ -1,0 +1,214 @@
+"""What is wrong with a robot's joint states, force sensors and command topics, judged before anything moves. Pure.
+
+Times come in as arguments, what the ROS graph knows as plain data. Every finding says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from geometry_msgs.msg import WrenchStamped
+from sensor_msgs.msg import JointState
+
+from rlt_common.codecs import CodecError, stamp_ns
+from rlt_common.config import RobotConfig
+from rlt_common.joint_states import JointStateError, JointStateSources
+from rlt_common.kinematics import ArmKinematics, build_kinematics
+from rlt_control.arms import motion_limits
+
+MOST_AHEAD_S, MOST_AGE_S = 0.02, 0.1
+"""s that a stamp may lie ahead of this machine's clock, or behind it."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What the ROS graph says of a topic: types and full node names of its publishers and its subscribers."""
+
+    publishers: Sequence[str] = ()
+    publisher_types: Sequence[str] = ()
+    subscribers: Sequence[str] = ()
+    subscriber_types: Sequence[str] = ()
+
+
+@dataclass
+class Heard:
+    """Messages of one topic: when they came and what they were stamped, ns by the ROS clock."""
+
+    stamps: list[int] = field(default_factory=list)
+    came: list[int] = field(default_factory=list)
+    refused: str = ""
+
+    @property
+    def rate_hz(self) -> float | None:
+        """By arrival; None before two messages."""
+        span = self.came[-1] - self.came[0] if len(self.came) > 1 else 0
+        return (len(self.came) - 1) * 1e9 / span if span else None
+
+    @property
+    def age_s(self) -> float | None:
+        """Median from stamp to arrival."""
+        return float(np.median(np.subtract(self.came, self.stamps))) * 1e-9 if self.came else None
+
+    @property
+    def longest_gap_s(self) -> float:
+        """Between two arrivals."""
+        return float(np.diff(self.came).max()) * 1e-9 if len(self.came) > 1 else 0.0
+
+
+class RobotCheck:
+    """Gathers what a robot's drivers say. Raises ValueError for a kinematics model that does not fit the robot file."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self._robot = robot
+        self._sources = JointStateSources(robot)
+        self.kinematics: ArmKinematics = build_kinematics(robot)
+        self._limits = motion_limits(robot, self.kinematics)
+        self.states = {topic: Heard() for topic in self._sources.topics}
+        self.wrenches = {arm.name: Heard() for arm in robot.arms if arm.wrench_topic}
+        self._force = dict.fromkeys(self.wrenches, 0.0)
+        self._torque = dict.fromkeys(self.wrenches, 0.0)
+        self._lacking: set[str] = set()
+        self.q: np.ndarray | None = None
+        """(n,) newest joints, in the robot's order."""
+
+    def on_state(self, topic: str, message: JointState, now_ns: int) -> None:
+        """A message of one of the state topics."""
+        heard = self.states[topic]
+        try:
+            stamp = stamp_ns(message.header.stamp)
+            merged = self._sources.take(topic, message, now_ns * 1e-9)
+            if merged is not None:
+                self.q = self._in_order(merged)
+        except (CodecError, JointStateError) as error:
+            heard.refused = str(error)
+            return
+        heard.refused = ""
+        heard.stamps.append(stamp)
+        heard.came.append(now_ns)
+        for name in ("velocity", "effort"):
+            if not getattr(message, name):
+                self._lacking.add(f"{topic}: no {name}")
+
+    def _in_order(self, message: JointState) -> np.ndarray:
+        positions = dict(zip(message.name, message.position, strict=False))
+        if missing := [joint for joint in self._robot.joint_names if joint not in positions]:
+            raise JointStateError(f"has no joint {missing[0]!r}; it names {list(message.name)}")
+        return np.array([positions[joint] for joint in self._robot.joint_names])
+
+    def on_wrench(self, arm: str, message: WrenchStamped, now_ns: int) -> None:
+        """A message of an arm's force sensor."""
+        heard, wrench = self.wrenches[arm], message.wrench
+        try:
+            stamp = stamp_ns(message.header.stamp)
+        except CodecError as error:
+            heard.refused = str(error)
+            return
+        heard.stamps.append(stamp)
+        heard.came.append(now_ns)
+        force, torque = wrench.force, wrench.torque
+        self._force[arm] = max(self._force[arm], float(np.linalg.norm([force.x, force.y, force.z])))
+        self._torque[arm] = max(self._torque[arm], float(np.linalg.norm([torque.x, torque.y, torque.z])))
+
+    # ---- findings
+
+    def problems(self, graph: Mapping[str, Endpoints], types: Mapping[str, str], executor: str) -> list[str]:
+        """One sentence per problem.
+
+        Args:
+            graph: command topic -> who is there.
+            types: command topic -> message type that the executor would send.
+            executor: full name of the chunk executor, which may command.
+        """
+        found = []
+        for topic, heard in self.states.items():
+            found += self._stream(topic, heard, self._robot.state_timeout_s, self._robot.control_hz)
+        found += sorted(f"{lack}: the proprioception needs position, velocity and effort" for lack in self._lacking)
+        found += self._skew()
+        for arm in self._robot.arms:
+            if arm.wrench_topic:
+                found += self._stream(arm.wrench_topic, self.wrenches[arm.name], 0.1, 0.0)
+                found += self._at_rest(arm.name, arm.max_force, arm.max_torque)
+        found += self._where()
+        for topic, endpoints in graph.items():
+            found += _command_topic(topic, endpoints, types[topic], executor)
+        return found
+
+    def _stream(self, topic: str, heard: Heard, timeout_s: float, least_hz: float) -> list[str]:
+        if heard.refused:
+            return [f"{topic} {heard.refused}"]
+        if not heard.came:
+            return [f"{topic}: nothing came: start the arm's driver, or correct the topic in the robot file"]
+        found, age_s, rate = [], heard.age_s, heard.rate_hz
+        if age_s < -MOST_AHEAD_S:
+            found.append(f"{topic}: stamps are {-age_s:.3f} s ahead of this machine's clock: synchronise the clocks")
+        elif age_s > MOST_AGE_S:
+            found.append(
+                f"{topic}: messages are {age_s:.2f} s old when they come: synchronise the clocks, or see what delays"
+            )
+        if rate is not None and rate < 0.9 * least_hz:
+            found.append(
+                f"{topic}: {rate:.1f} Hz, and the arms are controlled at {least_hz:g} Hz: raise the driver's rate"
+            )
+        if heard.longest_gap_s > timeout_s:
+            found.append(
+                f"{topic}: a gap of {heard.longest_gap_s * 1e3:.0f} ms: the arms would hold ({timeout_s * 1e3:.0f} ms)"
+            )
+        if len(heard.stamps) > 1 and np.diff(heard.stamps).min() <= 0:
+            found.append(f"{topic}: stamps that repeat or go back: two publishers, or a driver without a clock")
+        return found
+
+    def _skew(self) -> list[str]:
+        newest = {topic: heard.stamps[-1] for topic, heard in self.states.items() if heard.stamps}
+        if len(newest) < 2:
+            return []
+        apart = (max(newest.values()) - min(newest.values())) * 1e-9
+        if apart <= self._robot.state_timeout_s:
+            return []
+        return [f"states of {' and '.join(newest)} are {apart:.2f} s apart by their stamps: synchronise the clocks"]
+
+    def _at_rest(self, arm: str, max_force: float, max_torque: float) -> list[str]:
+        found = []
+        for value, limit, unit in ((self._force[arm], max_force, "N"), (self._torque[arm], max_torque, "N m")):
+            if value > limit / 2:
+                found.append(
+                    f"arm {arm}: {value:.1f} {unit} with the arm at rest, and it holds above {limit:g} {unit}: zero "
+                    "the sensor, give it the tool's weight, or raise the limit"
+                )
+        return found
+
+    def _where(self) -> list[str]:
+        if self.q is None:
+            return []
+        found = []
+        for joint, value, low, high in zip(
+            self._robot.joint_names, self.q, self._limits.joint_lower, self._limits.joint_upper, strict=True
+        ):
+            if not low - 1e-3 <= value <= high + 1e-3:
+                found.append(
+                    f"joint {joint} is at {value:.4f}, outside {low:.4f} to {high:.4f}: move it inside by hand, or "
+                    "correct unit, sign or joint_limits"
+                )
+        for arm, (position, _) in zip(self._robot.arms, self.kinematics.forward(self.q), strict=True):
+            low, high = np.array(arm.workspace_min), np.array(arm.workspace_max)
+            if (position < low).any() or (position > high).any():
+                found.append(
+                    f"arm {arm.name}: the tool is at {np.round(position, 3).tolist()} m, outside its workspace "
+                    f"{low.tolist()} to {high.tolist()}: move it inside, or correct where the arm stands in the model"
+                )
+        return found
+
+
+def _command_topic(topic: str, endpoints: Endpoints, kind: str, executor: str) -> list[str]:
+    found = []
+    if not endpoints.subscribers:
+        found.append(f"{topic}: no driver listens: start it (its controller must be active), or correct the topic")
+    elif kind not in endpoints.subscriber_types:
+        found.append(
+            f"{topic}: its driver takes {', '.join(sorted(set(endpoints.subscriber_types)))}, not {kind}: choose "
+            "another type in drivers"
+        )
+    if others := sorted(set(endpoints.publishers) - {executor}):
+        found.append(f"{topic}: {', '.join(others)} publishes there too: end it; only the chunk executor may command")
+    return found
