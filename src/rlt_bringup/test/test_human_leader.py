@@ -48,6 +48,8 @@ def test_the_arm_ramps_onto_the_leader_s_pose_in_marked_steps_and_follows_it(tmp
         scene.until(
             lambda: TOPIC in person.leading and person.leading[TOPIC].get_subscription_count(), "a matched leader"
         )
+        # Taking over before the leader has been heard holds the arms until the button was let go.
+        scene.press("enable", lambda: any(m.source == HUMAN for m in person.executed), "the leader's first step")
         person.held.add("enable")
         scene.steps(HUMAN, 5)
         assert person.commands[-1].repositioning, "on the ramp"
