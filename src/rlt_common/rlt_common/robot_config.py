@@ -22,7 +22,7 @@ ARM_ACTION_DIM = 7
 
 @dataclass(frozen=True)
 class RobotConfig:
-    """A robot: two arms in one common frame, cameras, the command topic and how time runs."""
+    """A robot: its arms in one common frame, their drivers, cameras, limits and how time runs."""
 
     name: str = param(description="robot name")
     joint_names: tuple[str, ...] = param(description="all joints, in the order of the command topic")

@@ -260,6 +260,9 @@ class ChunkExecutorNode(Node):
 
     def _watch_command_topics(self) -> list[str]:
         """Only this node may command the arms: other nodes on a command topic, returned, are an emergency stop."""
+        if self.parameters.dry_run:  # whoever commands the arms, this node does not
+            self.watchdog.heard(inputs.COMMAND_TOPIC, self._now_s())
+            return []
         own = self.get_fully_qualified_name()
         others: list[str] = []
         doubts: list[str] = []
@@ -273,7 +276,7 @@ class ChunkExecutorNode(Node):
         if others:
             reason = f"{'; '.join(others)}: only {own} may command the arms"
             self.watchdog.refuse(inputs.COMMAND_TOPIC, reason)
-            if not self.core.estop_reason and not self.parameters.dry_run:
+            if not self.core.estop_reason:
                 self._stop(reason)
         elif doubts:
             self.watchdog.refuse(inputs.COMMAND_TOPIC, "; ".join(doubts))

@@ -178,6 +178,10 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
         bench.executor.add_node(double)
         bench.until(lambda: all(p.get_subscription_count() for p in double.states), "state readers")
         assert not any(double.count_publishers(topic) for topic in double.heard)
+        topic = bench.node.robot.command_topics[-1]
+        double.create_publisher(Float64MultiArray, topic, topics.QOS_CONTROL)  # the arms may be driven by another one
+        bench.until(lambda: double.count_publishers(topic), "the other one")
+        assert bench.node._watch_command_topics() == []
         for phase in (EpisodeState.PHASE_RESETTING, EpisodeState.PHASE_BASE):
             bench.now_s += 0.02
             double.say(0, round(bench.now_s * 1e9))
