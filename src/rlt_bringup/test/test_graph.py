@@ -21,7 +21,8 @@ def graph(tmp_path, **options):
 
 @pytest.mark.parametrize("mode", GRAPH_MODES)
 def test_every_node_of_every_mode_is_installed(tmp_path, mode):
-    for node in graph(tmp_path, mode=mode).values():
+    robot = "dual_ros2_control" if mode == "dry_run" else "sim"
+    for node in graph(tmp_path, mode=mode, robot=robot).values():
         assert (Path(get_package_prefix(node.package)) / "lib" / node.package / node.executable).is_file()
 
 
