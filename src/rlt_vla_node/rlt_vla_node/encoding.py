@@ -45,6 +45,12 @@ class OutputEncoder:
         """`frame`: the robot's common frame, for the headers. `head`: says when to hand off; None: nothing does."""
         self.model, self._task, self._config, self._frame, self._head = model, task, config, frame, head
 
+    def check(self, observation: ObservationData) -> None:
+        """Raise CodecError or LayoutError for an observation that the VLA or the RL state cannot use."""
+        self.model.batch([observation])
+        observation.state(self._task.rl_state)
+        to_time(observation.stamp_ns)
+
     def boundary(self, observation: ObservationData, request: Request) -> VlaOutput:
         """The answer to a chunk request: a batch of one. Raises CodecError or LayoutError for an unusable one."""
         model, config = self.model, self._config
@@ -57,7 +63,7 @@ class OutputEncoder:
         return output
 
     def strided(self, items: Sequence[tuple[int, int, ObservationData]]) -> list[VlaOutput]:
-        """Outputs of one group: at most `group_size` items of (episode id, epoch, observation)."""
+        """Outputs of one group: at most `group_size` items of (episode id, epoch, observation), each checked before."""
         model, config = self.model, self._config
         seeds = [noise_seed(config.run_seed, episode, o.observation_id) for episode, _, o in items]
         batched = run_batch(

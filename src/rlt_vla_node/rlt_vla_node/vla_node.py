@@ -175,7 +175,7 @@ class VlaNode(Node):
         for item in group:
             try:
                 observation = observation_from_msg(item.observation)
-                self.model.batch([observation])
+                self._encoder.check(observation)
                 usable.append((item.episode_id, item.epoch, observation))
             except (CodecError, LayoutError) as error:
                 self._refuse(str(error))

@@ -161,13 +161,14 @@ def test_an_observation_with_an_image_that_is_none_is_passed_over(vla_rig, obser
     assert outputs[0].observation_id == 2 * PERIOD_NS
 
 
-def test_strided_observations_of_a_training_episode_follow(vla_rig, observation):
+def drive_ten_steps(vla_rig, observations):
+    """A training episode of ten steps in its critical phase, observed at every second."""
     probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
     state = EpisodeState(episode_id=3, epoch=2, phase=EpisodeState.PHASE_CRITICAL, purpose=EpisodeState.PURPOSE_TRAIN)
     probe.out[topics.EPISODE_STATE].publish(state)
     probe.out[topics.CHUNK_REQUEST].publish(request_of(1, 0))
-    for step in range(0, 10, 2):
-        probe.out[topics.OBSERVATION].publish(message_of(observation(step, step * PERIOD_NS)))
+    for message in observations:
+        probe.out[topics.OBSERVATION].publish(message)
     vla_rig.until(lambda: outputs, "the boundary output")
     for step in range(10):
         executed = ExecutedAction(episode_id=3, epoch=2, step=step, phase=EpisodeState.PHASE_CRITICAL)
@@ -175,11 +176,26 @@ def test_strided_observations_of_a_training_episode_follow(vla_rig, observation)
         probe.out[topics.EXECUTED_ACTION].publish(executed)
     ended = ControlState(episode_id=3, epoch=3, phase=EpisodeState.PHASE_LABELLED, step=10)
     probe.out[topics.CONTROL_STATE].publish(ended)
+    return outputs
+
+
+def test_strided_observations_of_a_training_episode_follow(vla_rig, observation):
+    outputs = drive_ten_steps(vla_rig, [message_of(observation(s, s * PERIOD_NS)) for s in range(0, 10, 2)])
     vla_rig.until(lambda: len(outputs) == 5, "the strided outputs")
     assert [o.observation_id // PERIOD_NS for o in outputs] == [0, 2, 4, 6, 8]
     assert [o.is_boundary for o in outputs] == [True] + [False] * 4
     assert {(o.episode_id, o.epoch, o.request_id) for o in outputs[1:]} == {(3, 2, 0)}
     assert len({o.noise_seed for o in outputs}) == 5
+
+
+def test_a_strided_observation_without_a_block_of_the_rl_state_is_refused_alone(vla_rig, observation):
+    messages = [message_of(observation(step, step * PERIOD_NS)) for step in range(0, 10, 2)]
+    names = list(messages[2].block_names)
+    names[names.index("joint_velocity")] = "joint_vel"  # of the RL state; the VLA does not take it
+    messages[2].block_names = names
+    outputs = drive_ten_steps(vla_rig, messages)
+    vla_rig.until(lambda: len(outputs) == 4, "the other strided outputs")
+    assert [o.observation_id // PERIOD_NS for o in outputs] == [0, 2, 6, 8]
 
 
 @pytest.mark.parametrize(
