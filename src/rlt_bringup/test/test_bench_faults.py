@@ -152,10 +152,21 @@ def test_the_soak_s_table_and_goals_from_samples():
         {"process": name, "samples": [{"rss_mb": 100 + slope_ * h, "handles": 20.0} for h in hours]}
         for name, slope_ in (("vla", 0.0), ("rl_learner", 50.0))
     ]
-    whole = [{"hours": h, "shm_mb": 5.0, "steps_per_s": 50.0, "inference_ms": 10.0} for h in hours]
+    whole = [
+        {"hours": h, "shm_mb": 5.0, "steps_per_s": 50.0, "inference_ms": 10.0, "chunk_ms": 20.0, "replay_mb": 48.0 * h}
+        for h in hours
+    ]
     graph = {"process": "graph", "samples": whole, "minutes": 120.0, "steps": 9, "labelled": 2, "lost": 0}
     found = soak.goals([*rows, graph])
     assert all(goal.met for goal in found)
+    for sample in whole:
+        sample["replay_mb"] = 10.0
+    assert [goal.met for goal in soak.goals([*rows, graph])].count(False) == 1
+    for sample, h in zip(whole, hours, strict=True):
+        sample["replay_mb"], sample["chunk_ms"] = 48.0 * h, 20.0 + 2.0 * h
+    assert [goal.met for goal in soak.goals([*rows, graph])].count(False) == 1
+    for sample in whole:
+        sample["chunk_ms"] = 20.0
     rows[0]["samples"] = [{"rss_mb": 100 + 30 * h, "handles": 20.0} for h in hours]
     assert [goal.met for goal in soak.goals([*rows, graph])].count(False) == 1
     document = {"rows": [*rows, graph], "goals": [], "command": "c", "commit": "d", "machine": {"cpu": "", "cores": 2}}

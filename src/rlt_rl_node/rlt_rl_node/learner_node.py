@@ -399,6 +399,7 @@ class LearnerNode(Node):
     def _publish_status(self) -> None:
         message = TrainingStatus(last_episode_id=self._reported_episode, message=self._message)
         message.header.stamp = self.get_clock().now().to_msg()
+        replay_bytes = 0
         if self._frozen_actor:
             message.stage, message.ready = "online", True
             message.actor_version, message.updates = self._frozen_actor.version, self._frozen_updates
@@ -412,6 +413,7 @@ class LearnerNode(Node):
             )
             message.episodes = learner.budget.episodes
             message.transitions, message.robot_steps = len(learner.replay), learner.replay.steps
+            replay_bytes = learner.replay.stored_bytes
             message.updates, message.actor_version = learner.agent.updates, learner.version
             message.update_debt = float(learner.owed)
             message.updates_per_s = self._updates_per_s
@@ -428,6 +430,7 @@ class LearnerNode(Node):
             updates=message.updates,
             owed=message.update_debt,
             transitions=message.transitions,
+            replay_mb=f"{replay_bytes / 1e6:.3f}",
             actor_version=message.actor_version,
             refused_messages=self._refused,
         )

@@ -55,6 +55,12 @@ class Replay:
         return self._length.size
 
     @property
+    def stored_bytes(self) -> int:
+        """What the transitions take, without the room that is reserved for more."""
+        columns = (*self._per_step, *self._per_encoding, *self._per_transition)
+        return sum(column.values.nbytes for column in columns)
+
+    @property
     def episodes(self) -> tuple[int, ...]:
         """Ids of the episodes held, oldest first."""
         return tuple(self._sizes)
