@@ -86,6 +86,11 @@ class Attacker(Node):
         while not self._sent(name, self._bad_bytes(good)):
             continue
 
+    def reset_estop(self) -> None:
+        """What a person does after an emergency stop; without it the first one would be the end of all motion."""
+        client = self._clients_by_name[topics.SERVICE_RESET_ESTOP]
+        client.remove_pending_request(client.call_async(ResetEstop.Request()))
+
     def _bad_bytes(self, good: Any) -> bytes:
         if self._rng.random() < BYTES_SHARE:
             return self._hostile.cdr(serialize_message(good))
@@ -157,8 +162,10 @@ def _one_life(
             attacker.attack(name, rng.randint(1, 9))
         _spin(executor, PAUSE_S)
         batches += 1
-        if batches % 20 == 0 and _dead(attacker, runner, pids):
-            return
+        if batches % 20 == 0:
+            attacker.reset_estop()
+            if _dead(attacker, runner, pids):
+                return
     _spin(executor, SETTLE_S)
     _dead(attacker, runner, pids)
 

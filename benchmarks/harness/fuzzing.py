@@ -304,7 +304,10 @@ class _Inlet:
 
 
 def _inlets(node: Node) -> dict[str, _Inlet]:
-    """The subscriptions and services of a node by their names; what rclpy itself makes is left out."""
+    """The subscriptions and services of a node by their names; what rclpy itself makes is left out.
+
+    A service that shares its name with a topic, as the emergency stop's does, has " service" behind it.
+    """
     found = {}
     for subscription in node.subscriptions:
         name = subscription.topic_name.lstrip("/")
@@ -314,6 +317,7 @@ def _inlets(node: Node) -> dict[str, _Inlet]:
         kind = service.srv_type
         if not kind.__module__.startswith(("rcl_interfaces", "type_description_interfaces")):
             name = service.srv_name.lstrip("/")
+            name = f"{name} service" if name in found else name
             call = lambda request, s=service: s.callback(request, s.srv_type.Response())  # noqa: E731
             found[name] = _Inlet(name, kind.Request, False, call)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState, Joy
-from std_msgs.msg import Float64MultiArray, UInt64
+from std_msgs.msg import Bool, Float64MultiArray, UInt64
 
 from rlt_bringup.graph import Resolved
 from rlt_common import topics
@@ -27,6 +27,7 @@ from rlt_msgs.msg import (
     Observation,
     OperatorEvent,
     RecorderStatus,
+    Relabel,
     SimulationState,
     TeleopCommand,
     TrainingStatus,
@@ -120,6 +121,10 @@ class ValidMessages:
             ),
             topics.TELEOP_COMMAND: TeleopCommand(enabled=True, device="pad", action=one),
             topics.OPERATOR_EVENT: OperatorEvent(event=OperatorEvent.EVENT_HANDOFF, source="pad"),
+            topics.ESTOP: Bool(data=False),
+            topics.RELABEL: Relabel(
+                sequence=episode_id, episode_id=1, label=EpisodeState.LABEL_FAILURE, after_episode=1
+            ),
             topics.EPISODE_STATE: self._episode(EpisodeState.PHASE_BASE, episode_id),
             topics.CONTROL_STATE: ControlState(**here, phase=EpisodeState.PHASE_BASE, step=1, ticks=1),
             topics.ACTOR: ActorParameters(
