@@ -17,13 +17,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 
-from rlt_common import relabels, topics
+from rlt_common import topics
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
@@ -35,12 +36,10 @@ from rlt_msgs.msg import (
     ExecutedAction,
     OperatorEvent,
     RecorderStatus,
-    Relabel,
     TrainingStatus,
 )
 from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetScene, StartEpisode
 from rlt_teleop.cdr import CdrError, leading_fields
-from rlt_teleop.correction import Corrections
 from rlt_teleop.episode_machine import (
     MOVING,
     RUNNING,
@@ -54,8 +53,11 @@ from rlt_teleop.episode_machine import (
 from rlt_teleop.episode_request import RequestError, spec_from_request
 from rlt_teleop.operator_wait import OperatorWait
 from rlt_teleop.operator_wait import Wait as Waited
-from rlt_teleop.run_action import RunAction, Verdict
+from rlt_teleop.recordings import Recordings
+from rlt_teleop.relabelling import Relabelling
+from rlt_teleop.run_action import RunAction
 from rlt_teleop.run_directory import scan
+from rlt_teleop.scene_reset import SceneReset
 from rlt_teleop.step_count import StepCount
 from rlt_teleop.training_gate import Go, Refuse, Training, Wait, decide, taken_in
 from rlt_teleop.waiting import News
@@ -133,20 +135,18 @@ class EpisodeManagerNode(Node):
         self._estop_call: Future | None = None
         self._training: Training | None = None
         self._trained_episode = 0
-        self._opened_episode = 0
-        self.verdicts: dict[int, Verdict] = {}
         self.closed_episode = 0
         self.estops = 0
         self._closing = ""
         self._waiting_for = ""
         self._refused = ""
         self.news = News()
-        self._corrections = Corrections(self.parameters.run_directory)
+        self.recordings = Recordings(self.news, self.parameters.record, self.parameters.recorder_timeout_s)
         self._wait = OperatorWait(self.parameters.remind_after_s, self.parameters.reset_wait_s)
 
         self._health = Health(self)
         self._publisher = self.create_publisher(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED)
-        self._relabels = self.create_publisher(Relabel, topics.RELABEL, topics.QOS_RELABEL)
+        self._relabelling = Relabelling(self, self.machine, self.parameters.run_directory)
         # Before the operator's events, so that steps taken before a hand-off are counted before it.
         self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_executed, topics.QOS_STREAM, raw=True)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED_READER)
@@ -154,7 +154,7 @@ class EpisodeManagerNode(Node):
         self.create_subscription(RecorderStatus, topics.RECORDER_STATUS, self._on_recorder, topics.QOS_LATCHED_READER)
         self.create_subscription(OperatorEvent, topics.OPERATOR_EVENT, self._on_event, topics.QOS_EVENT)
         group = ReentrantCallbackGroup()
-        self._reset_client = self.create_client(ResetScene, topics.SERVICE_RESET_SCENE, callback_group=group)
+        self._scene = SceneReset(self, self.news, self.parameters.reset_timeout_s, group)
         self._estop_client = self.create_client(Estop, topics.SERVICE_ESTOP, callback_group=group)
         self.create_service(StartEpisode, topics.SERVICE_START_EPISODE, self._on_start_episode, callback_group=group)
         self.create_service(Handoff, topics.SERVICE_HANDOFF, self._on_handoff, callback_group=group)
@@ -167,7 +167,7 @@ class EpisodeManagerNode(Node):
             # A sign of life: without it the executor holds the arms.
             self.create_timer(HEARTBEAT_S, self._publish_state, clock=steady)
         self._publish()
-        self._publish_corrections()
+        self._relabelling.publish_made()
 
     # ---- state and waiting
 
@@ -269,11 +269,7 @@ class EpisodeManagerNode(Node):
 
     def _on_recorder(self, message: RecorderStatus) -> None:
         episode_id = message.episode_id
-        if message.durable:
-            self.verdicts[episode_id] = Verdict(True, f"written to {message.path}")
-        elif message.error:
-            self.verdicts[episode_id] = Verdict(False, f"not recorded: {message.error}")
-        self._opened_episode = max(self._opened_episode, episode_id)
+        self.recordings.hear(message)
         episode = self.machine.episode
         if message.error and self.parameters.record and episode_id == episode.episode_id and episode.phase in RUNNING:
             self.command(self.machine.label, Label.DISCARD, f"recorder: {message.error}")
@@ -287,7 +283,7 @@ class EpisodeManagerNode(Node):
                 self.command(machine.estop, f"emergency stop: {source}")
                 self._call_estop(f"operator ({source})")
         elif message.event == OperatorEvent.EVENT_UNDO:
-            self.command(self._pick_back)
+            self.command(self._relabelling.pick_back)
         elif episode.relabelling and message.event in EVENT_LABELS:
             self._relabel(episode.relabelling, EVENT_LABELS[message.event], source)
         elif message.episode_id not in (0, episode.episode_id):
@@ -336,47 +332,18 @@ class EpisodeManagerNode(Node):
 
     async def _reset(self, episode_id: int) -> None:
         """Have the scene reset and the recorder ready, then move; else discard the episode."""
-        problem = await self._call_reset(episode_id) if self.robot.reset == "service" else ""
-        if self.parameters.record:
-            problem = problem or await self._await_recorder(episode_id)
+        episode, problem = self.machine.episode, ""
+        wanted = partial(self._resetting, episode_id)
+        if self.robot.reset == "service":
+            request = ResetScene.Request(episode_id=episode_id, seed=episode.seed, start_in=episode.start_in)
+            problem = await self._scene.call(request, wanted)
+        problem = problem or await self.recordings.until_open(episode_id, wanted)
         if not self._resetting(episode_id):
             return
         if problem:
             self.command(self.machine.label, Label.DISCARD, problem)
         elif self.robot.reset == "service":
             self.command(self.machine.scene_ready)
-
-    async def _call_reset(self, episode_id: int) -> str:
-        """Call reset_scene. Returns "" or what went wrong."""
-        episode, timeout_s = self.machine.episode, self.parameters.reset_timeout_s
-        if not await self.news.until(
-            lambda: self._reset_client.service_is_ready() or not self._resetting(episode_id), timeout_s
-        ):
-            return f"no {topics.SERVICE_RESET_SCENE} service within {timeout_s:g} s: is the simulator running?"
-        if not self._resetting(episode_id):
-            return ""
-        future = self._reset_client.call_async(
-            ResetScene.Request(episode_id=episode_id, seed=episode.seed, start_in=episode.start_in)
-        )
-        future.add_done_callback(lambda _: self.news.tell())
-        if not await self.news.until(lambda: future.done() or not self._resetting(episode_id), timeout_s):
-            self._reset_client.remove_pending_request(future)
-            return f"{topics.SERVICE_RESET_SCENE} did not answer within {timeout_s:g} s"
-        if future.done() and not future.result().done:
-            return f"{topics.SERVICE_RESET_SCENE}: {future.result().message}"
-        return ""
-
-    async def _await_recorder(self, episode_id: int) -> str:
-        """Wait until the recorder has opened the episode's file. Returns "" or what went wrong."""
-        timeout_s = self.parameters.recorder_timeout_s
-        if await self.news.until(
-            lambda: self._opened_episode >= episode_id or not self._resetting(episode_id), timeout_s
-        ):
-            return ""
-        return (
-            f"no recorder opened a file within {timeout_s:g} s: start the recorder, or set the manager's "
-            "parameter record to false"
-        )
 
     def _start_next(self) -> str:
         """The operator begins an episode from IDLE. Returns "" or why not."""
@@ -398,7 +365,7 @@ class EpisodeManagerNode(Node):
 
     def _scene_ready(self, episode_id: int) -> None:
         """The operator says that the scene is reset."""
-        if self.parameters.record and self._resetting(episode_id) and self._opened_episode < episode_id:
+        if self._resetting(episode_id) and not self.recordings.opened(episode_id):
             self._refused = "the recorder has not opened the episode's file yet: press again"
             self.get_logger().warning(self._refused)
             return
@@ -417,7 +384,7 @@ class EpisodeManagerNode(Node):
             self._trained_episode = episode_id
         await self.news.until(lambda: self._executor_agrees(ended.episode_id, ended.epoch), SETTLE_S)
         self._closing = "(the recorder has not confirmed it)"
-        verdict = await self._recorded(episode_id)
+        verdict = await self.recordings.verdict(episode_id)
         if not verdict.durable and self.parameters.record:
             self.get_logger().error(f"episode {episode_id}: {verdict.message}")
         elif self._trained_episode == episode_id:
@@ -438,19 +405,6 @@ class EpisodeManagerNode(Node):
         return (
             control.episode_id == episode_id and control.epoch >= epoch and control.step == self.count.next_step
         ) or control.episode_id > episode_id
-
-    async def _recorded(self, episode_id: int) -> Verdict:
-        """Wait for the recorder's verdict on an ended episode."""
-        if not self.parameters.record:
-            return Verdict(False, "recording is off")
-        timeout_s = self.parameters.recorder_timeout_s
-        if await self.news.until(lambda: episode_id in self.verdicts, timeout_s):
-            return self.verdicts[episode_id]
-        late = Verdict(
-            False,
-            f"the recorder did not confirm within {timeout_s:g} s: the label is not confirmed; check the recorder",
-        )
-        return self.verdicts.setdefault(episode_id, late)
 
     async def may_start(self, request: StartEpisode.Request, stop: Callable[[], bool]) -> Go | Wait | Refuse:
         """The gate's answer, once it is more than a matter of time, or when `stop` says so.
@@ -519,55 +473,17 @@ class EpisodeManagerNode(Node):
         if response.message:
             return response
         response.accepted = True
-        verdict = await self._recorded(response.episode_id)
+        verdict = await self.recordings.verdict(response.episode_id)
         response.durable, response.message = verdict.durable, verdict.message
         return response
-
-    # ---- labels corrected afterwards
-
-    def _pick_back(self) -> None:
-        """The operator takes back a label: the newest ended episode first, then the one before it, and so on."""
-        self.machine.check_pick()
-        picked = self.machine.episode.relabelling
-        found, label = self._corrections.newest(picked - 1 if picked else self._newest_ended())
-        self.machine.pick(found, f"episode {found} ({label.name.lower()}): give it a label, or next episode keeps it")
-
-    def _newest_ended(self) -> int:
-        episode = self.machine.episode
-        return episode.episode_id - (episode.phase in RUNNING or episode.phase == Phase.LABELLED)
 
     def _relabel(self, episode_id: int, label: Label, source: str) -> str:
         """Returns "" or why not."""
 
         def correct() -> None:
-            self.machine.check_relabel(episode_id)
-            done = self._corrections.give(episode_id, label, self._newest_ended())
-            change = f"episode {episode_id}: {done.before.name.lower()} -> {label.name.lower()} by {source}"
-            self.training_episodes += done.trained_more
-            if done.relabel is not None:
-                self._relabels.publish(self._relabel_message(done.relabel))
-                self.get_logger().info(f"relabelled: {change}")
-            self.machine.relabelled(episode_id, label, done.succeeded_more, change)
+            self.training_episodes += self._relabelling.give(episode_id, label, source)
 
         return self.command(correct)
-
-    def _publish_corrections(self) -> None:
-        """Those of earlier starts, for a learner that missed them."""
-        made, problems = self._corrections.made()
-        for problem in problems:
-            self.get_logger().warning(problem)
-        for relabel in made:
-            self._relabels.publish(self._relabel_message(relabel))
-
-    def _relabel_message(self, relabel: relabels.Relabel) -> Relabel:
-        message = Relabel(
-            sequence=relabel.sequence,
-            episode_id=relabel.episode_id,
-            label=int(Label[relabel.label.upper()]),
-            after_episode=relabel.after_episode,
-        )
-        message.header.stamp = self.get_clock().now().to_msg()
-        return message
 
     def _other_episode(self, episode_id: int) -> str:
         current = self.machine.episode.episode_id
@@ -579,7 +495,7 @@ class EpisodeManagerNode(Node):
 
     def _show_health(self) -> None:
         episode = self.machine.episode
-        verdict = self.verdicts.get(self.closed_episode)
+        verdict = self.recordings.verdicts.get(self.closed_episode)
         level, text = OK, f"{episode.phase.name}: {episode.reason}"
         if episode.phase == Phase.ESTOP:
             level = ERROR

@@ -7,7 +7,6 @@ itself), when it is cancelled (the running episode is discarded), or when two ep
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -18,19 +17,12 @@ from rlt_common import topics
 from rlt_msgs.action import RunEpisodes
 from rlt_msgs.srv import StartEpisode
 from rlt_teleop.episode_machine import Driver, EpisodeMachine, Label
+from rlt_teleop.recordings import Recordings, Verdict
 from rlt_teleop.step_count import StepCount
 from rlt_teleop.training_gate import Go, Refuse, Wait
 from rlt_teleop.waiting import News
 
 UNRECORDED_LIMIT = 2
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How the recording of an episode went."""
-
-    durable: bool
-    message: str
 
 
 class Manager(Protocol):
@@ -39,7 +31,7 @@ class Manager(Protocol):
     Attributes:
         estops: emergency stops so far.
         closed_episode: newest episode whose end everybody has confirmed, or was given up on.
-        verdicts: recorder's verdicts by episode id; empty while recording is off.
+        recordings: the recorder's answers.
     """
 
     machine: EpisodeMachine
@@ -47,7 +39,7 @@ class Manager(Protocol):
     count: StepCount
     estops: int
     closed_episode: int
-    verdicts: dict[int, Verdict]
+    recordings: Recordings
 
     async def may_start(self, request: StartEpisode.Request, stop: Callable[[], bool]) -> Go | Wait | Refuse: ...
 
@@ -146,4 +138,4 @@ class RunAction:
                 driver=int(driver),
             )
         )
-        return manager.verdicts.get(episode_id)
+        return manager.recordings.verdicts.get(episode_id)

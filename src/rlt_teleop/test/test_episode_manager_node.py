@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 import yaml
@@ -200,7 +199,7 @@ def test_the_executor_s_time_out_ends_the_episode(make_cell):
 def test_the_operator_resets_where_no_service_does(make_cell):
     cell = make_cell(reset="operator")
     cell.start()
-    cell.graph.until(lambda: cell.manager._opened_episode == 1, "the recorder has opened the file")
+    cell.graph.until(lambda: cell.manager.recordings.opened(1), "the recorder has opened the file")
     assert cell.operator.state.phase == RESETTING
     cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
     cell.until_phase(BASE)
@@ -491,7 +490,7 @@ def test_no_label_is_taken_back_while_the_arms_move_and_motion_drops_the_pick(ma
     cell.start()
     cell.press(OperatorEvent.EVENT_UNDO)
     cell.graph.until(lambda: "no finished episode" in cell.manager._refused, "there is none yet")
-    cell.graph.until(lambda: cell.manager._opened_episode == 1, "the recorder is ready")
+    cell.graph.until(lambda: cell.manager.recordings.opened(1), "the recorder is ready")
     cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
     cell.until_steps(6)
     cell.press(OperatorEvent.EVENT_UNDO)
@@ -592,7 +591,7 @@ def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    cell.manager.parameters = replace(cell.manager.parameters, recorder_timeout_s=0.5)
+    cell.manager.recordings.timeout_s = 0.5
     answer = cell.label(EpisodeState.LABEL_SUCCESS)
     assert answer.accepted
     assert not answer.durable
