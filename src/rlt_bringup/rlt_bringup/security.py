@@ -150,19 +150,24 @@ NODES: dict[str, Interfaces] = {
     "feedback": Interfaces(
         publish=(topics.JOY_FEEDBACK,), subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS)
     ),
+    "healthcheck": Interfaces(subscribe=(topics.DIAGNOSTICS,)),
     "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,)),
 }
-BY_HAND = tuple(
-    NodeSpec(package, executable, name)
-    for package, executable, name in (
-        ("rlt_teleop", "keyboard", "keyboard"),
-        ("rlt_teleop", "status", "status"),
-        ("rlt_teleop", "feedback", "feedback"),
-        ("rlt_teleop", "reset_estop", "reset_estop_command"),
-        ("rlt_bringup", "check_robot", "check_robot"),
-        ("rlt_vla_node", "camera_check", "camera_check"),
-        ("rlt_vla_node", "calibrate_delay", "calibrate_delay"),
-    )
+HEALTHCHECK = NodeSpec("rlt_bringup", "healthcheck", "healthcheck")
+BY_HAND = (
+    HEALTHCHECK,
+    *(
+        NodeSpec(package, executable, name)
+        for package, executable, name in (
+            ("rlt_teleop", "keyboard", "keyboard"),
+            ("rlt_teleop", "status", "status"),
+            ("rlt_teleop", "feedback", "feedback"),
+            ("rlt_teleop", "reset_estop", "reset_estop_command"),
+            ("rlt_bringup", "check_robot", "check_robot"),
+            ("rlt_vla_node", "camera_check", "camera_check"),
+            ("rlt_vla_node", "calibrate_delay", "calibrate_delay"),
+        )
+    ),
 )
 """What a person starts beside the graph; the policies know it too."""
 
