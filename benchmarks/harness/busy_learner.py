@@ -17,21 +17,30 @@ class BusyLearner:
     """Switches the process, and counts what it does."""
 
     def __init__(self, context: Any) -> None:
+        self.process: Any = None
         self.running, self.ready, self.stop = context.Event(), context.Event(), context.Event()
         self.updates = context.Value("Q", 0)
         self.seconds = context.Value("d", 0.0)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """It updates without a pause inside."""
+        """It updates without a pause inside. Raises RuntimeError when the process has ended."""
+        self.check()  # an Event that a killed process waited for can not be set any more
         before = self.updates.value
         self.running.set()
         try:
             while self.updates.value == before:  # the first update shows that it is at work
+                self.check()
                 time.sleep(0.001)
             yield
+            self.check()
         finally:
             self.running.clear()
+
+    def check(self) -> None:
+        """Raises RuntimeError when the process has ended."""
+        if not self.process.is_alive():
+            raise RuntimeError(f"the learner's process ended with status {self.process.exitcode}")
 
     def updates_per_s(self) -> float:
         """Updates per second while it was at work."""
@@ -42,15 +51,19 @@ class BusyLearner:
 def busy_learner(build: Callable[[], Callable[[], object]], updates_per_call: int) -> Iterator[BusyLearner]:
     """A process that calls what `build` returns while it is switched on. `build` can be pickled.
 
-    Raises RuntimeError when it does not come up.
+    Raises RuntimeError when it does not come up, or has ended.
     """
     context = get_context("spawn")
     learner = BusyLearner(context)
     process = context.Process(target=_learn, args=(learner, build, updates_per_call), daemon=True)
     process.start()
+    learner.process = process
     try:
-        if not learner.ready.wait(START_S):
-            raise RuntimeError(f"the learner's process did not come up within {START_S:.0f} s")
+        end = time.monotonic() + START_S
+        while not learner.ready.wait(0.1):
+            learner.check()
+            if time.monotonic() > end:
+                raise RuntimeError(f"the learner's process did not come up within {START_S:.0f} s")
         yield learner
     finally:
         learner.stop.set()

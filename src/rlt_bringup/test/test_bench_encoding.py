@@ -4,6 +4,7 @@ import time
 from functools import partial
 
 import encoding
+import pytest
 from encoding import goals, row
 from harness.busy_learner import busy_learner
 from harness.critical_phase import (
@@ -139,3 +140,13 @@ def test_the_busy_learner_counts_while_it_is_at_work_and_stops():
         time.sleep(0.05)
         assert learner.updates.value == done
         assert 0.0 < learner.updates_per_s() <= 2000.0
+
+
+def test_a_busy_learner_that_ends_is_an_error_and_no_wait_for_ever():
+    with pytest.raises(RuntimeError, match="ended with status 1"), busy_learner(partial(int, "none"), 2):
+        raise AssertionError("it cannot come up")
+    with busy_learner(partial(partial, time.sleep, 0.001), updates_per_call=2) as learner:
+        learner.process.kill()
+        learner.process.join()
+        with pytest.raises(RuntimeError, match="ended with status -9"), learner.at_work():
+            raise AssertionError("it cannot be at work")
