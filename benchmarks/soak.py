@@ -9,6 +9,7 @@ QUICK=1 three minutes, of which nothing is judged, and re-reads the goals from t
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from rclpy.node import Node
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_common import topics
 from rlt_common.config import load_robot
-from rlt_msgs.msg import ActionChunk, ChunkRequest, VlaOutput
+from rlt_msgs.msg import ActionChunk, ChunkRequest, TrainingStatus, VlaOutput
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,7 +39,7 @@ MINUTES, QUICK_MINUTES = 120.0, 3.0
 EVERY_S, QUICK_EVERY_S = 10.0, 5.0
 WARM_UP = 1 / 6
 STANDSTILL_S = 60.0
-"""Without a step for so long the graph hangs."""
+"""Without a step or an update for so long the graph hangs."""
 BEARABLE = {"rss_mb": 4.0, "handles": 0.5, "shm_mb": 1.0, "inference_ms": 0.5, "chunk_ms": 1.0}
 """Growth per hour that a day of work bears: 100 MB, 12 handles."""
 LEARNER = "rl_learner"
@@ -53,10 +54,12 @@ class Listener(Node):
         self.inference_ms: list[float] = []
         self.chunk_ms: list[float] = []
         self.replay_mb = float("nan")
+        self.updates = 0
         self._asked: dict[int, float] = {}
         self.create_subscription(VlaOutput, topics.VLA_OUTPUT, self._on_output, topics.QOS_STREAM)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_CONTROL)
         self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, topics.QOS_CHUNK)
+        self.create_subscription(TrainingStatus, topics.TRAINING_STATUS, self._on_training, topics.QOS_LATCHED_READER)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)
 
     def _on_request(self, message: ChunkRequest) -> None:
@@ -67,6 +70,9 @@ class Listener(Node):
         if (asked := self._asked.pop(message.chunk_id, None)) is not None:
             self.chunk_ms.append((now - asked) * 1e3)
         self._asked = {key: at for key, at in self._asked.items() if now - at < STANDSTILL_S}
+
+    def _on_training(self, message: TrainingStatus) -> None:
+        self.updates = message.updates
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -101,11 +107,14 @@ def measure(minutes: float, every_s: float) -> list[dict[str, Any]]:
             graph.until_moving()
             begun = moved = time.monotonic()
             while (passed := time.monotonic() - begun) < 60.0 * minutes:
-                steps = graph.seen.steps
+                steps, updates = graph.seen.steps, listener.updates
                 graph.spin(every_s)
-                moved = time.monotonic() if graph.seen.steps > steps else moved
+                moved = time.monotonic() if (graph.seen.steps, listener.updates) != (steps, updates) else moved
                 if time.monotonic() - moved > STANDSTILL_S:
-                    raise FaultError(f"no step for {STANDSTILL_S:g} s, after {steps}: {graph.seen.health}")
+                    raise FaultError(
+                        f"no step and no update for {STANDSTILL_S:g} s, after {steps} steps: {graph.seen.health}; "
+                        f"logs: {_keep_logs(run)}"
+                    )
                 for name, taken in samples.items():
                     taken.append(sample_process(graph.runner.pid(name)))
                 pids = [graph.runner.pid(name) for name in samples]
@@ -121,6 +130,11 @@ def measure(minutes: float, every_s: float) -> list[dict[str, Any]]:
             listener.destroy_node()
     rows: list[dict[str, Any]] = [{"process": name, "samples": taken} for name, taken in samples.items()]
     return [*rows, {"process": "graph", "samples": whole, "minutes": minutes, **facts}]
+
+
+def _keep_logs(run: Path) -> Path:
+    """What the nodes said, where it outlives the run's temporary folder."""
+    return Path(shutil.copytree(run / "log", Path(tempfile.mkdtemp(prefix="rlt_soak_failed_")) / "log"))
 
 
 def slopes(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Slope]]:
