@@ -40,6 +40,7 @@ from rlt_bringup.graph import GraphOptions, Resolved, resolve
 from rlt_bringup.report import EpisodeOutcome, PolicyResult
 from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.config import config_hash, load_robot
+from rlt_common.episode_file import episode_metadata
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_common.reading import read_json, read_limited
 from rlt_rl_node.actor_codec import MAX_BYTES, PolicyWeights, pack, unpack
@@ -231,20 +232,27 @@ def read_actor(setting: Setting, end: int) -> PolicyWeights:
 
 
 def demonstrations(setting: Setting, say: Say) -> list[EpisodeData]:
-    """What the replay begins with. Another encoder than the VLA's own RL token encodes the demonstrations for itself.
+    """What the replay begins with. Another encoder or RL state than the run's encodes the demonstrations for itself.
 
     Raises ParameterError.
     """
     plant, resolved, count = setting.plant, setting.resolved, setting.settings.learner.demonstrations
     folder = resolved.checkpoint / FOLDER_OF_DEMONSTRATIONS
     try:
-        if count and plant.model.hash != read_config(resolved.checkpoint)["hash"]:
-            folder = resolved.run / FOLDER / f"demonstrations-{plant.model.hash}"
+        if count and _encoded_as(folder) != (plant.model.hash, ",".join(plant.task.rl_state)):
+            own = config_hash({"vla": plant.model.hash, "rl_state": list(plant.task.rl_state)})
+            folder = resolved.run / FOLDER / f"demonstrations-{own}"
             source = resolved.run / FOLDER_OF_DEMONSTRATIONS
             encode_demonstrations(source, folder, plant.robot, plant.task, plant.model, setting.settings.encoding)
         return list(DemonstrationSource.of(folder, count, plant.model.hash, plant.robot, plant.task).read(say))
     except (DatasetError, DemonstrationsError) as error:
         raise ParameterError(str(error)) from error
+
+
+def _encoded_as(folder: Path) -> tuple[str, str]:
+    """Hash of the VLA and RL state of the demonstrations encoded in a folder."""
+    facts = episode_metadata(path) if (path := next(folder.glob("*.mcap"), None)) else {}
+    return facts.get("vla_hash", ""), facts.get("rl_state", "")
 
 
 def _train(setting: Setting, say: Say) -> dict[str, Any]:

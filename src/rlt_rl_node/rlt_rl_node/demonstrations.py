@@ -22,7 +22,7 @@ FOLDER = "demonstrations"
 
 
 class DemonstrationsError(RuntimeError):
-    """Encoded demonstrations that are torn or of another VLA; says which file and what to do."""
+    """Encoded demonstrations that are torn, of another VLA or another RL state; says which file and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,8 @@ class DemonstrationSource:
     count: int
     """At most so many, in name order."""
     vla_hash: str
+    rl_state: tuple[str, ...]
+    """The blocks of the RL state, in order."""
     period_ns: int
     stride: int
     delay: int
@@ -40,7 +42,8 @@ class DemonstrationSource:
     @classmethod
     def of(cls, folder: Path, count: int, vla_hash: str, robot: RobotConfig, task: TaskConfig) -> DemonstrationSource:
         """At most `count` of those encoded in `folder`, for a robot and task."""
-        return cls(folder, count, vla_hash, round(1e9 * robot.period_s), task.stride, task.prefetch_steps)
+        period_ns = round(1e9 * robot.period_s)
+        return cls(folder, count, vla_hash, task.rl_state, period_ns, task.stride, task.prefetch_steps)
 
     def read(self, log: Callable[[str], None]) -> Iterator[EpisodeData]:
         """Each with its critical phase; ids -1, -2, ... A missing folder is only logged. Raises DemonstrationsError."""
@@ -61,6 +64,11 @@ class DemonstrationSource:
         if facts.get("vla_hash") != self.vla_hash:
             raise DemonstrationsError(
                 f"{path}: encoded by VLA {facts.get('vla_hash')}, this learner's is {self.vla_hash}: run `encode` again"
+            )
+        if (state := facts.get("rl_state", "")) != ",".join(self.rl_state):
+            raise DemonstrationsError(
+                f"{path}: encoded with the RL state {state or 'of an earlier version'}, the task's rl_state is "
+                f"{','.join(self.rl_state)}: run `encode` again"
             )
         own_id = int(facts["episode_id"])
         assembly = EpisodeAssembly(self.period_ns, self.stride, self.delay)

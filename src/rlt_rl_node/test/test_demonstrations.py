@@ -26,9 +26,10 @@ from rlt_rl_node.transitions import assemble
 PERIOD_NS = 20_000_000
 HANDOFF, STEPS, HORIZON = 4, 24, 8
 HASH = task_shape().vla_hash
+RL_STATE = ("ee_pose", "joint_velocity")
 
 
-def write(path, episode_id, vla_hash=HASH, repositioning=range(0)):
+def write(path, episode_id, vla_hash=HASH, repositioning=range(0), rl_state=RL_STATE):
     rng = np.random.default_rng(episode_id)
     writer = EpisodeWriter(path)
     for step in range(STEPS):
@@ -45,7 +46,13 @@ def write(path, episode_id, vla_hash=HASH, repositioning=range(0)):
             output.reference = floats(rng.normal(size=HORIZON * D))
             output.header.stamp = to_time(stamp)
             writer.write(topics.VLA_OUTPUT, "rlt_msgs/msg/VlaOutput", serialize_message(output), stamp)
-    facts = {"episode_id": episode_id, "label": "success", "handoff_step": HANDOFF, "vla_hash": vla_hash}
+    facts = {
+        "episode_id": episode_id,
+        "label": "success",
+        "handoff_step": HANDOFF,
+        "vla_hash": vla_hash,
+        "rl_state": ",".join(rl_state),
+    }
     writer.finish(facts)
 
 
@@ -54,7 +61,7 @@ def source(tmp_path):
     folder = tmp_path / "vla" / "demonstrations"
     for episode_id in (7, 8, 9):
         write(folder / f"{episode_id:06d}.mcap", episode_id)
-    return DemonstrationSource(folder, 2, HASH, PERIOD_NS, 2, 0)
+    return DemonstrationSource(folder, 2, HASH, RL_STATE, PERIOD_NS, 2, 0)
 
 
 def no_words(text):
@@ -101,6 +108,15 @@ def test_those_of_another_vla_or_torn_are_an_error(source):
     path = source.folder / "000008.mcap"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DemonstrationsError, match=r"000008\.mcap.*encode the demonstrations again"):
+        list(source.read(no_words))
+
+
+@pytest.mark.parametrize(
+    ("rl_state", "words"), [(RL_STATE[::-1], "joint_velocity,ee_pose"), ((), "of an earlier version")]
+)
+def test_those_of_another_rl_state_are_an_error_even_of_the_same_width(source, rl_state, words):
+    write(source.folder / "000008.mcap", 8, rl_state=rl_state)
+    with pytest.raises(DemonstrationsError, match=f"{words}, the task's rl_state is ee_pose,joint_velocity: run"):
         list(source.read(no_words))
 
 

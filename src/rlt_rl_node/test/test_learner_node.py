@@ -17,6 +17,7 @@ from rclpy.serialization import serialize_message
 from rl_graph import DIM, HASH, Graph, episode_data, episode_messages, task_shape, vla_output, write_files
 
 from rlt_common import topics
+from rlt_common.config import load_task
 from rlt_common.episode_file import EpisodeWriter
 from rlt_msgs.msg import EpisodeState, Relabel, TrainingStatus
 from rlt_msgs.srv import SaveCheckpoint
@@ -206,6 +207,7 @@ def test_demonstrations_in_the_replay_are_no_episodes_of_the_run(tmp_path):
     write_files(tmp_path)
     data = EPISODES[4]
     facts = {"episode_id": 4, "label": "success", "handoff_step": 0, "vla_hash": HASH}
+    facts["rl_state"] = ",".join(load_task(str(tmp_path / "task.yaml")).rl_state)
     write_journal(tmp_path / "vla" / "demonstrations", data, facts=facts)
     with Graph(tmp_path) as graph:
         start(graph)

@@ -27,6 +27,8 @@ from rlt_vla_node.inference import FrozenModel, LayoutError
 FOLDER = "demonstrations"
 """Where encoded demonstrations lie, in the folder of their VLA's checkpoint."""
 ENCODING = "encoding_hash"
+STATE = "rl_state"
+"""In a file's metadata: the blocks of its RL states, joined by commas."""
 MAX_EPISODE_BYTES = 4 * 1024**3
 PURPOSE = "collect"
 """Of the episodes that are demonstrations: a run's own and those of an evaluation may lie in the same folder."""
@@ -68,11 +70,12 @@ def encode_demonstrations(
             facts = episode_facts(path)
             if facts.get("label") == SUCCESS and facts.get("purpose") == PURPOSE:
                 facts["vla_hash"] = model.hash
+                facts[STATE] = ",".join(task.rl_state)
                 facts[ENCODING] = config_hash(
                     {
                         "source": sha256_hex(read_limited(path, MAX_EPISODE_BYTES)),
                         "vla": model.hash,
-                        "rl_state": list(task.rl_state),
+                        STATE: facts[STATE],
                         "encoding": asdict(config),
                     }
                 )
