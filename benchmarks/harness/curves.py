@@ -65,7 +65,7 @@ def write_curves(
         title: above the picture.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = _figure(7.6, 4.2)
+        figure = _figure(8.8, 5.0)
         axis = figure.subplots()
         for (name, seeds), colour in zip(curves.items(), _COLOURS, strict=False):
             lines = [throughput_curve(np.asarray(s, float), np.asarray(n, float), control_hz) for s, n in seeds]
@@ -73,7 +73,7 @@ def write_curves(
             _draw(axis, np.arange(1, shortest + 1), [line[:shortest] for line in lines], colour, name)
         _draw_base(axis, base)
         axis.set(title=title, xlabel="training episode, warm-up included", ylabel=_YLABEL, ylim=(0, None))
-        axis.legend(loc="upper left")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
         return _write(path, figure)
 
 
