@@ -20,7 +20,6 @@ emergency stop that names it. /diagnostics has one row per input (`inputs`), wit
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +47,7 @@ from rlt_control.arms import build_integrator
 from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
+from rlt_control.real_time import TickLateness, keep_garbage_collection_short, schedule, scheduling
 from rlt_control.records import RobotState, Source, Tick
 from rlt_msgs.msg import (
     ActionChunk,
@@ -60,7 +60,8 @@ from rlt_msgs.msg import (
 )
 from rlt_msgs.srv import Estop, ResetEstop
 
-LATENESS_WINDOW = 3000
+QUIET_S = 0.001
+"""So long before a tick no callback is begun any more: it would run into the tick."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class NodeParameters:
     request_retry_s: float = param(
         1.0, "s, an unanswered chunk request is sent again after this time", minimum=0.05, maximum=60.0
     )
+    priority: int = param(
+        0, "real-time priority of the process (SCHED_FIFO); 0: as the system has it", minimum=0, maximum=98
+    )
+    cpus: tuple[int, ...] = param((), "cores that the process may run on; none: as the system has it", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -126,7 +131,8 @@ class ChunkExecutorNode(Node):
         self._last_target: np.ndarray | None = None
         self._holding = True
         self._now_s = now_s
-        self._lateness_s: deque[float] = deque(maxlen=LATENESS_WINDOW)
+        self._lateness = TickLateness()
+        self._unscheduled = ""
         self._missed = 0
         self._health = Health(self)
 
@@ -286,6 +292,13 @@ class ChunkExecutorNode(Node):
 
     # ---- ticks
 
+    def run_in_real_time(self) -> None:
+        """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
+        keep_garbage_collection_short()
+        self._unscheduled = schedule(self.parameters.priority, self.parameters.cpus)
+        if self._unscheduled:
+            self.get_logger().warning(self._unscheduled)
+
     def _lockstep_tick(self) -> None:
         """Tick for the newest state unless it was answered already; waits (sends nothing) without a chunk."""
         if self._state is None or self._state.stamp_ns == self._answered_ns:
@@ -297,7 +310,7 @@ class ChunkExecutorNode(Node):
 
     def timer_tick(self, late_s: float) -> None:
         """Tick on a robot: `late_s` is how late it starts."""
-        self._lateness_s.append(late_s)
+        self._lateness.add(late_s)
         self._missed += late_s > self.robot.period_s / 2
         limit_before, hold_before = self.core.step_limit_reached, self.core.hold_reason
         self._publish(self.core.tick(self._state, self._now_s()))
@@ -349,18 +362,17 @@ class ChunkExecutorNode(Node):
             level, text = ERROR, f"emergency stop: {core.estop_reason}"
         elif fault:
             level, text = ERROR, fault
-        elif self._missed or self.parameters.dry_run:
+        elif self._missed or self._unscheduled or self.parameters.dry_run:
             level = WARN
         if self.parameters.dry_run:
             text = f"DRY RUN, nothing is sent to the arms; {text}"
-        late = np.percentile(self._lateness_s, (50, 99)) * 1e3 if self._lateness_s else (0.0, 0.0)
         self._health.set(
             level,
             text,
             ticks=core.counters.ticks,
             missed_ticks=self._missed,
-            late_p50_ms=f"{late[0]:.2f}",
-            late_p99_ms=f"{late[1]:.2f}",
+            **self._lateness.values(),
+            scheduling=self._unscheduled or scheduling(),
             held_ticks=core.counters.held,
             clamped_ticks=core.counters.clamped,
             dropped_chunks=core.counters.dropped_chunks,
@@ -370,25 +382,29 @@ class ChunkExecutorNode(Node):
 
 
 def _run_on_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
-    """Absolute deadlines: callbacks are drained until the next one is due, then the tick runs."""
+    """Absolute deadlines: callbacks are drained until shortly before the next one is due, then the tick runs."""
     period = node.robot.period_s
     deadline = time.monotonic() + period
     while rclpy.ok():
         executor.spin_once(timeout_sec=0)  # however late a tick is, an emergency stop gets its turn
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - QUIET_S - time.monotonic()) > 0:
             executor.spin_once(timeout_sec=left)
+        if (left := deadline - time.monotonic()) > 0:
+            time.sleep(left)
         now = time.monotonic()
         node.timer_tick(now - deadline)
         deadline += period * max(1, int((now - deadline) / period) + 1)
 
 
-def _spin(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
+def spin(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
+    """Run the node until the end, by `tick` of its robot file."""
     if node.lockstep:
         executor.spin()
     else:
+        node.run_in_real_time()
         _run_on_timer(node, executor)
 
 
 def main() -> None:
     """Entry point of `ros2 run rlt_control chunk_executor`."""
-    run_node("chunk_executor", ChunkExecutorNode, ValueError, spin=_spin)
+    run_node("chunk_executor", ChunkExecutorNode, ValueError, spin=spin)

@@ -1,0 +1,91 @@
+"""The executor's process: priority and cores are really set or refused in words, and lateness is counted."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlt_control.real_time import TickLateness, keep_garbage_collection_short, schedule, scheduling
+
+CPUS = sorted(os.sched_getaffinity(0))
+THREADED = """
+import os, sys, threading
+from rlt_control.real_time import schedule, scheduling
+{before}
+done = threading.Event()
+other = threading.Thread(target=done.wait)
+other.start()
+print(schedule({priority}, {cpus}))
+print(scheduling())
+print(os.sched_getscheduler(other.native_id), sorted(os.sched_getaffinity(other.native_id)))
+done.set()
+"""
+
+
+def in_a_process(priority=0, cpus=(), before=""):
+    """The words of schedule(), the scheduling of the process, and that of a thread that was there before."""
+    text = THREADED.format(priority=priority, cpus=list(cpus), before=before)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_nothing_is_changed_unless_asked_for():
+    words, now, _ = in_a_process()
+    assert (words, now) == ("", scheduling())
+
+
+def test_every_thread_stays_on_the_cores():
+    words, now, other = in_a_process(cpus=CPUS[:1])
+    assert words == ""
+    assert now.endswith(f"cpus {CPUS[0]}")
+    assert other.endswith(str(CPUS[:1]))
+
+
+def test_a_core_that_is_not_there_is_refused_and_named():
+    words, now, _ = in_a_process(cpus=(4000,))
+    assert "cpus [4000]" in words and f"may use {', '.join(map(str, CPUS))}" in words
+    assert now == scheduling()
+
+
+def may_have_priority() -> bool:
+    ask = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))"
+    return subprocess.run([sys.executable, "-c", ask], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.skipif(not may_have_priority(), reason="this user may have no real-time priority")
+def test_every_thread_gets_the_priority():
+    words, now, other = in_a_process(priority=5)
+    assert words == ""
+    assert now.startswith("SCHED_FIFO 5,")
+    assert other.startswith(f"{os.SCHED_FIFO} ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become a user who may not")
+def test_a_user_who_may_not_is_told_what_to_set():
+    nobody = "import resource; resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0)); os.setgroups([]); os.setuid(65534)"
+    words, now, _ = in_a_process(priority=5, before=nobody)
+    assert "priority 5" in words and "rtprio 5" in words and "limits.d" in words
+    assert now == scheduling()
+
+
+def test_what_is_there_is_left_out_of_collections():
+    before = gc.get_freeze_count()
+    try:
+        keep_garbage_collection_short()
+        assert gc.get_freeze_count() > before
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()
+
+
+def test_lateness_has_percentiles_of_the_window_and_counts_since_the_start():
+    late = TickLateness(window=100)
+    assert late.values()["late_max_ms"] == "0.00"
+    for value_s in [0.0501, 0.006] + [0.001] * 99 + [0.0049]:
+        late.add(value_s)
+    values = late.values()
+    assert (values["late_over_5_ms"], values["late_over_20_ms"]) == ("2", "1")
+    assert (values["late_p50_ms"], values["late_max_ms"]) == ("1.00", "4.90")
