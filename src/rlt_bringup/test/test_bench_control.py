@@ -28,7 +28,7 @@ def test_misses_are_counted():
     assert found["late_ms"]["max"] == pytest.approx(20.1)
 
 
-@pytest.mark.parametrize("ticks", [np.zeros((0, 2)), np.zeros(4), np.array([(0.0, 0.0), (0.03, 0.03)])])
+@pytest.mark.parametrize("ticks", [np.zeros((0, 2)), np.zeros(4), np.array([(0.0, 0.0), (0.02, 0.02), (0.05, 0.05)])])
 def test_what_is_no_loop_is_an_error(ticks):
     with pytest.raises(ValueError, match=r"ticks of shape|periods apart"):
         lateness_s(ticks, PERIOD_S)
