@@ -47,7 +47,14 @@ from rlt_control.arms import build_integrator
 from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.real_time import TickLateness, keep_garbage_collection_short, schedule, scheduling
+from rlt_control.real_time import (
+    TickLateness,
+    keep_garbage_collection_short,
+    publish_from_another_thread,
+    run_on_deadlines,
+    schedule,
+    scheduling,
+)
 from rlt_control.records import RobotState, Source, Tick
 from rlt_msgs.msg import (
     ActionChunk,
@@ -59,9 +66,6 @@ from rlt_msgs.msg import (
     TeleopCommand,
 )
 from rlt_msgs.srv import Estop, ResetEstop
-
-QUIET_S = 0.001
-"""So long before a tick no callback is begun any more: it would run into the tick."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +250,8 @@ class ChunkExecutorNode(Node):
 
     def _stop(self, reason: str) -> None:
         self.core.estop(reason, self._state)
-        self.get_logger().error(f"EMERGENCY STOP: {self.core.estop_reason}")
         self._publish(self.core.tick(self._state, self._now_s()))
+        self.get_logger().error(f"EMERGENCY STOP: {self.core.estop_reason}")
         self._show_state()
 
     def _on_reset_estop(self, _: ResetEstop.Request, response: ResetEstop.Response) -> ResetEstop.Response:
@@ -294,10 +298,12 @@ class ChunkExecutorNode(Node):
 
     def run_in_real_time(self) -> None:
         """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
-        keep_garbage_collection_short()
         self._unscheduled = schedule(self.parameters.priority, self.parameters.cpus)
+        # Said in any case: the first line that rclpy logs takes up to 80 ms, which no tick has to spare.
+        self.get_logger().info(f"{self.robot.control_hz:g} Hz: {scheduling()}")
         if self._unscheduled:
             self.get_logger().warning(self._unscheduled)
+        keep_garbage_collection_short()
 
     def _lockstep_tick(self) -> None:
         """Tick for the newest state unless it was answered already; waits (sends nothing) without a chunk."""
@@ -381,30 +387,16 @@ class ChunkExecutorNode(Node):
         )
 
 
-def _run_on_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
-    """Absolute deadlines: callbacks are drained until shortly before the next one is due, then the tick runs."""
-    period = node.robot.period_s
-    deadline = time.monotonic() + period
-    while rclpy.ok():
-        executor.spin_once(timeout_sec=0)  # however late a tick is, an emergency stop gets its turn
-        while (left := deadline - QUIET_S - time.monotonic()) > 0:
-            executor.spin_once(timeout_sec=left)
-        if (left := deadline - time.monotonic()) > 0:
-            time.sleep(left)
-        now = time.monotonic()
-        node.timer_tick(now - deadline)
-        deadline += period * max(1, int((now - deadline) / period) + 1)
-
-
 def spin(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
     """Run the node until the end, by `tick` of its robot file."""
     if node.lockstep:
         executor.spin()
     else:
         node.run_in_real_time()
-        _run_on_timer(node, executor)
+        run_on_deadlines(node.robot.period_s, node.timer_tick, executor.spin_once, rclpy.ok)
 
 
 def main() -> None:
     """Entry point of `ros2 run rlt_control chunk_executor`."""
+    publish_from_another_thread()
     run_node("chunk_executor", ChunkExecutorNode, ValueError, spin=spin)

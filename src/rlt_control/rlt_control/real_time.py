@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 WINDOW = 3000
 """Ticks that the percentiles are taken over: a minute at 50 Hz."""
+QUIET_S = 0.001
+"""So long before a tick no callback is begun any more: it would run into the tick."""
 LIMITS_MS = (5, 20)
 """Ticks that start later than these are counted."""
 
@@ -68,6 +71,45 @@ def keep_garbage_collection_short() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def publish_from_another_thread() -> None:
+    """Let Fast DDS send in a thread of its own, unless the caller's environment says otherwise. Before rclpy.init().
+
+    Whoever sends through shared memory locks the receiver's port. A receiver of low priority that the scheduler puts
+    aside while it holds that lock keeps even a real-time sender waiting, for tens of milliseconds on a busy machine.
+    """
+    os.environ.setdefault("RMW_FASTRTPS_PUBLICATION_MODE", "ASYNCHRONOUS")
+
+
+def run_on_deadlines(
+    period_s: float,
+    tick: Callable[[float], None],
+    spin_once: Callable[[float], None],
+    running: Callable[[], bool],
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Tick on absolute deadlines; between them callbacks run until shortly before the next one.
+
+    Args:
+        period_s: between deadlines. Those that a late tick has passed are left out.
+        tick: gets how late it starts, s.
+        spin_once: waits at most so long, s, for one callback and runs it.
+        running: whether to go on.
+        now_s: monotonic clock.
+        sleep: waits, s.
+    """
+    deadline = now_s() + period_s
+    while running():
+        spin_once(0.0)  # however late a tick is, an emergency stop gets its turn
+        while (left := deadline - QUIET_S - now_s()) > 0:
+            spin_once(left)
+        if (left := deadline - now_s()) > 0:
+            sleep(left)
+        now = now_s()
+        tick(now - deadline)
+        deadline += period_s * max(1, int((now - deadline) / period_s) + 1)
 
 
 class TickLateness:

@@ -7,7 +7,13 @@ import sys
 
 import pytest
 
-from rlt_control.real_time import TickLateness, keep_garbage_collection_short, schedule, scheduling
+from rlt_control.real_time import (
+    QUIET_S,
+    TickLateness,
+    keep_garbage_collection_short,
+    run_on_deadlines,
+    scheduling,
+)
 
 CPUS = sorted(os.sched_getaffinity(0))
 THREADED = """
@@ -46,7 +52,8 @@ def test_every_thread_stays_on_the_cores():
 
 def test_a_core_that_is_not_there_is_refused_and_named():
     words, now, _ = in_a_process(cpus=(4000,))
-    assert "cpus [4000]" in words and f"may use {', '.join(map(str, CPUS))}" in words
+    assert "cpus [4000]" in words
+    assert f"may use {', '.join(map(str, CPUS))}" in words
     assert now == scheduling()
 
 
@@ -67,7 +74,9 @@ def test_every_thread_gets_the_priority():
 def test_a_user_who_may_not_is_told_what_to_set():
     nobody = "import resource; resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0)); os.setgroups([]); os.setuid(65534)"
     words, now, _ = in_a_process(priority=5, before=nobody)
-    assert "priority 5" in words and "rtprio 5" in words and "limits.d" in words
+    assert "priority 5" in words
+    assert "rtprio 5" in words
+    assert "limits.d" in words
     assert now == scheduling()
 
 
@@ -89,3 +98,51 @@ def test_lateness_has_percentiles_of_the_window_and_counts_since_the_start():
     values = late.values()
     assert (values["late_over_5_ms"], values["late_over_20_ms"]) == ("2", "1")
     assert (values["late_p50_ms"], values["late_max_ms"]) == ("1.00", "4.90")
+
+
+class Loop:
+    """The loop on a clock that only waiting and work move. `callbacks`: when each comes and how long it takes, s."""
+
+    def __init__(self, callbacks=(), work_s=0.0, ticks=5):
+        self.now, self.waiting, self.work_s, self.left = 0.0, list(callbacks), work_s, ticks
+        self.late, self.began = [], []
+        run_on_deadlines(0.02, self.tick, self.spin_once, lambda: self.left > 0, lambda: self.now, self.sleep)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def spin_once(self, timeout_s):
+        if self.waiting and self.waiting[0][0] <= self.now + timeout_s:
+            comes, takes = self.waiting.pop(0)
+            self.now = max(self.now, comes)
+            self.began.append(self.now)
+            self.now += takes
+        else:
+            self.now += timeout_s
+
+    def tick(self, late_s):
+        self.late.append(late_s)
+        self.left -= 1
+        self.now += self.work_s
+
+
+def test_ticks_keep_their_deadlines_beside_callbacks_and_work():
+    loop = Loop([(0.001 * i, 0.0005) for i in range(90)], work_s=0.004)
+    assert loop.late == pytest.approx([0.0] * 5, abs=1e-9)
+    assert len(loop.began) > 50
+
+
+def test_no_callback_begins_right_before_a_tick():
+    loop = Loop([(0.02 - QUIET_S / 2, 0.01)])
+    assert loop.late == pytest.approx([0.0] * 5, abs=1e-9)
+    assert loop.began == pytest.approx([0.02])
+
+
+def test_deadlines_that_a_long_callback_passed_are_left_out():
+    loop = Loop([(0.01, 0.055)])
+    assert loop.late == pytest.approx([0.045, 0.0, 0.0, 0.0, 0.0], abs=1e-9)
+
+
+def test_callbacks_get_their_turn_between_ticks_that_are_always_late():
+    loop = Loop([(0.0, 0.0)] * 5, work_s=0.03)
+    assert len(loop.began) == 5
