@@ -9,7 +9,6 @@ learner's updates run at full load in another process, or do not: ten minutes ea
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,12 +22,12 @@ import numpy as np
 from encoding import two_updates
 from harness.busy_learner import busy_learner
 from harness.fault_graph import EXECUTOR, FaultyGraph
+from harness.recording_runner import RecordingRunner, Script
 from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
 from harness.tick_times import figures, lateness_s, share
 from harness.untrained_run import on_a_timer, prepare
 
-from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
-from rlt_bringup.runner import GraphRunner
+from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_common import topics
 from rlt_common.config import load_robot
 from rlt_rl_node.agent import AgentConfig
@@ -42,7 +41,6 @@ X_DIM = 96
 """Width of the learner's input on the simulated robot: RL token and proprioception."""
 PLAIN = "plain_timer"
 LOADED, ALONE = "learner at full load", "no learner"
-RECORDER = Path(__file__).resolve().parent / "harness" / "tick_recorder.py"
 OWN_TOPICS = (
     topics.EXECUTED_ACTION,
     topics.CHUNK_REQUEST,
@@ -54,22 +52,12 @@ OWN_TOPICS = (
 """Of the plain timer: nothing it says reaches the graph, and no chunk is answered twice. It holds, step by step."""
 
 
-class RecordingRunner(GraphRunner):
-    """Starts the executor and the plain timer as processes that record their ticks in `folder`."""
-
-    def __init__(self, folder: Path, command_topic: str, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._folder, self._command_topic = folder, command_topic
-
-    def _command(self, spec: NodeSpec) -> list[str]:
-        command = super()._command(spec)
-        if spec.name not in (EXECUTOR, PLAIN):
-            return command
-        loop = "executor" if spec.name == EXECUTOR else "timer"
-        own = (*OWN_TOPICS, self._command_topic) if spec.name == PLAIN else ()
-        renamed = [word for name in own for word in ("-r", f"{name}:=plain/{name}")]
-        out = str(self._folder / f"{spec.name}.npy")
-        return [sys.executable, str(RECORDER), "--loop", loop, "--out", out, *command[1:], *renamed]
+def scripts(folder: Path, command_topic: str) -> dict[str, Script]:
+    """The executor and the plain timer, with a record of their ticks in `folder`."""
+    return {
+        name: Script("tick_recorder.py", ("--loop", loop, "--out", str(folder / f"{name}.npy")), apart)
+        for name, loop, apart in ((EXECUTOR, "executor", ()), (PLAIN, "timer", (*OWN_TOPICS, command_topic)))
+    }
 
 
 def run_graph(folder: Path, priority: int, loads: Sequence[str], seconds: float) -> list[dict[str, Any]]:
@@ -83,7 +71,7 @@ def run_graph(folder: Path, priority: int, loads: Sequence[str], seconds: float)
     nodes[nodes.index(executor)] = replace(executor, parameters={**executor.parameters, "priority": priority})
     nodes.append(replace(executor, name=PLAIN))
     spans = {}
-    runner = partial(RecordingRunner, run, robot.command_topics[0])
+    runner = partial(RecordingRunner, scripts(run, robot.command_topics[0]))
     work = partial(two_updates, X_DIM, AgentConfig())
     with (
         busy_learner(work, updates_per_call=2) as learner,

@@ -1,7 +1,7 @@
 """The chunk executor's process with a record of every tick: when it was due and when it started.
 
 `--loop executor` is the executor as it is. `--loop timer` is the same node, ticked by an rclpy timer that an rclpy
-executor spins: what one would write first. Both do the same work per tick; only what calls it differs.
+executor spins, in a process as rclpy makes it: what one would write first. Both do the same work per tick.
 The record is written at the end: float64 (ticks, 2), monotonic s: deadline, start.
 """
 
@@ -21,6 +21,7 @@ from rclpy.utilities import remove_ros_args
 from rlt_common.process import run_node
 from rlt_control import chunk_executor_node
 from rlt_control.chunk_executor_node import ChunkExecutorNode
+from rlt_control.real_time import publish_from_another_thread
 
 LOOPS = ("executor", "timer")
 
@@ -60,6 +61,8 @@ def main() -> None:
     parser.add_argument("--loop", choices=LOOPS, required=True)
     parser.add_argument("--out", type=Path, required=True, help=".npy file")
     options = parser.parse_args(remove_ros_args()[1:])
+    if options.loop == "executor":
+        publish_from_another_thread()
     run_node(
         "chunk_executor",
         RecordingExecutor,

@@ -44,29 +44,36 @@ SHORT = {
 """What differs from the task: short episodes and few, cheap updates."""
 
 
-def prepare(run: Path, task: str = "screw", seed: int = 0, changes: Mapping[str, Any] = SHORT) -> Path:
+def prepare(
+    run: Path, task: str = "screw", seed: int = 0, changes: Mapping[str, Any] = SHORT, robot: str = "sim"
+) -> Path:
     """Write <run>/vla and <run>/task.yaml, the task with `changes` merged into it, and return the latter's path."""
     run.mkdir(parents=True, exist_ok=True)
     values = yaml.safe_load(config_file("tasks", task).read_text(encoding="utf-8"))
     file = run / TASK_FILE
     file.write_text(yaml.safe_dump(_merged(values, changes)), encoding="utf-8")
-    write_untrained_vla(run / "vla", file, seed)
+    write_untrained_vla(run / "vla", file, seed, robot)
     return file
 
 
-def on_a_timer(run: Path, robot: str = "sim") -> Path:
-    """The robot's file with `tick: timer`: as a real robot runs, by wall time. Returns its path."""
+def on_a_timer(run: Path, robot: str = "sim", camera: Mapping[str, Any] | None = None, **changes: Any) -> Path:
+    """The robot's file with `tick: timer`: as a real robot runs, by wall time. Returns its path.
+
+    `changes` are merged into the file, `camera` into each of its cameras.
+    """
     source = config_file("robots", robot)
     values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    values |= {"tick": "timer", "kinematics": str(source.parent / values["kinematics"])}
+    values |= {"tick": "timer", "kinematics": str(source.parent / values["kinematics"]), **changes}
+    values["cameras"] = [{**own, **(camera or {})} for own in values["cameras"]]
+    run.mkdir(parents=True, exist_ok=True)
     file = run / ROBOT_FILE
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
 
 
-def write_untrained_vla(folder: Path, task_file: Path, seed: int) -> None:
-    """A checkpoint of the shape that `adapt` makes for the simulated robot and the task, with random weights."""
-    robot, task = load_robot(config_file("robots", "sim")), load_task(task_file)
+def write_untrained_vla(folder: Path, task_file: Path, seed: int, robot_name: str = "sim") -> None:
+    """A checkpoint of the shape that `adapt` makes for the robot (name or file) and the task, with random weights."""
+    robot, task = load_robot(config_file("robots", robot_name)), load_task(task_file)
     vla = build_vla(vla_config(robot, task), seed)
     shape = RlTokenConfig(embed_dim=vla.config.width, max_tokens=vla.config.tokens, token_dim=AdaptConfig().token_dim)
     blocks = [(name, robot.block_sizes[name]) for name in task.vla_state]

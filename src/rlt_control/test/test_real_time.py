@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,22 +18,32 @@ from rlt_control.real_time import (
 
 CPUS = sorted(os.sched_getaffinity(0))
 THREADED = """
-import os, sys, threading
+import ctypes, os, sys, threading
 from rlt_control.real_time import schedule, scheduling
 {before}
-done = threading.Event()
-other = threading.Thread(target=done.wait)
+named, done = threading.Event(), threading.Event()
+
+def wait():
+    PR_SET_NAME = 15
+    ctypes.CDLL(None).prctl(PR_SET_NAME, {name!r}, 0, 0, 0)
+    named.set()
+    done.wait()
+
+other = threading.Thread(target=wait)
 other.start()
+named.wait()
 print(schedule({priority}, {cpus}))
 print(scheduling())
-print(os.sched_getscheduler(other.native_id), sorted(os.sched_getaffinity(other.native_id)))
+thread = other.native_id
+priority = os.sched_getparam(thread).sched_priority
+print(os.sched_getscheduler(thread), priority, sorted(os.sched_getaffinity(thread)))
 done.set()
 """
 
 
-def in_a_process(priority=0, cpus=(), before=""):
-    """The words of schedule(), the scheduling of the process, and that of a thread that was there before."""
-    text = THREADED.format(priority=priority, cpus=list(cpus), before=before)
+def in_a_process(priority=0, cpus=(), before="", name="other"):
+    """The words of schedule(), the scheduling of the process, and that of a thread `name` that was there before."""
+    text = THREADED.format(priority=priority, cpus=list(cpus), before=before, name=name.encode())
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -67,7 +78,22 @@ def test_every_thread_gets_the_priority():
     words, now, other = in_a_process(priority=5)
     assert words == ""
     assert now.startswith("SCHED_FIFO 5,")
-    assert other.startswith(f"{os.SCHED_FIFO} ")
+    assert other.startswith(f"{os.SCHED_FIFO} 4 ")
+
+
+@pytest.mark.skipif(not may_have_priority(), reason="this user may have no real-time priority")
+def test_the_sending_thread_of_dds_stands_below_those_that_it_may_wait_for():
+    _, _, other = in_a_process(priority=5, name="dds.asyn.0.0")
+    assert other.startswith(f"{os.SCHED_FIFO} 3 ")
+
+
+@pytest.mark.skipif(not may_have_priority(), reason="this user may have no real-time priority")
+def test_a_runaway_ends_the_process_and_says_where_it_was():
+    begin = "from rlt_control.real_time import schedule\nassert not schedule(5, [])\n"
+    text = begin + "def runaway():\n    while True: pass\nrunaway()"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGXCPU
+    assert "in runaway" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become a user who may not")

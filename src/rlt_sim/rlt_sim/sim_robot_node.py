@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -212,11 +213,15 @@ class SimRobotNode(Node):
         joints.header.frame_id = self.robot.frame
         self._joints.publish(joints)
         if self._gate.step % self.task.stride == 0:
-            for publisher, camera, rgb in zip(self._cameras, self.robot.cameras, self.cell.images(), strict=True):
-                publisher.publish(_image_message(rgb, stamp, camera.name))
+            self._publish_images(stamp)
+
+    def _publish_images(self, stamp: Time) -> None:
+        for publisher, camera, rgb in zip(self._cameras, self.robot.cameras, self.cell.images(), strict=True):
+            publisher.publish(image_message(rgb, stamp, camera.name))
 
 
-def _image_message(rgb: np.ndarray, stamp, frame_id: str) -> Image:
+def image_message(rgb: np.ndarray, stamp: Time, frame_id: str) -> Image:
+    """(H, W, 3) uint8 RGB as a camera driver publishes it."""
     height, width, _ = rgb.shape
     message = Image(height=height, width=width, encoding="rgb8", step=3 * width, data=array.array("B", rgb.tobytes()))
     message.header.stamp = stamp
