@@ -3,8 +3,8 @@
 The whole graph on a robot's timer: simulated arms, and a process that publishes three raw 640x480 images 30 times a
 second; the VLA takes them at 224x224 as JPEG. Every process notes when messages came and went. The latency of a chunk
 is the time from its observation (or its request, if that came later) to its first command, both published, without the
-VLA's own time and without the wait for the tick that its first row is planned for. Five minutes without a learner and
-five beside one at full load. QUICK=1 takes 20 s each and re-reads the goals.
+model's work and without the wait for the tick that its first row is planned for. Ten minutes without more learning
+than the graph's own and ten beside a learner at full load. QUICK=1 takes 30 s each and re-reads the goals.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from harness.untrained_run import on_a_timer, prepare
 from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
 from rlt_common.config import load_robot
 from rlt_rl_node.agent import AgentConfig
+from rlt_rl_node.learner_node import LearnerParameters
 
 NAME = "latency"
 SEED = 0
-SECONDS, QUICK_SECONDS, SETTLE_S = 300.0, 20.0, 5.0
+SECONDS, QUICK_SECONDS, SETTLE_S = 600.0, 30.0, 5.0
 PRIORITY = 50
 """Of the executor."""
 X_DIM = 96
@@ -52,6 +53,7 @@ PARTS = (
     ("vla_codec", "codec: decoding for the VLA"),
     ("ingest_codec", "codec: ingest"),
     ("model", "model"),
+    ("group", "model, strided group begun before"),
     ("planned", "planned wait"),
 )
 
@@ -69,9 +71,10 @@ def run_graph(folder: Path, seconds: float) -> list[dict[str, Any]]:
     outs = {name: folder / f"{name}.jsonl" for name in ROLES}
     scripts = {n: Script("latency_recorder.py", ("--role", r, "--out", str(outs[n]))) for n, r in ROLES.items()}
     robot = load_robot(robot_file)
+    work = partial(two_updates, X_DIM, AgentConfig())
     spans = {}
     with (
-        busy_learner(partial(two_updates, X_DIM, AgentConfig()), updates_per_call=2) as learner,
+        busy_learner(work, updates_per_call=2, niceness=LearnerParameters.niceness) as learner,
         FaultyGraph(nodes, folder, robot.command_topics[0], runner=partial(RecordingRunner, scripts)) as graph,
     ):
         graph.until_moving()

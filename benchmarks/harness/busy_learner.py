@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,14 +49,17 @@ class BusyLearner:
 
 
 @contextmanager
-def busy_learner(build: Callable[[], Callable[[], object]], updates_per_call: int) -> Iterator[BusyLearner]:
+def busy_learner(
+    build: Callable[[], Callable[[], object]], updates_per_call: int, niceness: int = 0
+) -> Iterator[BusyLearner]:
     """A process that calls what `build` returns while it is switched on. `build` can be pickled.
 
-    Raises RuntimeError when it does not come up, or has ended.
+    `niceness`: rl_learner's on a robot is its parameter's default. Raises RuntimeError when it does not come up, or has
+    ended.
     """
     context = get_context("spawn")
     learner = BusyLearner(context)
-    process = context.Process(target=_learn, args=(learner, build, updates_per_call), daemon=True)
+    process = context.Process(target=_learn, args=(learner, build, updates_per_call, niceness), daemon=True)
     process.start()
     learner.process = process
     try:
@@ -70,7 +74,10 @@ def busy_learner(build: Callable[[], Callable[[], object]], updates_per_call: in
         process.join(START_S)
 
 
-def _learn(learner: BusyLearner, build: Callable[[], Callable[[], object]], updates_per_call: int) -> None:
+def _learn(
+    learner: BusyLearner, build: Callable[[], Callable[[], object]], updates_per_call: int, niceness: int
+) -> None:
+    os.nice(niceness)
     torch.set_num_threads(1)
     update = build()
     update()

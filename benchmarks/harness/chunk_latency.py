@@ -17,12 +17,14 @@ class Latency:
 
     Attributes:
         at: when its first command was published, monotonic.
-        to_output: from the later of observation and request, published, to the VLA's output, without the model.
+        to_output: from the later of observation and request, published, to the VLA's output, without the model and
+            without the group.
         to_chunk: from the output to the chunk in the executor: rl_policy and two topics.
         to_command: from the deadline of the tick that played its first row to the command published.
         ingest_codec: of that observation's images: decoding, resizing, encoding. Before it is published.
         vla_codec: decoding the observation's images; part of `to_output`.
         model: VLA and RL token.
+        group: what was left of the model's work on a group of strided observations that it had begun before.
         planned: from the chunk in the executor to that deadline: rows are asked for ahead, and wait.
     """
 
@@ -33,11 +35,12 @@ class Latency:
     ingest_codec: float
     vla_codec: float
     model: float
+    group: float
     planned: float
 
     @property
     def total(self) -> float:
-        """Observation published to command published, without the model and the planned wait."""
+        """Observation published to command published, without the model's work and the planned wait."""
         return self.to_output + self.to_chunk + self.to_command
 
 
@@ -52,10 +55,13 @@ def latencies(records: Iterable[Mapping[str, Any]]) -> list[Latency]:
     A chunk that was asked for again counts from its first request, output and arrival.
     """
     first: dict[tuple[str, int], Mapping[str, Any]] = {}
+    groups = []
     for record in sorted(records, key=lambda record: record["at_s"]):
-        if record["kind"] != "images":
-            name = "observation" if record["kind"] == "observation" else "chunk"
-            first.setdefault((record["kind"], record[name]), record)
+        kind = record["kind"]
+        if kind == "group":
+            groups.append((record["begin_s"], record["at_s"]))
+        elif kind != "images":
+            first.setdefault((kind, record["observation" if kind == "observation" else "chunk"]), record)
     found = []
     for (kind, number), command in first.items():
         request, output, chunk = (first.get((name, number)) for name in ("request", "output", "chunk"))
@@ -65,15 +71,17 @@ def latencies(records: Iterable[Mapping[str, Any]]) -> list[Latency]:
         if observation is None:
             continue
         begin = max(observation["at_s"], request["at_s"])
+        group = sum(max(0.0, min(g_end, output["at_s"]) - max(g_begin, begin)) for g_begin, g_end in groups)
         found.append(
             Latency(
                 at=command["sent_s"],
-                to_output=output["at_s"] - begin - output["model_s"],
+                to_output=output["at_s"] - begin - output["model_s"] - group,
                 to_chunk=chunk["at_s"] - output["at_s"],
                 to_command=command["sent_s"] - command["due_s"],
                 ingest_codec=observation["codec_s"],
                 vla_codec=output["codec_s"],
                 model=output["model_s"],
+                group=group,
                 planned=command["due_s"] - chunk["at_s"],
             )
         )

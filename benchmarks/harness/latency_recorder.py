@@ -87,7 +87,7 @@ def ingest(record: Record) -> Node:
 
 
 def vla(record: Record) -> Node:
-    """The VLA node: outputs, with the time of the model and that of decoding the images."""
+    """The VLA node: outputs, with the time of the model and that of decoding the images, and strided groups."""
     from rlt_vla_node import vla_node
 
     decode, decode_s = vla_node.observation_from_msg, [0.0]
@@ -103,8 +103,14 @@ def vla(record: Record) -> Node:
             model_s = message.inference_s - decode_s[0]
             record.add(kind="output", chunk=message.request_id, model_s=model_s, codec_s=decode_s[0])
 
+    class Vla(vla_node.VlaNode):
+        def work_once(self) -> None:
+            begin_s = time.monotonic()
+            super().work_once()
+            record.add(kind="group", begin_s=begin_s)
+
     vla_node.observation_from_msg = timed
-    node = vla_node.VlaNode()
+    node = Vla()
     node._publisher = NotedPublisher(node._publisher, note)
     return node
 

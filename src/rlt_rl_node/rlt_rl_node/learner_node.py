@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import array
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,6 +80,9 @@ class LearnerParameters:
     checkpoint_every: int = param(10, "episodes between checkpoints", minimum=1, maximum=100_000)
     keep_checkpoints: int = param(3, "automatic checkpoints kept", minimum=1, maximum=1000)
     publish_every: int = param(100, "updates between actors on a robot", minimum=1, maximum=1_000_000)
+    niceness: int = param(
+        10, "on a robot: how far the process stands back behind those that move the arms (nice)", minimum=0, maximum=19
+    )
     slice_s: float = param(0.05, "s of updates between callbacks", minimum=0.001, maximum=1.0)
     assembly_timeout_s: float = param(
         3.0, "s after a label before missing parts are looked for in the journal", minimum=0.1, maximum=600.0
@@ -461,8 +465,15 @@ def spin(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
         idle = node.received == before and not node.work()
 
 
+def _spin_behind(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
+    """In lockstep the robot waits for the learner; a real one does not."""
+    if not node.lockstep:
+        os.nice(node.parameters.niceness)
+    spin(node, executor)
+
+
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_learner`."""
     torch.set_num_threads(1)
     errors = (FrozenModelsError, DemonstrationsError, CheckpointError, EpisodeFileError, OSError)
-    run_node("rl_learner", LearnerNode, *errors, spin=spin, at_exit=LearnerNode.save_at_exit)
+    run_node("rl_learner", LearnerNode, *errors, spin=_spin_behind, at_exit=LearnerNode.save_at_exit)
