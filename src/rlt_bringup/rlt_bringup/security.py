@@ -294,7 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
             robots=given.robots,
         )
         resolved = resolve(options)
-        nodes = [*describe(resolved), *(BY_HAND if given.learner != ALONE else ())]
+        nodes = [*describe(resolved), *((HEALTHCHECK,) if given.learner == ALONE else BY_HAND)]
         if given.list:
             print("\n".join(enclave(node, given.namespace) for node in nodes))
             return
