@@ -123,12 +123,20 @@ class RobotStream:
     def _on_state(self, message: EpisodeState) -> None:
         self._judge(message)
         self._collect(messages.collect_state, message)
+        again = message.episode_id <= self.reported_episode and message.phase == EpisodeState.PHASE_CRITICAL
+        if self.robot and again and message.purpose == EpisodeState.PURPOSE_TRAIN and not self.refusal:
+            self._refuse(
+                f"episode {message.episode_id} is not learned from: one of that number was taken in before. A new run "
+                "directory of a robot takes a new run directory of the learner, or another namespace"
+            )
 
     def _on_control(self, message: ControlState) -> None:
         self._collect(messages.collect_control, message)
 
     def _on_relabel(self, message: Relabel) -> None:
         self.received += 1
+        if self.refusal:  # its manager says them again when it was started with the right files
+            return
         try:
             correction = Correction(message.sequence, message.episode_id, Label(message.label), message.after_episode)
         except ValueError as error:
@@ -138,9 +146,9 @@ class RobotStream:
 
     def _judge(self, message: EpisodeState) -> None:
         """Whether this robot practises what the learner learns."""
-        if not message.config_hash and not self.robot:
-            return
-        self.refusal, before = messages.config_problem(message.config_hash, self._expected.config_hash), self.refusal
+        ours = self._expected.config_hash
+        said = message.config_hash or ("" if self.robot else ours)  # in its own namespace a launch started both
+        self.refusal, before = messages.config_problem(said, ours), self.refusal
         if self.refusal:
             self.assembly = self._new_assembly()
             self.begin_after(self.reported_episode)

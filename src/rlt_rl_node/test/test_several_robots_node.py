@@ -227,6 +227,11 @@ def test_a_robot_of_another_task_is_refused_alone_until_it_has_the_right_one(tmp
         cells.b.spin_until(lambda: cells.b.actors, "the actor of cell_b")
         assert EpisodeStore(tmp_path / "run" / "encoded").load(EpisodeKey(2, cells.names[1])).key.episode_id == 2
 
+        # Started again on an empty run directory it counts from 1: said, and nothing is mixed.
+        cells.play(cells.b, practised("cell_b", 1))
+        cells.b.spin_until(lambda: "one of that number was taken in before" in cells.b.status.message, "the word of it")
+        assert not (tmp_path / "run" / "encoded" / cells.names[1] / "000001.safetensors").exists()
+
 
 @pytest.mark.timeout(400)
 def test_one_that_waits_for_its_parts_or_has_another_task_s_journal_holds_up_no_other(tmp_path):
