@@ -27,7 +27,7 @@ from harness.timing import interleaved
 
 from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.networks import Layout
-from rlt_rl_node.records import EpisodeData, Label, Source
+from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, Source
 from rlt_rl_node.replay import Replay
 
 NAME = "replay"
@@ -93,7 +93,7 @@ def rebuild(folder: Path, count: int) -> tuple[float, float]:
     start = time.perf_counter()
     again, buffer = EpisodeStore(folder), empty()
     for i in range(1, count + 1):
-        buffer.add(again.load(i))
+        buffer.add(again.load(EpisodeKey(i)))
     return size / 1e6, time.perf_counter() - start
 
 

@@ -36,7 +36,9 @@ class Trainer:
     def episode(self, seed: int) -> EpisodeOutcome:
         """One training episode on the reset `seed`, with everything that follows from it."""
         learner = self.learner
-        go = decide(Purpose.TRAIN, Driver.RL, self._status(), lockstep=True, trained_episode=learner.last_episode_id)
+        go = decide(
+            Purpose.TRAIN, Driver.RL, self._status(), lockstep=True, trained_episode=learner.progress().last_episode_id
+        )
         if not isinstance(go, Go):
             raise LoopError(go.reason)
         outcome, data = self._loop.run(Purpose.TRAIN, go.driver, seed, explore=True, actor_version=go.actor_version)
@@ -53,7 +55,7 @@ class Trainer:
         return Training(
             ready=learner.ready and learner.version > 0,
             busy=False,
-            last_episode_id=learner.last_episode_id,
+            last_episode_id=learner.progress().last_episode_id,
             actor_version=learner.version,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ament_index_python.packages import get_package_share_directory, get_packages_with_prefixes
 
+from rlt_bringup import shared_learner
 from rlt_common import topics
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
 from rlt_common.driver_launch import DriverLaunch
@@ -39,6 +40,8 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     respawn: bool = True
+    remap: tuple[tuple[str, str], ...] = ()
+    """Topics under another name: (from, to)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,18 @@ class GraphOptions:
         choices=HOSTS,
     )
     namespace: str = param("", "namespace of every node: one per robot")
+    learner: str = param(
+        shared_learner.OWN,
+        "own: a learner for this robot alone; shared: this robot practises for a learner that is started elsewhere; "
+        "alone: that learner, and nothing else",
+        choices=shared_learner.LEARNERS,
+    )
+    robots: str = param("", "with learner: alone: namespaces of its robots, with commas between")
+    robot_runs: str = param(
+        "",
+        "with learner: alone: run directory of each of robots, with commas between, where this machine has them; one "
+        "that it does not have is left empty",
+    )
     use_sim_time: bool = param(False, "take the time from /clock; set by itself in lockstep simulation")
     log_level: str = param("info", "log level", choices=("debug", "info", "warn", "error", "fatal"))
 
@@ -141,6 +156,7 @@ def resolve(options: GraphOptions) -> Resolved:
     """Find the files and check that they can be read. Raises ParameterError."""
     robot_file, task_file = config_file("robots", options.robot), config_file("tasks", options.task)
     robot, task = load_robot(robot_file), load_task(task_file)
+    shared_learner.check(options)
     refuse_other_commanders(robot, options.namespace)
     simulated = robot.reset == "service"
     if simulated and robot.launch:
@@ -177,7 +193,7 @@ def resolve(options: GraphOptions) -> Resolved:
         scripted=scripted,
         lockstep=robot.tick == "joint_states",
         video_devices=any(camera.device for camera in robot.cameras),
-        drivers=robot.launch if options.drivers and options.host != "gpu" else (),
+        drivers=robot.launch if options.drivers and options.host != "gpu" and options.learner != "alone" else (),
         task=task,
     )
 
@@ -229,6 +245,8 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     options = resolved.options
     if options.mode not in GRAPH_MODES:
         raise ParameterError(f"mode {options.mode!r} has no graph; it is run as one command")
+    if options.learner == shared_learner.ALONE:
+        return [_finish(_learner(resolved), resolved, options.use_sim_time)]
     files = {"robot": str(resolved.robot_file), "task": str(resolved.task_file)}
     run = str(resolved.run)
     checkpoint = {"checkpoint": str(resolved.checkpoint), "run_seed": options.seed}
@@ -256,19 +274,9 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                 "rl_policy",
                 {**files, "run_seed": options.seed, "vla_checkpoint": str(resolved.checkpoint)},
             ),
-            NodeSpec(
-                "rlt_rl_node",
-                "rl_learner",
-                "rl_learner",
-                {
-                    **files,
-                    "run_seed": options.seed,
-                    "run_directory": run,
-                    "vla_checkpoint": str(resolved.checkpoint),
-                    "freeze": options.mode != "train",
-                },
-            ),
         ]
+    if options.mode != "collect" and options.learner == shared_learner.OWN:
+        nodes.append(_learner(resolved))
     purpose = {"eval": "evaluate", "dry_run": "evaluate"}.get(options.mode, options.mode)
     nodes.append(
         NodeSpec(
@@ -304,9 +312,22 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
         nodes += _device(resolved)
     if options.view:
         nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))
-    sim_time = options.use_sim_time or resolved.lockstep
     here = [node for node in nodes if options.host in ("all", "gpu" if node.name in GPU_NODES else "robot")]
-    return [_finish(node, resolved.task, sim_time) for node in here]
+    return [_finish(node, resolved, options.use_sim_time or resolved.lockstep) for node in here]
+
+
+def _learner(resolved: Resolved) -> NodeSpec:
+    options = resolved.options
+    parameters = {
+        "robot": str(resolved.robot_file),
+        "task": str(resolved.task_file),
+        "run_seed": options.seed,
+        "run_directory": str(resolved.run),
+        "vla_checkpoint": str(resolved.checkpoint),
+        "freeze": options.mode != "train",
+        **shared_learner.learner_parameters(options),
+    }
+    return NodeSpec("rlt_rl_node", "rl_learner", "rl_learner", parameters)
 
 
 def _device(resolved: Resolved) -> list[NodeSpec]:
@@ -327,13 +348,15 @@ def _device(resolved: Resolved) -> list[NodeSpec]:
     return [NodeSpec("rlt_teleop", "gamepad", "gamepad", {"device": device})]
 
 
-def _finish(node: NodeSpec, task: TaskConfig, sim_time: bool) -> NodeSpec:
+def _finish(node: NodeSpec, resolved: Resolved, sim_time: bool) -> NodeSpec:
+    task = resolved.task
     wanted = _flatten(task.nodes.get(node.name, {}))
     # Strings that the launch gives are files and folders of this run, on which its nodes must agree.
-    if fixed := sorted(n for n in wanted if node.parameters.get(n) and isinstance(node.parameters[n], str)):
+    if fixed := sorted(n for n in wanted if node.parameters.get(n) and isinstance(node.parameters[n], str | list)):
         raise ParameterError(f"task {task.name}: nodes: {node.name}: {fixed[0]!r} is given by the launch: leave it out")
     parameters = {**node.parameters, "use_sim_time": sim_time, **wanted}
-    return replace(node, parameters=parameters)
+    remap = shared_learner.clock_of(resolved.options.namespace) if sim_time and resolved.lockstep else ()
+    return replace(node, parameters=parameters, remap=remap)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

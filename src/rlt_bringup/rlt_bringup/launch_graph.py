@@ -26,6 +26,7 @@ from rlt_bringup import drivers
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
 from rlt_bringup.security import enclave, secured
+from rlt_bringup.shared_learner import OWN
 from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError
 
@@ -89,6 +90,8 @@ def _actions(context: LaunchContext, task: str) -> list:
     options = options_from_launch(context, task)
     resolved = resolve(options)
     if options.mode not in GRAPH_MODES:
+        if options.learner != OWN:
+            raise ParameterError(f"learner: {options.learner}: mode {options.mode} is one command and has no graph")
         module = COMMANDS[options.mode]
         command = [sys.executable, "-m", module, *_command_arguments(options.mode, resolved)]
         return _one_command(options.mode, command)
@@ -140,6 +143,7 @@ def _node(spec: NodeSpec, options: GraphOptions) -> Node:
         name=spec.name,
         namespace=options.namespace,
         parameters=[dict(spec.parameters)],
+        remappings=list(spec.remap),
         arguments=["--ros-args", "--log-level", options.log_level, *_identity(spec, options)],
         output="screen",
         respawn=spec.respawn,

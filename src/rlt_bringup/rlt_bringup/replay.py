@@ -40,7 +40,7 @@ from rlt_bringup.replay_plan import (
 )
 from rlt_bringup.runner import GraphRunner, RunnerError
 from rlt_common import topics
-from rlt_common.atomic import sha256_hex, write_atomic
+from rlt_common.atomic import write_atomic
 from rlt_common.config import config_hash, load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
 from rlt_common.parameters import ParameterError
@@ -54,9 +54,9 @@ from rlt_msgs.msg import (
     Observation,
     VlaOutput,
 )
-from rlt_rl_node import actor_codec
 from rlt_rl_node import checkpoint as learner_checkpoint
 from rlt_rl_node.actor_codec import PolicyWeights
+from rlt_rl_node.messages import actor_message
 from rlt_vla_node.checkpoint import CheckpointError, read_config
 from rlt_vla_node.inference import noise_seed
 
@@ -176,7 +176,7 @@ class Player(Node):
     def play(self, replay: Replay) -> None:
         """Publish an episode, each request after the answer to the one before. Raises ReplayError without an answer."""
         if replay.actor is not None:
-            self._publishers_of[topics.ACTOR].publish(_actor_message(replay.actor))
+            self._publishers_of[topics.ACTOR].publish(actor_message(replay.actor, 0))
         for step in plan(replay.recording, replay.actor_version):
             if isinstance(step, Publish):
                 self._publishers_of[step.topic].publish(step.message)
@@ -358,11 +358,6 @@ def _nodes(resolved: Resolved) -> list[NodeSpec]:
         for node in describe(resolved)
         if node.name in NODES
     ]
-
-
-def _actor_message(actor: PolicyWeights) -> ActorParameters:
-    data = actor_codec.pack(actor)
-    return ActorParameters(version=actor.version, sha256=sha256_hex(data), vla_hash=actor.vla_hash, data=data)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ class GraphRunner:
             ros += ["--enclave", enclave(spec, self._namespace)]
         if self._namespace:
             ros += ["-r", f"__ns:=/{self._namespace.strip('/')}"]
+        for name, other in spec.remap:
+            ros += ["-r", f"{name}:={other}"]
         return [str(executable), "--ros-args", *ros]
 
     def _spawn(self, spec: NodeSpec, command: list[str]) -> subprocess.Popen:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.shared_learner import ALONE, CLOCK
 from rlt_common import topics
 from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, load_robot
@@ -26,7 +27,6 @@ from rlt_teleop.joy_mapping import load_mapping
 
 CAMERAS, COMMAND, STATES, WRENCHES = "{cameras}", "{command}", "{states}", "{wrenches}"
 """Stand for the topics that the robot's file names."""
-CLOCK = "/clock"
 EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
 EVERY_NODE_REPLIES = (
     "~/describe_parameters",
@@ -179,11 +179,12 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
     """
     if node.name not in NODES:
         raise ParameterError(f"security: no interfaces are known of node {node.name!r}: add it to {__name__}.NODES")
-    own = NODES[node.name]
+    own = _of_robots(NODES[node.name], node.parameters.get("robots", ()))
     sim_time = bool(node.parameters.get("use_sim_time"))
     lockstep = robot.tick == "joint_states"
-    publish = [name for name in _resolved(own.publish, robot) if name != CLOCK or lockstep]
-    subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([CLOCK] if sim_time else [])]
+    clock = CLOCK.lstrip("/") if node.remap else CLOCK  # a namespace has a clock of its own
+    publish = [clock if name == CLOCK else name for name in _resolved(own.publish, robot) if name != CLOCK or lockstep]
+    subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([clock] if sim_time else [])]
     if node.name == "sim_robot" and not lockstep:
         subscribe = [name for name in subscribe if name not in (topics.CONTROL_STATE, topics.SIMULATION_ACK)]
     return dataclasses.replace(
@@ -192,6 +193,17 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
         subscribe=tuple(sorted(set(subscribe))),
         reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES})),
     )
+
+
+def _of_robots(own: Interfaces, robots: Iterable[str]) -> Interfaces:
+    """The topics of a learner of several robots: in the namespace of each."""
+    if not robots:
+        return own
+
+    def each(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(f"{robot.rstrip('/')}/{name}" for robot in robots for name in names)
+
+    return dataclasses.replace(own, publish=each(own.publish), subscribe=each(own.subscribe))
 
 
 def secured() -> bool:
@@ -262,6 +274,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--robot", default="sim", help="robot name or path of a robot file")
     parser.add_argument("--mode", default="deploy", help="mode of the graph")
     parser.add_argument("--namespace", default="", help="namespace of every node")
+    parser.add_argument("--learner", default="own", help="own, shared or alone")
+    parser.add_argument("--robots", default="", help="with --learner alone: namespaces of its robots")
     parser.add_argument("--operator", default="", help="in simulation: scripted or human")
     parser.add_argument("--joy", default="", help="joystick mapping, by name or path")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -270,10 +284,17 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         options = GraphOptions(
-            task=given.task, robot=given.robot, mode=given.mode, operator=given.operator, joy=given.joy
+            task=given.task,
+            robot=given.robot,
+            mode=given.mode,
+            operator=given.operator,
+            joy=given.joy,
+            namespace=given.namespace,
+            learner=given.learner,
+            robots=given.robots,
         )
         resolved = resolve(options)
-        nodes = [*describe(resolved), *BY_HAND]
+        nodes = [*describe(resolved), *((HEALTHCHECK,) if given.learner == ALONE else BY_HAND)]
         if given.list:
             print("\n".join(enclave(node, given.namespace) for node in nodes))
             return

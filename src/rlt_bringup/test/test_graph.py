@@ -8,6 +8,7 @@ import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 
 from rlt_bringup.graph import GRAPH_MODES, RUN_FOLDERS, GraphOptions, config_file, describe, resolve
+from rlt_bringup.runner import GraphRunner
 from rlt_common.parameters import ParameterError
 from rlt_sim.operator import OperatorConfig
 
@@ -276,3 +277,51 @@ def test_every_shipped_robot_makes_a_graph(tmp_path, robot):
     resolved = resolve(GraphOptions(robot=robot, mode="train", run=str(tmp_path)))
     assert not resolved.simulated
     assert {"chunk_executor", "camera_ingest", "recorder"} <= {node.name for node in describe(resolved)}
+
+
+def test_a_robot_that_shares_its_learner_starts_none(tmp_path):
+    own, shared = graph(tmp_path), graph(tmp_path, learner="shared", namespace="cell_a")
+    assert set(own) - set(shared) == {"rl_learner"}
+    assert {name: dict(node.parameters) for name, node in shared.items()} == {
+        name: dict(node.parameters) for name, node in own.items() if name != "rl_learner"
+    }
+
+
+def test_a_learner_of_several_robots_is_started_alone(tmp_path):
+    nodes = graph(tmp_path / "both", learner="alone", robots="cell_a, /cell_b", robot_runs=f"{tmp_path}/a,")
+    assert set(nodes) == {"rl_learner"}
+    parameters = nodes["rl_learner"].parameters
+    assert parameters["robots"] == ["cell_a", "/cell_b"]
+    assert parameters["run_directories"] == [str(tmp_path / "a"), ""]
+    assert parameters["run_directory"] == str(tmp_path / "both")
+    assert not parameters["use_sim_time"]
+    assert not parameters["freeze"]
+    elsewhere = graph(tmp_path, learner="alone", robots="cell_a,cell_b", host="gpu", mode="eval")["rl_learner"]
+    assert "run_directories" not in elsewhere.parameters
+    assert elsewhere.parameters["freeze"]
+    assert "robots" not in graph(tmp_path)["rl_learner"].parameters
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learner": "both"}, "choose one of own, shared, alone"),
+        ({"learner": "shared"}, "add namespace"),
+        ({"robots": "cell_a"}, "robots: only a learner that is started alone"),
+        ({"learner": "shared", "namespace": "a", "robot_runs": "runs/a"}, "robot_runs: only a learner"),
+        ({"learner": "alone"}, "add robots"),
+        ({"learner": "alone", "robots": "a,b", "mode": "collect"}, "nothing is learned"),
+        ({"learner": "alone", "robots": "a,b", "host": "robot"}, "GPU's machine"),
+    ],
+)
+def test_robots_and_their_learner_must_fit(tmp_path, options, message):
+    with pytest.raises(ParameterError, match=message):
+        graph(tmp_path, **options)
+
+
+def test_each_simulated_cell_has_a_clock_of_its_own(tmp_path):
+    assert {node.remap for node in graph(tmp_path).values()} == {()}
+    nodes = graph(tmp_path, namespace="/cell_a")
+    assert {node.remap for node in nodes.values()} == {(("/clock", "/cell_a/clock"),)}
+    command = GraphRunner(list(nodes.values()), tmp_path, "/cell_a")._command(nodes["sim_robot"])
+    assert "/clock:=/cell_a/clock" in command

@@ -17,6 +17,7 @@ from rlt_common.episode_file import episode_metadata, read_messages
 from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction, OperatorEvent
 from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.networks import Layout
+from rlt_rl_node.records import EpisodeKey
 from rlt_rl_node.replay import Replay
 
 ROBOT = load_robot(config_file("robots", "sim"))
@@ -132,7 +133,7 @@ def test_the_events_of_the_keys_are_in_the_bag_in_order(played):
 
 
 def test_the_replay_has_the_human_s_action_in_place_of_the_reference(played):
-    data = EpisodeStore(played / "encoded").load(EPISODE)
+    data = EpisodeStore(played / "encoded").load(EpisodeKey(EPISODE))
     assert HUMAN in data.sources
     layout = Layout(data.rl_tokens.shape[1], data.rl_states.shape[1], ROBOT.action_dim, TASK.chunk_length, (8,))
     replay = Replay(layout, TASK.stride, 0.99, torch.ones(ROBOT.action_dim), capacity=2000)

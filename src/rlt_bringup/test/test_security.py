@@ -121,6 +121,34 @@ def test_a_namespace_is_part_of_enclave_and_profile(tmp_path):
     assert {p.get("ns") for p in root.iter("profile")} == {"/left_cell"}
 
 
+def test_a_learner_of_several_robots_may_use_the_topics_of_each(tmp_path):
+    file = tmp_path / "policy.xml"
+    security.main(["--mode", "train", "--learner", "alone", "--robots", "cell_a,/cell_b", "--output", str(file)])
+    root = xml.parse(file).getroot()
+    assert [e.get("path") for e in root.iter("enclave")] == ["/rl_learner", "/healthcheck"]
+
+    def of(kind):
+        own = next(root.iter("enclave"))
+        return {topic.text for group in own.iter("topics") if group.get(kind) for topic in group}
+
+    assert of("publish") == {
+        *(f"{cell}/{topic}" for cell in ("cell_a", "/cell_b") for topic in ("actor", "training_status")),
+        *security.EVERY_NODE_PUBLISHES,
+    }
+    assert {"cell_a/executed_action", "/cell_b/relabel"} < of("subscribe")
+    assert "executed_action" not in of("subscribe")
+
+
+def test_a_simulated_cell_in_a_namespace_has_its_own_clock(tmp_path):
+    file = tmp_path / "policy.xml"
+    security.main(["--mode", "train", "--learner", "shared", "--namespace", "cell_a", "--output", str(file)])
+    root = xml.parse(file).getroot()
+    topics = {t.text for e in root.iter("topics") for t in e}
+    assert "clock" in topics
+    assert "/clock" not in topics
+    assert "/cell_a/rl_learner" not in {e.get("path") for e in root.iter("enclave")}
+
+
 def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
     file = tmp_path / "policy.xml"
     security.main(["--output", str(file)])

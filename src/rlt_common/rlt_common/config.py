@@ -32,6 +32,7 @@ __all__ = [
     "RobotConfig",
     "TaskConfig",
     "config_hash",
+    "learning_hash",
     "load_robot",
     "load_task",
     "read_yaml",
@@ -67,6 +68,33 @@ def config_hash(*configs: Any) -> str:
 
     text = json.dumps([plain(c) for c in configs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+LEARNING_KEYS = {
+    "robot": ("control_hz", "tick", "joint_names", "arms", "step_limit"),
+    "task": (
+        "name",
+        "instruction",
+        "vla_state",
+        "rl_state",
+        "horizon",
+        "chunk_length",
+        "execute_steps",
+        "stride",
+        "prefetch_steps",
+    ),
+}
+"""What robots that practise for one learner must have in common. Where they stand, their drivers, cameras, workspaces
+and time-outs are their own."""
+
+
+def learning_hash(robot: RobotConfig, task: TaskConfig) -> str:
+    """First 16 hex digits of the sha256 over LEARNING_KEYS. Of joints their number counts, not their names."""
+    facts = {key: getattr(robot, key) for key in LEARNING_KEYS["robot"]}
+    facts["joint_names"] = len(robot.joint_names)
+    facts["arms"] = [(arm.name, len(arm.joints)) for arm in robot.arms]
+    facts["step_limit"] = robot.step_limit.tolist()
+    return config_hash(facts, {key: getattr(task, key) for key in LEARNING_KEYS["task"]})
 
 
 def read_yaml(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Mapping[str, Any]:

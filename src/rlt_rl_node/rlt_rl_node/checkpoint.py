@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ from rlt_common.atomic import fsync_folder, sha256_hex
 from rlt_common.reading import read_json, read_limited
 from rlt_rl_node import actor_codec, tensor_file
 from rlt_rl_node.actor_codec import PolicyWeights
+from rlt_rl_node.corrections import Progress
 from rlt_rl_node.episode_store import EpisodeStore
-from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape, labels_of, settings
+from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape, progress_of, settings
+from rlt_rl_node.records import EpisodeKey
 from rlt_rl_node.tensor_file import TensorFileError
 
-FORMAT = 4
+FORMAT = 5
+_ONE_ROBOT = 4
+"""Format of a learner that knew of one robot."""
 MAX_BYTES = 2 * 1024**3
 MAX_STATE_BYTES = 64 * 1024**2
 STATE, LEARNER, ACTOR = "state.json", "learner.safetensors", "actor.safetensors"
@@ -69,7 +73,7 @@ def save(folder: Path, learner: Learner, store: EpisodeStore, name: str = "") ->
         "spread": np.asarray(learner.shape.spread, np.float32).tolist(),
         "vla_hash": learner.shape.vla_hash,
         "torch": torch.__version__,
-        "episodes": [[i, store.sha256(i)] for i in learner.replay.episodes],
+        "episodes": [[*key, store.sha256(key)] for key in learner.replay.episodes],
         "sha256": {file: sha256_hex(data) for file, data in files.items()},
     }
     files[STATE] = json.dumps(state, indent=1).encode()
@@ -113,11 +117,22 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path}: {STATE}: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"checkpoint {path}: {STATE} is not JSON: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {path}: {STATE} is not of format {FORMAT}")
+    if not isinstance(state, dict) or state.get("format") not in (_ONE_ROBOT, FORMAT):
+        raise CheckpointError(f"checkpoint {path}: {STATE} is not of format {FORMAT}, nor of {_ONE_ROBOT}")
     if not isinstance(state.get("counters"), dict) or not isinstance(state.get("sha256"), dict):
         raise CheckpointError(f"checkpoint {path}: {STATE} has no counters or no hashes: the folder is damaged")
-    return state
+    try:
+        return _brought_up(state) if state["format"] == _ONE_ROBOT else state
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path}: {STATE}: {error!r}: the folder is damaged") from error
+
+
+def _brought_up(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a learner that knew of one robot, as this format has it."""
+    counters = dict(state["counters"])
+    progress = {key: counters.pop(key) for key in Progress().state()}
+    episodes = [[*EpisodeKey(int(episode_id)), digest] for episode_id, digest in state["episodes"]]
+    return {**state, "format": FORMAT, "episodes": episodes, "counters": {**counters, "robots": {"": progress}}}
 
 
 def load_actor(path: Path) -> PolicyWeights:
@@ -127,6 +142,31 @@ def load_actor(path: Path) -> PolicyWeights:
         return actor_codec.unpack(_read(path, ACTOR, state), state["sha256"][ACTOR])
     except (KeyError, TensorFileError) as error:
         raise CheckpointError(f"checkpoint {path}: {ACTOR}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TrainedActor:
+    """The actor of a checkpoint, and the critic updates behind it."""
+
+    path: Path
+    weights: PolicyWeights
+    updates: int
+
+
+def trained_actor(folder: Path, start_from: Path | None, vla_hash: str) -> TrainedActor | None:
+    """The actor of the checkpoint `start_from`, else of the newest in `folder`; None when that holds none.
+
+    Raises CheckpointError, also when `start_from` holds no trained actor, or the VLA is another.
+    """
+    found = start_from or latest(folder)
+    weights = load_actor(found) if found else None
+    if weights is None or weights.version == 0:
+        if start_from:
+            raise CheckpointError(f"checkpoint {found} was written in warm-up: it holds no trained actor")
+        return None
+    if weights.vla_hash != vla_hash:
+        raise CheckpointError(f"checkpoint {found} was trained on VLA {weights.vla_hash}, this run's is {vla_hash}")
+    return TrainedActor(found, weights, int(read_state(found)["counters"]["updates"]))
 
 
 def load(path: Path, shape: TaskShape, config: LearnerConfig, store: EpisodeStore) -> tuple[Learner, list[str]]:
@@ -139,9 +179,10 @@ def load(path: Path, shape: TaskShape, config: LearnerConfig, store: EpisodeStor
         _check_fit(path, state, shape, config)
         arrays, _ = tensor_file.parse(_read(path, LEARNER, state), MAX_BYTES)
         learner = Learner(shape, config)
-        labels = labels_of(state["counters"])
-        for episode_id, digest in state["episodes"]:
-            episode = store.load(int(episode_id), digest)
+        robots = progress_of(state["counters"])
+        for episode_id, robot, digest in state["episodes"]:
+            episode = store.load(EpisodeKey(int(episode_id), str(robot)), digest)
+            labels = robots[episode.robot].labels if episode.robot in robots else {}
             learner.replay.add(replace(episode, label=labels.get(episode.episode_id, episode.label)))
         learner.restore(arrays, state["counters"])
     except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,8 @@ again, follows it where it did before, so that it arrives at the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_rl_node.records import Label
@@ -34,6 +35,29 @@ class Correction:
             )
 
 
+@dataclass
+class Progress:
+    """How far a learner is with one robot."""
+
+    last_episode_id: int = 0
+    """Newest episode taken in or passed over."""
+    corrections: int = 0
+    """Sequence number of the newest corrected label that was followed."""
+    labels: dict[int, Label] = field(default_factory=dict)
+    """Corrected ones, by episode."""
+
+    def state(self) -> dict[str, Any]:
+        """As plain data, for a checkpoint."""
+        labels = {str(episode_id): label.name for episode_id, label in sorted(self.labels.items())}
+        return {"last_episode_id": self.last_episode_id, "corrections": self.corrections, "labels": labels}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Progress:
+        """Take :meth:`state` back. Raises KeyError, TypeError or ValueError for what it cannot be."""
+        labels = {int(episode_id): Label[name] for episode_id, name in state["labels"].items()}
+        return cls(int(state["last_episode_id"]), int(state["corrections"]), labels)
+
+
 class PendingCorrections:
     """Corrections that are still to be followed. `applied`: sequence number of the last one that was."""
 
@@ -49,12 +73,14 @@ class PendingCorrections:
         if correction.sequence > self._applied:
             self._waiting.setdefault(correction.sequence, correction)
 
-    def take_due(self, last_episode_id: int) -> Correction | None:
+    def due(self, last_episode_id: int) -> Correction | None:
         """The next one, once all episodes that had ended before it are done with."""
         if not self._waiting:
             return None
         first = self._waiting[min(self._waiting)]
-        if first.after_episode > last_episode_id:
-            return None
-        self._applied = first.sequence
-        return self._waiting.pop(first.sequence)
+        return first if first.after_episode <= last_episode_id else None
+
+    def followed(self, sequence: int) -> None:
+        """The correction of this number was followed: it, and any before it, is not due again."""
+        self._applied = max(self._applied, sequence)
+        self._waiting = {number: each for number, each in self._waiting.items() if number > self._applied}

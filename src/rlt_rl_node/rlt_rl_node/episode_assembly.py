@@ -98,8 +98,9 @@ class EpisodeAssembly:
             return f"encoded observations of {len(lacking)} steps, the first {min(lacking)}"
         return ""
 
-    def take(self, episode_id: int) -> EpisodeData:
-        """The labelled episode as far as it is known, and forget it. Raises RecordError for parts that do not fit."""
+    def take(self, episode_id: int, robot: str = "") -> EpisodeData:
+        """The labelled episode, `robot`'s, as far as it is known, and forget it. Raises RecordError for parts that do
+        not fit."""
         episode = self._episodes[episode_id]
         self.forget(episode_id)
         steps = [episode.steps[i] for i in sorted(episode.steps)]
@@ -118,6 +119,7 @@ class EpisodeAssembly:
             rl_tokens=_stack([o.rl_token for o in outputs], 2),
             rl_states=_stack([o.rl_state for o in outputs], 2),
             references=_stack([o.reference for o in outputs], 3),
+            robot=robot,
         )
 
     def forget(self, episode_id: int) -> None:

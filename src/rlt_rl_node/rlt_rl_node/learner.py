@@ -19,10 +19,10 @@ from rlt_common.parameters import param, validate
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.agent import Agent, AgentConfig
 from rlt_rl_node.budget import INITIAL, ONLINE, BudgetConfig, UpdateBudget
-from rlt_rl_node.corrections import Correction
+from rlt_rl_node.corrections import Correction, Progress
 from rlt_rl_node.frozen_models import FrozenModels
 from rlt_rl_node.networks import Layout
-from rlt_rl_node.records import EpisodeData, Label
+from rlt_rl_node.records import EpisodeData, EpisodeKey
 from rlt_rl_node.replay import Replay
 
 METRICS = ("critic_loss", "q_mean", "actor_loss", "distance")
@@ -97,9 +97,7 @@ class Learner:
         self.budget = UpdateBudget(config.budget)
         self.version = 0  # of the newest released actor
         self.released_updates = 0  # critic updates behind it
-        self.last_episode_id = 0  # newest episode taken in or skipped
-        self.corrections = 0  # sequence number of the newest corrected label that was followed
-        self.labels: dict[int, Label] = {}  # corrected ones, by episode
+        self.robots: dict[str, Progress] = {}  # those of which anything was heard, as in EpisodeKey
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -123,13 +121,17 @@ class Learner:
         """Updates to be paid now; none without a transition to make them of."""
         return self.budget.owed if len(self.replay) else 0
 
+    def progress(self, robot: str = "") -> Progress:
+        """How far it is with a robot."""
+        return self.robots.setdefault(robot, Progress())
+
     def add_episode(self, episode: EpisodeData) -> int:
         """Take in one labelled episode; returns its transitions. An episode without any leaves everything as it was.
 
         Raises RecordError or ValueError when it does not fit, and takes in nothing then.
         """
         transitions = self.replay.add(episode)
-        self.pass_over(episode.episode_id)
+        self.pass_over(episode.key)
         if transitions:
             warm = self.stage
             self.budget.credit(len(episode.steps), transitions)
@@ -137,7 +139,7 @@ class Learner:
                 self.agent.standardise.fit(self.replay.states())
         return transitions
 
-    def relabel(self, correction: Correction, episode: EpisodeData | None) -> int:
+    def relabel(self, correction: Correction, episode: EpisodeData | None, robot: str = "") -> int:
         """Follow a corrected label; returns the transitions that the episode has in the replay now.
 
         What was trained is not undone, and nothing more is owed. A corrected episode is the newest of the replay.
@@ -145,13 +147,15 @@ class Learner:
         Args:
             correction: the newest one, in its order.
             episode: the training episode with whatever label; None when it is none, or not to be taken in now.
+            robot: whose episode it is.
 
         Raises RecordError when the episode does not fit; then it has left the replay.
         """
-        self.corrections = correction.sequence
-        self.labels[correction.episode_id] = correction.label
-        if correction.episode_id in self.replay.episodes:
-            self.replay.remove(correction.episode_id)
+        progress, key = self.progress(robot), EpisodeKey(correction.episode_id, robot)
+        progress.corrections = correction.sequence
+        progress.labels[correction.episode_id] = correction.label
+        if key in self.replay.episodes:
+            self.replay.remove(key)
         if episode is None or not correction.label.trainable:
             return 0
         return self.replay.add(dataclasses.replace(episode, label=correction.label))
@@ -164,9 +168,10 @@ class Learner:
         """
         return self.replay.add(episode)
 
-    def pass_over(self, episode_id: int) -> None:
+    def pass_over(self, key: EpisodeKey) -> None:
         """Note that an episode is done with, taken in or not."""
-        self.last_episode_id = max(self.last_episode_id, episode_id)
+        progress = self.progress(key.robot)
+        progress.last_episode_id = max(progress.last_episode_id, key.episode_id)
 
     def run_updates(self, limit: int) -> int:
         """Pay up to `limit` of the owed updates; returns how many were done."""
@@ -233,9 +238,7 @@ class Learner:
             "updates": self.agent.updates,
             "version": self.version,
             "released_updates": self.released_updates,
-            "last_episode_id": self.last_episode_id,
-            "corrections": self.corrections,
-            "labels": {str(episode_id): label.name for episode_id, label in sorted(self.labels.items())},
+            "robots": {robot: progress.state() for robot, progress in sorted(self.robots.items())},
         }
 
     def restore(self, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
@@ -259,9 +262,7 @@ class Learner:
         self.agent.updates = int(counters["updates"])
         self.version = int(counters["version"])
         self.released_updates = int(counters["released_updates"])
-        self.last_episode_id = int(counters["last_episode_id"])
-        self.corrections = int(counters["corrections"])
-        self.labels = labels_of(counters)
+        self.robots = progress_of(counters)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         modules = {
@@ -281,9 +282,9 @@ class Learner:
         )
 
 
-def labels_of(counters: dict[str, Any]) -> dict[int, Label]:
-    """The corrected labels in :meth:`Learner.counters`."""
-    return {int(episode_id): Label[name] for episode_id, name in counters["labels"].items()}
+def progress_of(counters: dict[str, Any]) -> dict[str, Progress]:
+    """How far it was with each robot, out of :meth:`Learner.counters`."""
+    return {str(robot): Progress.of(state) for robot, state in counters["robots"].items()}
 
 
 def settings(config: LearnerConfig) -> dict[str, Any]:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import array
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlt_common import topics
+from rlt_common.atomic import sha256_hex
 from rlt_common.codecs import CodecError, floats, matrix, stamp_ns, to_time, vector
+from rlt_common.config import LEARNING_KEYS
 from rlt_common.episode_file import read_messages
-from rlt_msgs.msg import ActionChunk, ChunkRequest, ControlState, EpisodeState, ExecutedAction, VlaOutput
+from rlt_msgs.msg import (
+    ActionChunk,
+    ActorParameters,
+    ChunkRequest,
+    ControlState,
+    EpisodeState,
+    ExecutedAction,
+    TrainingStatus,
+    VlaOutput,
+)
+from rlt_rl_node import actor_codec
+from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.episode_assembly import EpisodeAssembly
+from rlt_rl_node.learner import Learner
 from rlt_rl_node.policy import Chunk, Episode, Output, Request
 from rlt_rl_node.records import Encoded, Label, Source, Step
 
@@ -53,8 +69,22 @@ def collect_control(assembly: EpisodeAssembly, message: ControlState) -> None:
         assembly.control_stopped(message.episode_id, message.epoch, message.step)
 
 
-def collect_journal(assembly: EpisodeAssembly, path: Path, episode_id: int) -> None:
-    """Hand a whole episode file over. Raises EpisodeFileError, CodecError or ValueError; says which file."""
+def config_problem(said: str, config_hash: str) -> str:
+    """Why a robot that says `said` has nothing for a learner of `config_hash`, in words; empty when it has."""
+    if said == config_hash:
+        return ""
+    keys = "; ".join(f"{file}: {', '.join(names)}" for file, names in LEARNING_KEYS.items())
+    return (
+        f"its robot and task files give {said or 'nothing'}, this learner's {config_hash}: start both with files that "
+        f"agree in {keys}"
+    )
+
+
+def collect_journal(assembly: EpisodeAssembly, path: Path, episode_id: int, config_hash: str = "") -> None:
+    """Hand a whole episode file over. Raises EpisodeFileError, CodecError or ValueError; says which file.
+
+    `config_hash`: that the file must be of, where it says; empty: any.
+    """
     last_step, epoch = -1, 0
     for entry in read_messages(path, JOURNALLED):
         if entry.message.episode_id != episode_id:
@@ -65,6 +95,9 @@ def collect_journal(assembly: EpisodeAssembly, path: Path, episode_id: int) -> N
         elif entry.topic == topics.VLA_OUTPUT:
             collect_output(assembly, entry.message)
         else:
+            said = entry.message.config_hash  # of an earlier version: empty
+            if config_hash and said and (problem := config_problem(said, config_hash)):
+                raise CodecError(f"{path}: {problem}")
             collect_state(assembly, entry.message)
             epoch = max(epoch, entry.message.epoch)
     # The recorder closes a file only when the executor has stopped.
@@ -137,3 +170,39 @@ def chunk_message(chunk: Chunk, arm_names: Sequence[str]) -> ActionChunk:
     )
     message.header.stamp = to_time(chunk.stamp_ns)
     return message
+
+
+def actor_message(weights: PolicyWeights, updates: int) -> ActorParameters:
+    """An actor for the policy nodes, with the critic updates behind it."""
+    data = actor_codec.pack(weights)
+    return ActorParameters(
+        version=weights.version,
+        updates=updates,
+        sha256=sha256_hex(data),
+        vla_hash=weights.vla_hash,
+        data=array.array("B", data),
+    )
+
+
+def frozen_status(weights: PolicyWeights, updates: int) -> TrainingStatus:
+    """Where training stands when nothing is learned and this actor drives."""
+    return TrainingStatus(stage="online", ready=True, actor_version=weights.version, updates=updates)
+
+
+def training_status(learner: Learner, loss: Mapping[str, float], updates_per_s: float) -> TrainingStatus:
+    """Where training stands, but for what differs from robot to robot."""
+    return TrainingStatus(
+        stage=learner.stage,
+        ready=learner.ready and learner.version > 0,
+        episodes=learner.budget.episodes,
+        transitions=len(learner.replay),
+        robot_steps=learner.replay.steps,
+        updates=learner.agent.updates,
+        actor_version=learner.version,
+        update_debt=float(learner.owed),
+        updates_per_s=updates_per_s,
+        critic_loss=loss.get("critic_loss", math.nan),
+        actor_loss=loss.get("actor_loss", math.nan),
+        q_mean=loss.get("q_mean", math.nan),
+        reference_distance=loss.get("reference_distance", math.nan),
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,16 @@ class Label(IntEnum):
     def trainable(self) -> bool:
         """Whether an episode with this label may enter the replay."""
         return self in (Label.SUCCESS, Label.FAILURE, Label.TIMEOUT)
+
+
+class EpisodeKey(NamedTuple):
+    """Which episode of which robot. Every robot counts its own; demonstrations have negative ids and no robot."""
+
+    episode_id: int
+    robot: str = ""  # its namespace without the leading slash; empty: the only one
+
+    def __str__(self) -> str:
+        return f"episode {self.episode_id}" + (f" of {self.robot}" if self.robot else "")
 
 
 class RecordError(ValueError):
@@ -89,9 +100,10 @@ class EpisodeData:
     rl_tokens: np.ndarray  # (M, D) float32
     rl_states: np.ndarray  # (M, P) float32
     references: np.ndarray  # (M, H, d) float32
+    robot: str = ""  # whose, as in EpisodeKey
 
     def __post_init__(self) -> None:
-        where = f"episode {self.episode_id}"
+        where = str(self.key)
         count, encoded = len(self.steps), len(self.encoded_steps)
         for name, length in (("sources", count), ("actions", count), ("boundary", encoded), ("rl_tokens", encoded)):
             if len(getattr(self, name)) != length:
@@ -114,6 +126,11 @@ class EpisodeData:
                 raise RecordError(f"{where}: {name} is not strictly rising")
         if self.delay < 0:
             raise RecordError(f"{where}: delay {self.delay} is negative")
+
+    @property
+    def key(self) -> EpisodeKey:
+        """Which episode of which robot it is."""
+        return EpisodeKey(self.episode_id, self.robot)
 
     @property
     def end_step(self) -> int:

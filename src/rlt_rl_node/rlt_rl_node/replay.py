@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlt_rl_node.agent import Batch
 from rlt_rl_node.networks import Layout
-from rlt_rl_node.records import EpisodeData, RecordError, Source
+from rlt_rl_node.records import EpisodeData, EpisodeKey, RecordError, Source
 from rlt_rl_node.transitions import assemble
 
 
@@ -48,7 +48,7 @@ class Replay:
             self._length,
             self._terminal,
         )
-        self._sizes: dict[int, tuple[int, int, int]] = {}  # episode id -> steps, encodings, transitions
+        self._sizes: dict[EpisodeKey, tuple[int, int, int]] = {}  # steps, encodings, transitions
 
     def __len__(self) -> int:
         """Transitions held."""
@@ -61,8 +61,8 @@ class Replay:
         return sum(column.values.nbytes for column in columns)
 
     @property
-    def episodes(self) -> tuple[int, ...]:
-        """Ids of the episodes held, oldest first."""
+    def episodes(self) -> tuple[EpisodeKey, ...]:
+        """The episodes held, oldest first."""
         return tuple(self._sizes)
 
     @property
@@ -92,17 +92,17 @@ class Replay:
         self._first_action.extend(torch.from_numpy(table.first_action) + step_offset)
         self._length.extend(torch.from_numpy(table.length))
         self._terminal.extend(torch.from_numpy(table.terminal))
-        self._sizes[episode.episode_id] = (len(episode.steps), len(episode.encoded_steps), len(table))
+        self._sizes[episode.key] = (len(episode.steps), len(episode.encoded_steps), len(table))
         while len(self) > self.capacity and len(self._sizes) > 1:
             self.remove(next(iter(self._sizes)))
         return len(table)
 
-    def remove(self, episode_id: int) -> None:
+    def remove(self, key: EpisodeKey) -> None:
         """Take an episode out again. A corrected label is a removal followed by :meth:`add`. KeyError when unknown."""
-        counts = self._sizes[episode_id]
+        counts = self._sizes[key]
         starts = [0, 0, 0]
         for other, sizes in self._sizes.items():
-            if other == episode_id:
+            if other == key:
                 break
             starts = [a + b for a, b in zip(starts, sizes, strict=True)]
         groups = (self._per_step, self._per_encoding, self._per_transition)
@@ -113,7 +113,7 @@ class Replay:
         self._first_action.values[later] -= counts[0]
         self._encoding.values[later] -= counts[1]
         self._next_encoding.values[later] -= counts[1]
-        del self._sizes[episode_id]
+        del self._sizes[key]
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """`batch_size` transitions, uniformly with replacement."""
@@ -153,8 +153,8 @@ class Replay:
         return x
 
     def _check(self, episode: EpisodeData) -> None:
-        where = f"episode {episode.episode_id}"
-        if episode.episode_id in self._sizes:
+        where = str(episode.key)
+        if episode.key in self._sizes:
             raise RecordError(f"{where} is in the replay already: remove it first")
         for name, got, expected in (
             ("action dimension", episode.actions.shape[1], self.layout.action_dim),

@@ -1,13 +1,12 @@
 """A learner with its run directory: which episodes come next, checkpoints, metrics. No ROS.
 
-    <run>/episodes/<id>.mcap        the journal, written by the recorder
-    <run>/encoded/<id>.safetensors  what the learner took in
-    <run>/checkpoints/<name>/       see `checkpoint`
-    <run>/labels.jsonl              corrected labels, see `corrections`
-    <run>/metrics.jsonl             one line per episode taken in; after a restart the last line of an episode counts
+    <run>/encoded/           what the learner took in, see `episode_store`
+    <run>/checkpoints/<name>/  see `checkpoint`
+    <run>/order.jsonl        with several robots: what was followed, in order, see `take_in_order`
+    <run>/metrics.jsonl      one line per episode taken in; after a restart the last line of an episode counts
 
 A start goes on from the newest checkpoint, then takes in the episodes after it in order, each followed by its updates,
-so that it arrives where it was.
+so that it arrives where it was. What each robot leaves for it is in `robot_run`.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from rlt_common.atomic import no_follow
-from rlt_common.episode_file import EpisodeFileError, episode_metadata
-from rlt_common.relabels import read_relabels
 from rlt_common.run_files import inside
 from rlt_rl_node import checkpoint
-from rlt_rl_node.corrections import Correction, PendingCorrections
+from rlt_rl_node.corrections import Correction
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
-from rlt_rl_node.records import EpisodeData, Label, RecordError
+from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError
+from rlt_rl_node.robot_run import RobotRun
+from rlt_rl_node.take_in_order import Event, TakeInOrder
 from rlt_rl_node.tensor_file import TensorFileError
 
 
@@ -39,8 +38,9 @@ class RunSession:
         run: the run directory.
         shape, config: of the learner.
         start_from: a checkpoint folder; None: the newest of the run, or nothing.
-        demonstrations: what the replay begins with, where there is no checkpoint.
         log: where words about what was found go.
+        demonstrations: what the replay begins with, where there is no checkpoint.
+        robots: run directory of each robot, None where it is not on this machine; by default one, with its files here.
 
     Raises CheckpointError when the checkpoint does not fit, DemonstrationsError when the demonstrations do not,
     PermissionError when a link leads its files out of the run directory.
@@ -54,7 +54,9 @@ class RunSession:
         start_from: Path | None,
         log: Callable[[str], None],
         demonstrations: DemonstrationSource | None = None,
+        robots: Mapping[str, Path | None] | None = None,
     ) -> None:
+        robots = {"": run} if robots is None else robots
         self.run, self._log = run, log
         self.store = EpisodeStore(inside(run, "encoded"))
         self.checkpoints = inside(run, "checkpoints")
@@ -70,25 +72,36 @@ class RunSession:
             log(f"goes on from {found}: {self.learner.agent.updates} updates, {len(self.learner.replay)} transitions")
             for change in changes:
                 log(f"setting changed since the checkpoint: {change}")
-        self.backlog: deque[int] = deque(self._newer())
-        self.corrections = PendingCorrections(self.learner.corrections)
-        made, problems = read_relabels(run)
-        for problem in problems:
-            log(problem)
-        for relabel in made:
-            label = Label[relabel.label.upper()]
-            self.corrections.offer(Correction(relabel.sequence, relabel.episode_id, label, relabel.after_episode))
+        self.robots = {
+            robot: RobotRun(robot, folder, self.store, self.learner.progress(robot), log)
+            for robot, folder in robots.items()
+        }
+        self._order = TakeInOrder(inside(run, "order.jsonl") if len(robots) > 1 else None)
+        self._again = deque(event for event in self._order.read(log) if event.key.robot in robots)
 
-    def journal(self, episode_id: int) -> Path | None:
-        """The finished episode file of an episode, if it is there."""
-        return next((path for path in self._journals() if self._journal_id(path) == episode_id), None)
+    def again(self) -> Event | None:
+        """What was done next before the learner was away; None: all of it is done again, and news may come."""
+        while self._again and self._again[0].behind(self.learner.progress(self._again[0].key.robot)):
+            self._again.popleft()
+        return self._again[0] if self._again else None
 
-    def stored(self, episode_id: int) -> EpisodeData | None:
+    def next_on_disk(self, robot: str) -> EpisodeKey | None:
+        """The robot's episode to take in next of those that ended while the learner was away; None: not one now."""
+        backlog, again = self.robots[robot].backlog, self.again()
+        if again is None:
+            return EpisodeKey(backlog.popleft(), robot) if backlog else None
+        if again.correction or again.key.robot != robot:
+            return None
+        if backlog and backlog[0] <= again.key.episode_id:
+            return EpisodeKey(backlog.popleft(), robot)
+        return again.key
+
+    def stored(self, key: EpisodeKey) -> EpisodeData | None:
         """The encoded episode of an earlier start, if it is there and whole."""
-        if not self.store.path(episode_id).is_file():
+        if not self.store.path(key).is_file():
             return None
         try:
-            return self.store.load(episode_id)
+            return self.store.load(key)
         except TensorFileError as error:
             self._log(f"{error}: taken from the journal instead")
             return None
@@ -99,39 +112,44 @@ class RunSession:
         Raises OSError, with nothing taken in, when the disk refuses: try again.
         """
         episode = trimmed(episode, self.learner.shape.chunk_length)
-        label = self.learner.labels.get(episode.episode_id, episode.label)
+        key = episode.key
+        label = self.learner.progress(key.robot).labels.get(key.episode_id, episode.label)
         try:
             self.store.save(episode)
+            self._note(Event(key))
             if not label.trainable:
-                self._log(f"episode {episode.episode_id} is left out: it was relabelled {label.name}")
-                self.learner.pass_over(episode.episode_id)
+                self._log(f"{key} is left out: it was relabelled {label.name}")
+                self.learner.pass_over(key)
                 return 0
             return self.learner.add_episode(replace(episode, label=label))
         except (RecordError, ValueError) as error:
-            self._log(f"episode {episode.episode_id} is left out: {error}")
-            self.learner.pass_over(episode.episode_id)
+            self._log(f"{key} is left out: {error}")
+            self.learner.pass_over(key)
             return 0
 
-    def correct(self, journalled: Callable[[int, Label], EpisodeData | None]) -> bool:
+    def correct(self, journalled: Callable[[EpisodeKey, Label], EpisodeData | None]) -> bool:
         """Follow the next corrected label that is due; False when none is.
 
         `journalled`: a training episode out of its journal, as if it had ended with that label; None without any.
+        Raises OSError, with nothing followed, when the disk refuses: try again.
         """
-        learner = self.learner
-        correction = self.corrections.take_due(learner.last_episode_id)
-        if correction is None:
+        due = self._due()
+        if due is None:
             return False
-        episode_id, label = correction.episode_id, correction.label
-        what = f"episode {episode_id} is relabelled {label.name}"
-        held = episode_id in learner.replay.episodes
+        learner, (key, correction) = self.learner, due
+        label = correction.label
+        what = f"{key} is relabelled {label.name}"
+        held = key in learner.replay.episodes
         episode = None
-        if label.trainable and episode_id <= learner.last_episode_id:
-            episode = self.stored(episode_id) or journalled(episode_id, label)
-            if episode is not None and not self.store.path(episode_id).is_file():
+        if label.trainable and key.episode_id <= learner.progress(key.robot).last_episode_id:
+            episode = self.stored(key) or journalled(key, label)
+            if episode is not None and not self.store.path(key).is_file():
                 episode = trimmed(episode, learner.shape.chunk_length)
                 self.store.save(episode)
+        self._note(Event(key, correction))
+        self.robots[key.robot].corrections.followed(correction.sequence)
         try:
-            transitions = learner.relabel(correction, episode)
+            transitions = learner.relabel(correction, episode, key.robot)
         except (RecordError, ValueError) as error:
             self._log(f"{what}, but left out of the replay: {error}")
             return True
@@ -143,6 +161,19 @@ class RunSession:
         else:
             self._log(f"{what}: it is not in the replay, and does not come into it")
         return True
+
+    def _due(self) -> tuple[EpisodeKey, Correction] | None:
+        if again := self.again():
+            return (again.key, again.correction) if again.correction else None
+        for name, robot in self.robots.items():
+            if correction := robot.corrections.due(self.learner.progress(name).last_episode_id):
+                return EpisodeKey(correction.episode_id, name), correction
+        return None
+
+    def _note(self, event: Event) -> None:
+        """Write down what is done now, unless that was done before and is only done again."""
+        if event != self.again():
+            self._order.append(event)
 
     def _begin_with(self, source: DemonstrationSource) -> None:
         learner = self.learner
@@ -170,6 +201,7 @@ class RunSession:
         line = {
             "time": round(time.time(), 3),
             "episode": episode.episode_id,
+            **({"robot": episode.robot} if episode.robot else {}),
             "label": episode.label.name.lower(),
             "critical_steps": len(episode.steps),
             "transitions": transitions,
@@ -186,22 +218,4 @@ class RunSession:
             with open(self._metrics, "a", encoding="utf-8", opener=no_follow) as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            self._log(f"{self._metrics}: no line about episode {episode.episode_id}: {error.strerror}")
-
-    def _newer(self) -> list[int]:
-        last = self.learner.last_episode_id
-        ids = set(self.store.newer_than(last))
-        ids |= {i for path in self._journals() if (i := self._journal_id(path)) > last}
-        return sorted(ids)
-
-    def _journals(self) -> list[Path]:
-        return sorted((self.run / "episodes").glob("*.mcap"))
-
-    def _journal_id(self, path: Path) -> int:
-        if path.stem.isdecimal():
-            return int(path.stem)
-        try:
-            return int(episode_metadata(path)["episode_id"])
-        except (EpisodeFileError, KeyError, ValueError) as error:
-            self._log(f"{path} is left out: {error}")
-            return 0
+            self._log(f"{self._metrics}: no line about {episode.key}: {error.strerror}")

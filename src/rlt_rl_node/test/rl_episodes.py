@@ -6,7 +6,7 @@ import numpy as np
 
 from rlt_rl_node.agent import AgentConfig
 from rlt_rl_node.budget import BudgetConfig
-from rlt_rl_node.learner import LearnerConfig, TaskShape
+from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
 from rlt_rl_node.records import EpisodeData, Label, Source
 
 D = 2  # action values per step
@@ -64,6 +64,11 @@ def random_episode(episode_id: int, length: int = 40, label: Label = Label.SUCCE
         rl_states=rng.normal(size=(len(encoded), STATE)).astype(np.float32),
         references=rng.normal(size=(len(encoded), 8, D)).astype(np.float32),
     )
+
+
+def ids(learner: Learner) -> tuple[int, ...]:
+    """Of the episodes in its replay, in their order."""
+    return tuple(key.episode_id for key in learner.replay.episodes)
 
 
 def task_shape(**changes: object) -> TaskShape:

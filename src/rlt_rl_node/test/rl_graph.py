@@ -189,9 +189,9 @@ def episode_messages(data: EpisodeData, **state: Any) -> list[tuple[str, Any]]:
 class Graph:
     """One node that stands for the rest of the graph, and the processes under test. Use as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, namespace: str = "") -> None:
         self.folder = folder
-        self.namespace = f"/rl_test_{os.getpid()}_{next(_numbers)}"
+        self.namespace = namespace or f"/rl_test_{os.getpid()}_{next(_numbers)}"
         self.node = rclpy.create_node("rest", namespace=self.namespace)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)

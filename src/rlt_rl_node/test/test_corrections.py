@@ -9,18 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rl_episodes import learner_config, random_episode, task_shape
+from rl_episodes import ids, learner_config, random_episode, task_shape
 
 from rlt_common.relabels import append_relabel
 from rlt_rl_node.corrections import Correction, PendingCorrections
 from rlt_rl_node.learner import Learner
-from rlt_rl_node.records import Label
+from rlt_rl_node.records import EpisodeKey, Label
 from rlt_rl_node.run_session import RunSession
 
 EPISODES = {i: random_episode(i, 20 + 2 * i, label) for i, label in enumerate([Label.SUCCESS, Label.FAILURE] * 3, 1)}
 
 
-def nothing(episode_id, label):
+def nothing(key, label):
     """No journal."""
 
 
@@ -31,9 +31,9 @@ class Run:
         self.words: list[str] = []
         self.journalled = journalled
         self.session = RunSession(folder, task_shape(), learner_config(), None, self.words.append)
-        while self.session.backlog:
+        while self.session.robots[""].backlog:
             self.follow()
-            self.take_in(self.session.stored(self.session.backlog.popleft()))
+            self.take_in(self.session.stored(self.session.next_on_disk("")))
         self.follow()
 
     @property
@@ -53,7 +53,7 @@ class Run:
         """The manager's message."""
         label = Label[relabel.label.upper()]
         found = Correction(relabel.sequence, relabel.episode_id, label, relabel.after_episode)
-        self.session.corrections.offer(found)
+        self.session.robots[""].corrections.offer(found)
         self.follow()
 
 
@@ -63,7 +63,7 @@ def batch(learner):
 
 def state(learner):
     arrays = {name: values.tobytes() for name, values in learner.arrays().items()}
-    return arrays, learner.counters(), learner.replay.episodes, batch(learner).rewards.tolist()
+    return arrays, learner.counters(), ids(learner), batch(learner).rewards.tolist()
 
 
 @pytest.mark.parametrize("saved_after", [2, 3, 4, 5])
@@ -80,7 +80,7 @@ def test_a_learner_that_was_away_follows_corrections_where_it_did_before(tmp_pat
             first.session.save()
     again = Run(tmp_path)  # as after a kill
     assert state(again.learner) == state(first.learner)
-    assert again.learner.corrections == 3
+    assert again.learner.progress().corrections == 3
     again.take_in(random_episode(7))
     first.take_in(random_episode(7))
     assert state(again.learner) == state(first.learner)
@@ -109,26 +109,26 @@ def test_a_discarded_episode_leaves_and_comes_back(tmp_path):
         run.take_in(EPISODES[i])
     held = len(run.learner.replay)
     run.hear(append_relabel(tmp_path, 2, "discard", 3))
-    assert run.learner.replay.episodes == (1, 3)
+    assert ids(run.learner) == (1, 3)
     run.hear(append_relabel(tmp_path, 2, "failure", 3))
-    assert run.learner.replay.episodes == (1, 3, 2)
+    assert ids(run.learner) == (1, 3, 2)
     assert len(run.learner.replay) == held
 
 
 def test_an_episode_that_was_never_taken_in_comes_from_its_journal(tmp_path):
     asked = []
 
-    def journalled(episode_id, label):
-        asked.append((episode_id, label))
-        return random_episode(episode_id, 20, label)
+    def journalled(key, label):
+        asked.append((key, label))
+        return random_episode(key.episode_id, 20, label)
 
     run = Run(tmp_path, journalled)
     run.take_in(EPISODES[1])
-    run.learner.pass_over(2)
+    run.learner.pass_over(EpisodeKey(2))
     run.hear(append_relabel(tmp_path, 2, "success", 2))
-    assert asked == [(2, Label.SUCCESS)]
-    assert run.learner.replay.episodes == (1, 2)
-    assert Run(tmp_path, journalled).learner.replay.episodes == (1, 2)
+    assert asked == [(EpisodeKey(2), Label.SUCCESS)]
+    assert ids(run.learner) == (1, 2)
+    assert ids(Run(tmp_path, journalled).learner) == (1, 2)
     run.hear(append_relabel(tmp_path, 9, "discard", 2))
     assert any("episode 9 is relabelled DISCARD: it is not in the replay" in words for words in run.words)
 
@@ -140,9 +140,9 @@ def test_a_label_may_be_corrected_before_the_episode_is_taken_in(tmp_path):
         run.hear(append_relabel(tmp_path, episode_id, label, 1))
     run.take_in(EPISODES[2])
     run.take_in(EPISODES[3])
-    assert run.learner.replay.episodes == (1, 2)
+    assert ids(run.learner) == (1, 2)
     assert batch(run.learner).rewards.max() > 0
-    assert run.learner.last_episode_id == 3
+    assert run.learner.progress().last_episode_id == 3
 
 
 def test_without_any_episode_left_nothing_is_owed_and_the_run_goes_on(tmp_path):
@@ -162,10 +162,10 @@ def test_a_correction_waits_for_the_episodes_that_had_ended_before_it(tmp_path):
     run = Run(tmp_path)
     run.take_in(EPISODES[1])
     run.hear(append_relabel(tmp_path, 1, "failure", 2))
-    assert run.learner.corrections == 0
+    assert run.learner.progress().corrections == 0
     run.take_in(EPISODES[2])
     run.follow()
-    assert run.learner.corrections == 1
+    assert run.learner.progress().corrections == 1
 
 
 @given(st.permutations(range(1, 8)), st.integers(0, 7))
@@ -174,8 +174,9 @@ def test_corrections_are_followed_once_and_in_their_order(order, applied):
     for sequence in (*order, *order):
         pending.offer(Correction(sequence, sequence, Label.SUCCESS, 0))
     found = []
-    while (correction := pending.take_due(0)) is not None:
+    while (correction := pending.due(0)) is not None:
         found.append(correction.sequence)
+        pending.followed(correction.sequence)
         pending.offer(correction)
     assert found == list(range(applied + 1, 8))
 

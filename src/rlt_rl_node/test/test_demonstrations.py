@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
-from rl_episodes import STATE, TOKEN, D, learner_config, random_episode, task_shape
+from rl_episodes import STATE, TOKEN, D, ids, learner_config, random_episode, task_shape
 
 from rlt_common import topics
 from rlt_common.codecs import CodecError, floats, to_time
@@ -19,7 +19,7 @@ from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.learner import Learner
 from rlt_rl_node.messages import collect_executed
-from rlt_rl_node.records import Label, Source
+from rlt_rl_node.records import EpisodeKey, Label, Source
 from rlt_rl_node.run_session import RunSession
 from rlt_rl_node.transitions import assemble
 
@@ -124,8 +124,9 @@ def test_they_end_no_warm_up_and_owe_no_updates(source):
     learner = Learner(task_shape(), learner_config())
     for episode in source.read(no_words):
         assert learner.add_demonstration(episode) > 0
-    assert (learner.stage, learner.owed, learner.budget.episodes, learner.last_episode_id) == ("warmup", 0, 0, 0)
-    assert learner.replay.episodes == (-1, -2)
+    assert (learner.stage, learner.owed, learner.budget.episodes) == ("warmup", 0, 0)
+    assert learner.progress().last_episode_id == 0
+    assert ids(learner) == (-1, -2)
 
 
 def test_in_the_replay_the_reference_is_the_human_s_action(source):
@@ -152,8 +153,8 @@ def test_a_resumed_run_has_them_again_and_ends_with_the_same_bits(source, tmp_pa
             if interrupted and i == 3:
                 run.save()
                 run = RunSession(tmp_path / name, task_shape(), learner_config(), None, words.append, source)
-                assert list(run.backlog) == []
-                assert run.learner.replay.episodes == (-1, -2, 1, 2, 3)
+                assert not run.robots[""].backlog
+                assert ids(run.learner) == (-1, -2, 1, 2, 3)
             run.take_in(episode)
             pay(run.learner)
         learners.append(run.learner)
@@ -167,7 +168,7 @@ def test_a_run_without_them_stays_without_them_when_it_goes_on(source, tmp_path)
     run.take_in(random_episode(1))
     run.save()
     again = RunSession(tmp_path / "run", task_shape(), learner_config(), None, [].append, source)
-    assert again.learner.replay.episodes == (1,)
+    assert ids(again.learner) == (1,)
 
 
 def test_a_changed_demonstration_is_a_clear_error(source, tmp_path):
@@ -175,8 +176,8 @@ def test_a_changed_demonstration_is_a_clear_error(source, tmp_path):
     run.take_in(random_episode(1))
     path = run.save()
     store = EpisodeStore(tmp_path / "run" / "encoded")
-    assert store.newer_than(-10) == [1]
-    store.save(replace(store.load(-1), label=Label.FAILURE))
+    assert store.newer_than(EpisodeKey(-10)) == [1]
+    store.save(replace(store.load(EpisodeKey(-1)), label=Label.FAILURE))
     with pytest.raises(checkpoint.CheckpointError, match=r"demonstration-000001.*changed since the checkpoint"):
         checkpoint.load(path, task_shape(), learner_config(), store)
 

@@ -18,7 +18,7 @@ from rlt_rl_node import checkpoint
 from rlt_rl_node.checkpoint import CheckpointError
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner
-from rlt_rl_node.records import EpisodeData, Label, RecordError
+from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError
 from rlt_rl_node.run_session import RunSession
 from rlt_rl_node.tensor_file import TensorFileError
 
@@ -180,9 +180,9 @@ def test_episodes_after_the_checkpoint_are_taken_in_again(tmp_path):
             first.save()
 
     second = session(tmp_path)  # as after a kill: the newest checkpoint knows three episodes
-    assert list(second.backlog) == [4, 5]
-    while second.backlog:
-        second.take_in(second.stored(second.backlog.popleft()))
+    assert list(second.robots[""].backlog) == [4, 5]
+    while second.robots[""].backlog:
+        second.take_in(second.stored(second.next_on_disk("")))
         pay_all(second.learner)
     assert same(first.learner, second.learner)
 
@@ -193,8 +193,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_episodes(tmp_p
         first.take_in(episode)
         pay_all(first.learner)
     second = session(tmp_path)
-    for episode_id in second.backlog:
-        second.take_in(second.stored(episode_id))
+    for episode_id in second.robots[""].backlog:
+        second.take_in(second.stored(EpisodeKey(episode_id)))
         pay_all(second.learner)
     assert same(first.learner, second.learner)
 
@@ -204,7 +204,7 @@ def test_an_episode_that_does_not_fit_is_left_out_with_a_word(tmp_path):
     run = session(tmp_path, words)
     assert run.take_in(random_episode(4, label=Label.DISCARD)) == 0
     assert "episode 4 is left out" in words[0]
-    assert run.learner.last_episode_id == 4
+    assert run.learner.progress().last_episode_id == 4
     assert len(run.learner.replay) == 0
 
 
@@ -348,24 +348,24 @@ def test_the_store_keeps_an_episode_exactly(tmp_path):
     data = trimmed(random_episode(7), chunk_length=4)
     assert data.references.shape[1] == 4
     store.save(data)
-    copy = EpisodeStore(tmp_path).load(7)
+    copy = EpisodeStore(tmp_path).load(EpisodeKey(7))
     for name, value in vars(data).items():
         np.testing.assert_array_equal(getattr(copy, name), value)
-    assert store.newer_than(6) == [7]
-    assert store.newer_than(7) == []
+    assert store.newer_than(EpisodeKey(6)) == [7]
+    assert store.newer_than(EpisodeKey(7)) == []
 
 
 def test_a_torn_or_foreign_episode_file_is_refused(tmp_path):
     store = EpisodeStore(tmp_path)
     store.save(random_episode(7))
-    store.path(8).write_bytes(store.path(7).read_bytes())
+    store.path(EpisodeKey(8)).write_bytes(store.path(EpisodeKey(7)).read_bytes())
     with pytest.raises(TensorFileError, match="holds episode 7"):
-        store.load(8)
-    store.path(8).write_bytes(store.path(7).read_bytes()[:-5])
+        store.load(EpisodeKey(8))
+    store.path(EpisodeKey(8)).write_bytes(store.path(EpisodeKey(7)).read_bytes()[:-5])
     with pytest.raises(TensorFileError, match="not an encoded episode"):
-        store.load(8)
+        store.load(EpisodeKey(8))
     with pytest.raises(TensorFileError, match="No such file"):
-        store.load(9)
+        store.load(EpisodeKey(9))
 
 
 def test_restoring_foreign_arrays_is_an_error():
@@ -410,15 +410,15 @@ def test_on_a_full_disk_nothing_is_half_done_and_all_goes_on_with_room(tmp_path)
         fill(ballast)
         with pytest.raises(OSError, match="No space left"):
             run.take_in(rest[0])
-        assert run.learner.last_episode_id == 1
+        assert run.learner.progress().last_episode_id == 1
         run.write_metrics(first, 1, 0.0)
-        run.learner.pass_over(99)
+        run.learner.pass_over(EpisodeKey(99))
         with pytest.raises(CheckpointError, match="No space left"):
             run.save("full")
         assert checkpoint.latest(folder / "checkpoints") == before
         assert not list(folder.rglob("*.part"))
         ballast.unlink()
-        run.learner.last_episode_id = 1
+        run.learner.progress().last_episode_id = 1
         whole.take_in(first)
         for episode in rest:
             for each in (run, whole):

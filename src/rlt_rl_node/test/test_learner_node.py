@@ -14,7 +14,17 @@ import pytest
 import rclpy
 import torch
 from rclpy.serialization import serialize_message
-from rl_graph import DIM, HASH, Graph, episode_data, episode_messages, task_shape, vla_output, write_files
+from rl_graph import (
+    DIM,
+    HASH,
+    Graph,
+    episode_data,
+    episode_messages,
+    episode_state,
+    task_shape,
+    vla_output,
+    write_files,
+)
 
 from rlt_common import topics
 from rlt_common.config import load_task
@@ -284,6 +294,17 @@ def test_bad_messages_are_refused_and_reported(shared):
     shared.publish(topics.VLA_OUTPUT, short)
     shared.spin_until(lambda: f"expected {3 * DIM}" in shared.status.message, "word of the length")
     assert shared.health["rl_learner"][0] == 1
+    shared.play(data)
+    taken_in(shared, data.episode_id)
+
+
+def test_a_manager_with_other_files_is_refused_and_heard_again_with_the_right_ones(shared):
+    data = next_episode()
+    shared.publish(topics.EPISODE_STATE, episode_state(data, False, config_hash="f" * 16))
+    shared.spin_until(lambda: "task files give ffff" in shared.status.message, "the refusal")
+    idle = episode_state(data, False, phase=EpisodeState.PHASE_IDLE)
+    shared.publish(topics.EPISODE_STATE, idle)
+    shared.spin_until(lambda: not shared.status.message, "its end")
     shared.play(data)
     taken_in(shared, data.episode_id)
 

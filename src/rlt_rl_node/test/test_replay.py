@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rl_episodes import D, episode, random_episode, task_shape
 
 from rlt_rl_node.agent import AgentConfig
-from rlt_rl_node.records import Label, RecordError, Source
+from rlt_rl_node.records import EpisodeKey, Label, RecordError, Source
 from rlt_rl_node.replay import Replay
 
 GAMMA = 0.5
@@ -94,7 +94,7 @@ def test_removing_an_episode_leaves_what_a_buffer_without_it_has(lengths, data):
         whole.add(random_episode(i, length))
         if i != removed:
             without.add(random_episode(i, length))
-    whole.remove(removed)
+    whole.remove(EpisodeKey(removed))
     assert whole.episodes == without.episodes
     assert len(whole) == len(without)
     everything = torch.arange(len(whole))
@@ -106,7 +106,7 @@ def test_the_oldest_episodes_leave_when_it_is_full():
     buffer = replay(capacity=30)
     for i in range(1, 6):
         buffer.add(random_episode(i, length=20))
-    assert buffer.episodes == (3, 4, 5)
+    assert buffer.episodes == (EpisodeKey(3), EpisodeKey(4), EpisodeKey(5))
     assert len(buffer) == 30
     newest = buffer.gather(torch.arange(20, 30))
     np.testing.assert_array_equal(newest.action[0].numpy(), random_episode(5, 20).actions[:4].ravel())
@@ -115,7 +115,7 @@ def test_the_oldest_episodes_leave_when_it_is_full():
 def test_a_corrected_label_is_a_removal_and_an_addition():
     buffer = replay()
     buffer.add(random_episode(1, label=Label.SUCCESS))
-    buffer.remove(1)
+    buffer.remove(EpisodeKey(1))
     buffer.add(random_episode(1, label=Label.FAILURE))
     assert buffer.gather(torch.arange(len(buffer))).rewards.sum() == 0
 
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing():
         Replay(wide, 2, GAMMA, torch.ones(D)).add(random_episode(2))
     with pytest.raises(ValueError, match="DISCARD"):
         buffer.add(random_episode(2, label=Label.DISCARD))
-    assert buffer.episodes == (1,)
+    assert buffer.episodes == (EpisodeKey(1),)
     assert buffer.steps == 40
 
 

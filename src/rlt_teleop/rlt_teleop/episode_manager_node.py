@@ -25,7 +25,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from rlt_common import topics
-from rlt_common.config import load_robot, load_task
+from rlt_common.config import learning_hash, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
@@ -122,6 +122,7 @@ class EpisodeManagerNode(Node):
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)
         self.task = load_task(self.parameters.task)
+        self._config_hash = learning_hash(self.robot, self.task)
         self.lockstep = self.robot.tick == "joint_states"
         ledger = scan(self.parameters.run_directory)
         for problem in ledger.unreadable:
@@ -197,6 +198,7 @@ class EpisodeManagerNode(Node):
         message = self.machine.episode.to_msg()
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self.robot.frame
+        message.config_hash = self._config_hash
         self._publisher.publish(message)
 
     def command(self, command: Callable[..., object], *values: object) -> str:
