@@ -78,7 +78,7 @@ class RobotCheck:
         heard = self.states[topic]
         try:
             stamp = stamp_ns(message.header.stamp)
-            merged = self._sources.take(topic, message, now_ns * 1e-9)
+            merged = self._sources.take(topic, message)
             if merged is not None:
                 self.q = self._in_order(merged)
         except (CodecError, JointStateError) as error:
@@ -125,7 +125,6 @@ class RobotCheck:
         for topic, heard in self.states.items():
             found += self._stream(topic, heard, self._robot.state_timeout_s, self._robot.control_hz)
         found += sorted(f"{lack}: the proprioception needs position, velocity and effort" for lack in self._lacking)
-        found += self._skew()
         for arm in self._robot.arms:
             if arm.wrench_topic:
                 found += self._stream(arm.wrench_topic, self.wrenches[arm.name], 0.1, 0.0)
@@ -158,15 +157,6 @@ class RobotCheck:
         if len(heard.stamps) > 1 and np.diff(heard.stamps).min() <= 0:
             found.append(f"{topic}: stamps that repeat or go back: two publishers, or a driver without a clock")
         return found
-
-    def _skew(self) -> list[str]:
-        newest = {topic: heard.stamps[-1] for topic, heard in self.states.items() if heard.stamps}
-        if len(newest) < 2:
-            return []
-        apart = (max(newest.values()) - min(newest.values())) * 1e-9
-        if apart <= self._robot.state_timeout_s:
-            return []
-        return [f"states of {' and '.join(newest)} are {apart:.2f} s apart by their stamps: synchronise the clocks"]
 
     def _at_rest(self, arm: str, max_force: float, max_torque: float) -> list[str]:
         found = []

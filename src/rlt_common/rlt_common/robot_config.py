@@ -109,6 +109,11 @@ class RobotConfig:
         return driver.joints or self.joint_names
 
     @property
+    def state_topics(self) -> tuple[str, ...]:
+        """Topics of joint states, each an input of its own for the watchdogs."""
+        return tuple(state.topic for state in self.states)
+
+    @property
     def command_topics(self) -> tuple[str, ...]:
         """Topics on which the executor, and nothing else, commands the arms."""
         return tuple(driver.topic for driver in self.drivers)

@@ -118,6 +118,7 @@ class ChunkExecutorNode(Node):
             joints=len(self.robot.joint_names),
             arm_names=tuple(arm.name for arm in self.robot.arms),
             watchdog=self.watchdog,
+            state_inputs=self.robot.state_topics,
         )
         self._joints = JointOrder(self.robot.joint_names)
         self._sources = JointStateSources(self.robot)
@@ -161,14 +162,13 @@ class ChunkExecutorNode(Node):
 
     def _on_joint_states(self, topic: str, part: JointState) -> None:
         try:
-            message = self._sources.take(topic, part, self._now_s())
-            if message is None:
-                return
-            state = RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
+            said_ns = stamp_ns(part.header.stamp)
+            message = self._sources.take(topic, part)
+            state = None if message is None else self._robot_state(message)
         except (JointStateError, CodecError) as error:
-            self.watchdog.refuse(inputs.JOINT_STATES, str(error))
+            self.watchdog.refuse(topic, str(error))
             return
-        if not self.watchdog.heard(inputs.JOINT_STATES, self._now_s(), state.stamp_ns):
+        if not self.watchdog.heard(topic, self._now_s(), said_ns) or state is None:
             return
         self._state = state
         if self.lockstep:
@@ -176,6 +176,9 @@ class ChunkExecutorNode(Node):
                 self._send(self._last_target, self._answered_ns, holding=self._holding)
             else:
                 self._lockstep_tick()
+
+    def _robot_state(self, message: JointState) -> RobotState:
+        return RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
 
     def _on_wrench(self, arm: ArmConfig, message: WrenchStamped) -> None:
         force, torque = message.wrench.force, message.wrench.torque

@@ -76,6 +76,7 @@ class ChunkExecutor:
         arm_names: the arms in the order of the action vector.
         watchdog: the inputs (`inputs.make_watchdog`); the caller says what it hears of joint states, manager, wrenches
             and command topic, the executor itself what it is offered.
+        state_inputs: its inputs that together make the robot state: where one is at fault nothing is known of the arms.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ChunkExecutor:
         joints: int,
         arm_names: tuple[str, ...],
         watchdog: Watchdog,
+        state_inputs: tuple[str, ...] = (JOINT_STATES,),
     ) -> None:
         self._integrator = integrator
         self._config = config
@@ -99,6 +101,7 @@ class ChunkExecutor:
         self._ticked_s: float | None = None
         self._stopped_episode = 0
         self.watchdog = watchdog
+        self._state_inputs = state_inputs
         self.estop_reason = ""
         self.step = 0
         self.source = Source.HOLD
@@ -206,8 +209,9 @@ class ChunkExecutor:
             return Tick()
         if state.q.shape != (self._joints,) or not np.isfinite(state.q).all():
             return self._hold("joint states of a wrong length or not finite")
-        if fault := self.watchdog.fault(JOINT_STATES, now_s):
-            return self._hold(fault)
+        for name in self._state_inputs:
+            if fault := self.watchdog.fault(name, now_s):
+                return self._hold(fault)
         if fault := self._integrator.implausible(state.q):
             return self._hold(fault)
         if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
@@ -226,7 +230,7 @@ class ChunkExecutor:
         if self._hold_target is not None or self.step == 0:
             self._integrator.reset(state.q)
             self._hold_target = None
-        fault = self.watchdog.first_fault(now_s, apart_from=(JOINT_STATES, HUMAN))
+        fault = self.watchdog.first_fault(now_s, apart_from=(*self._state_inputs, HUMAN))
         if bool(fault) == self._trusted:  # a fault begins, or is over
             self._integrator.reset(state.q)
             self._play.flush()

@@ -14,6 +14,7 @@ from rlt_common.config import ArmConfig, RobotConfig
 from rlt_common.watchdog import NEVER, Watchdog
 
 JOINT_STATES = "joint_states"
+"""The input of a robot file without `states`; each topic named there is an input by its own name."""
 MANAGER = "episode_state"
 HUMAN = "teleop_command"
 CHUNKS = "action_chunk"
@@ -41,7 +42,7 @@ def make_watchdog(
     """The table of a robot's inputs. A late chunk needs no time-out: a step without a row holds by itself."""
     lockstep = robot.tick == "joint_states"
     timeouts = {
-        JOINT_STATES: NEVER if lockstep else robot.state_timeout_s,
+        **dict.fromkeys(robot.state_topics, NEVER if lockstep else robot.state_timeout_s),
         MANAGER: NEVER if lockstep else manager_timeout_s,
         HUMAN: human_timeout_s,
         CHUNKS: NEVER,

@@ -36,7 +36,7 @@ class DriverDouble(Node):
         for driver in robot.drivers:
             callback = partial(self._on_command, driver)
             self.create_subscription(TYPES[driver.type], driver.topic, callback, topics.QOS_CONTROL)
-        self.states = [self.create_publisher(JointState, s.topic, topics.QOS_CONTROL) for s in robot.states]
+        self.states = {s.topic: self.create_publisher(JointState, s.topic, topics.QOS_CONTROL) for s in robot.states}
 
         arms = [arm for arm in robot.arms if arm.wrench_topic]
         self.wrenches = [self.create_publisher(WrenchStamped, arm.wrench_topic, topics.QOS_SENSOR) for arm in arms]
@@ -103,9 +103,9 @@ class DriverDouble(Node):
         turn = rotation_matrix(dt * np.array([angular.x, angular.y, angular.z]))
         self._reach(driver, position + dt * np.array([linear.x, linear.y, linear.z]), turn @ rotation)
 
-    def say(self, index, stamp_ns):
+    def say(self, topic, stamp_ns):
         """One driver's joint states, in its own names, units and order, with a joint that is none of ours."""
-        state = self.robot.states[index]
+        state = next(state for state in self.robot.states if state.topic == topic)
         joints = state.joints or self.robot.joint_names
         values = self.q[[self.robot.joint_names.index(joint) for joint in joints]]
         values = values * (state.scale or 1.0) + (state.offset or 0.0)
@@ -113,7 +113,7 @@ class DriverDouble(Node):
         message = JointState(name=[*reversed(names), "lift"], position=[*values[::-1], 9.0])
         message.velocity = message.effort = [0.0] * len(message.name)
         message.header.stamp = to_time(stamp_ns)
-        self.states[index].publish(message)
+        self.states[topic].publish(message)
 
 
 def stand_in_for_interbotix(monkeypatch):

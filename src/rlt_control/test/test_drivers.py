@@ -8,6 +8,7 @@ import yaml
 from driver_double import DriverDouble, stand_in_for_interbotix
 from executor_bench import CONFIG, Bench, stopped
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_common import topics
@@ -79,7 +80,8 @@ class Cell(Bench):
         self.double = DriverDouble(self.node.robot, q, context)
         self.executor.add_node(self.double)
         self.state = EpisodeState(episode_id=1, epoch=1, phase=EpisodeState.PHASE_RESETTING, execute_steps=4)
-        readers = [*self.double.states, *self.double.wrenches]
+        self.silent = set()
+        readers = [*self.double.states.values(), *self.double.wrenches]
         self.until(lambda: all(p.get_subscription_count() for p in readers), "readers of states and wrenches")
         topics_ = list(self.double.heard)
         self.until(lambda: all(self.double.count_publishers(topic) for topic in topics_), "command publishers")
@@ -88,25 +90,27 @@ class Cell(Bench):
         """One control period: states in, tick, commands at the drivers. Returns how many each driver heard."""
         self.now_s += 0.02
         stamp = round(self.now_s * 1e9)
-        for index in range(1, len(self.double.states)):
-            self.double.say(index, stamp)
-            source = self.node._sources._sources[index]
-            self.until(lambda source=source: source.age_s(self.now_s) == 0.0, "the other drivers' states")
+        heard = [topic for topic in self.node.robot.state_topics if topic not in self.silent]
+        for topic in heard:
+            self.double.say(topic, stamp)
+        self.hear(heard)
         self.double.feel(stamp)
         for arm in self.node.robot.arms:
             if arm.wrench_topic:
-                name = f"wrench.{arm.name}"
-                self.until(lambda name=name: self.node.watchdog.age_s(name, self.now_s) == 0.0, name)
-        self.double.say(0, stamp)
+                self.hear([f"wrench.{arm.name}"])
         self.say(self.state)
-        self.until(lambda: self.node._state is not None and self.node._state.stamp_ns == stamp, "the robot's state")
-        self.until(lambda: self.node.watchdog.age_s("episode_state", self.now_s) == 0.0, "the manager's word")
+        self.hear(["episode_state"])
         before = {topic: len(messages) for topic, messages in self.double.heard.items()}
         self.node.timer_tick(0.0)
-        self.until(
-            lambda: all(len(messages) > before[topic] for topic, messages in self.double.heard.items()),
-            "a command at every driver",
-        )
+        if not self.silent:
+            self.until(
+                lambda: all(len(messages) > before[topic] for topic, messages in self.double.heard.items()),
+                "a command at every driver",
+            )
+
+    def hear(self, names):
+        dog = self.node.watchdog
+        self.until(lambda: all(dog.age_s(name, self.now_s) == 0.0 for name in names), f"{names} to be heard")
 
     def go(self, per_step):
         """An episode under way with a long chunk in play that moves both arms by `per_step` (7,)."""
@@ -129,6 +133,10 @@ def cell(request, tmp_path):
     with Cell.running(robot=make(tmp_path), q=home(name)) as made:
         yield made
         made.double.destroy_node()
+
+
+def is_still(message):
+    return not any(getattr(part, axis) for part in (message.twist.linear, message.twist.angular) for axis in "xyz")
 
 
 def tools(cell):
@@ -159,6 +167,35 @@ def test_the_drivers_double_goes_where_the_chunk_says_holds_and_stops(cell):
     np.testing.assert_allclose(cell.double.q, at, atol=1e-2 if speeds else 2e-4)
 
 
+def test_one_silent_state_topic_holds_both_arms_and_is_named(cell):
+    cell.go([0.002, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for _ in range(3):
+        cell.period()
+    topic = cell.node.robot.state_topics[-1]
+    cell.silent = {topic}
+    for _ in range(7):
+        cell.period()
+    assert cell.node.core.hold_reason.startswith(f"{topic}: ")
+    assert "time-out 100 ms" in cell.node.core.hold_reason
+    for topic in (encoder.topic for encoder, _ in cell.node._drivers if encoder.speed):
+        cell.until(lambda topic=topic: is_still(cell.double.heard[topic][-1]), "a twist of zeros")
+    begun = cell.double.q.copy()
+    cell.period()
+    np.testing.assert_array_equal(cell.double.q, begun)
+    cell.silent = set()
+    cell.period()
+    assert not cell.node.core.hold_reason.startswith(topic)
+
+
+def test_a_driver_without_one_of_its_joints_is_refused_by_name(cell):
+    cell.period()
+    topic = cell.node.robot.state_topics[-1]
+    cell.double.states[topic].publish(JointState(name=["wheel"], position=[0.0]))
+    cell.until(lambda: "has no joint" in cell.node.watchdog.fault(topic, cell.now_s), "the refusal")
+    cell.node.timer_tick(0.0)
+    assert cell.node.core.hold_reason.startswith(f"{topic}: has no joint")
+
+
 def test_a_second_commander_on_any_driver_s_topic_is_an_emergency_stop(cell):
     topic = cell.node.robot.command_topics[-1]
     stranger = Node("old_script", context=cell.peer.context)
@@ -176,7 +213,7 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
     with Bench.running(robot=path, moved_clock=True, dry_run=True) as bench:
         double = DriverDouble(bench.node.robot, home("dual_ros2_control"), bench.peer.context)
         bench.executor.add_node(double)
-        bench.until(lambda: all(p.get_subscription_count() for p in double.states), "state readers")
+        bench.until(lambda: all(p.get_subscription_count() for p in double.states.values()), "state readers")
         assert not any(double.count_publishers(topic) for topic in double.heard)
         topic = bench.node.robot.command_topics[-1]
         double.create_publisher(Float64MultiArray, topic, topics.QOS_CONTROL)  # the arms may be driven by another one
@@ -184,7 +221,7 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
         assert bench.node._watch_command_topics() == []
         for phase in (EpisodeState.PHASE_RESETTING, EpisodeState.PHASE_BASE):
             bench.now_s += 0.02
-            double.say(0, round(bench.now_s * 1e9))
+            double.say("joint_states", round(bench.now_s * 1e9))
             bench.episode(phase)
         bench.until(lambda: bench.node._state is not None, "the robot's state")
         bench.node.timer_tick(0.0)
