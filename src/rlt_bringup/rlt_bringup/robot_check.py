@@ -70,6 +70,7 @@ class RobotCheck:
         self._force = dict.fromkeys(self.wrenches, 0.0)
         self._torque = dict.fromkeys(self.wrenches, 0.0)
         self._lacking: set[str] = set()
+        self._unmeasured = {state.topic: state.missing for state in robot.states}
         self.q: np.ndarray | None = None
         """(n,) newest joints, in the robot's order."""
 
@@ -88,7 +89,7 @@ class RobotCheck:
         heard.stamps.append(stamp)
         heard.came.append(now_ns)
         for name in ("velocity", "effort"):
-            if not getattr(message, name):
+            if name not in self._unmeasured[topic] and not getattr(message, name):
                 self._lacking.add(f"{topic}: no {name}")
 
     def _in_order(self, message: JointState) -> np.ndarray:
@@ -124,7 +125,10 @@ class RobotCheck:
         found = []
         for topic, heard in self.states.items():
             found += self._stream(topic, heard, self._robot.state_timeout_s, self._robot.control_hz)
-        found += sorted(f"{lack}: the proprioception needs position, velocity and effort" for lack in self._lacking)
+        found += sorted(
+            f"{lack}: the proprioception needs it: have the driver measure it, or say `missing` in states"
+            for lack in self._lacking
+        )
         for arm in self._robot.arms:
             if arm.wrench_topic:
                 found += self._stream(arm.wrench_topic, self.wrenches[arm.name], 0.1, 0.0)

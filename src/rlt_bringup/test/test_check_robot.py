@@ -1,5 +1,6 @@
 """check_robot on a robot that is in order, and on robots that are not. The simulator stands for the drivers."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def test_arms_in_order_have_no_problem(checked):
 )
 def test_what_is_wrong_is_said_with_what_to_do(checked, fields, says):
     assert says in "\n".join(speak(checked, **fields))
+
+
+def test_what_the_robot_file_says_is_not_measured_is_no_problem(checked):
+    states = (dataclasses.replace(checked._robot.states[0], missing=("velocity", "effort")),)
+    check = RobotCheck(dataclasses.replace(checked._robot, states=states))
+    assert speak(check, velocity=[], effort=[]) == []
 
 
 def test_a_gap_and_stamps_that_go_back_are_said(checked):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rlt_common.driver_config import GripperUnits
 from rlt_common.parameters import ParameterError, param, validate
 
 
@@ -26,6 +27,9 @@ class ArmConfig:
     wrench_topic: str = param("", "geometry_msgs/WrenchStamped of the arm's force sensor, relative; empty: none")
     max_force: float = param(0.0, "N: above it the arms hold; needs wrench_topic", minimum=0.0, maximum=1000.0)
     max_torque: float = param(0.0, "N m: above it the arms hold; needs wrench_topic", minimum=0.0, maximum=1000.0)
+
+    gripper_units: GripperUnits = field(default_factory=GripperUnits)
+    """What the gripper's driver counts in, where that is not the model's m."""
 
     def __post_init__(self) -> None:
         validate(self)

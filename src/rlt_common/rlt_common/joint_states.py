@@ -61,7 +61,7 @@ class JointStateSources:
     def __init__(self, robot: RobotConfig) -> None:
         self.topics = tuple(source.topic for source in robot.states)
         self._robot = robot
-        self._sources = [_Source(source, robot.joint_names) for source in robot.states]
+        self._sources = [_Source(source, robot) for source in robot.states]
         self._order = JointOrder(robot.joint_names)
         self._as_it_is = len(robot.states) == 1 and self._sources[0].plain
         self._oldest_ns: int | None = None
@@ -109,12 +109,12 @@ class JointStateSources:
 class _Source:
     """One topic: its joints in our units, and the stamp of its newest message."""
 
-    def __init__(self, config: StateConfig, joint_names: Sequence[str]) -> None:
-        self.joints = config.joints or tuple(joint_names)
-        self.plain = not (config.names or config.scale or config.offset)
+    def __init__(self, config: StateConfig, robot: RobotConfig) -> None:
+        self.joints = config.joints or robot.joint_names
+        self._scale, self._offset = map(np.array, robot.units_of(config))
+        self._missing = config.missing
+        self.plain = not (config.names or config.missing or (self._scale != 1.0).any() or self._offset.any())
         self._order = JointOrder(config.names or self.joints)
-        self._scale = np.array(config.scale or (1.0,) * len(self.joints))
-        self._offset = np.array(config.offset or (0.0,) * len(self.joints))
         self.stamp_ns: int | None = None
         self.position: np.ndarray | None = None
         self.velocity: np.ndarray | None = None
@@ -124,10 +124,15 @@ class _Source:
         stamp = stamp_ns(message.header.stamp)
         self._order.learn(message.name)
         position = self._order.pick(message.position, "positions")
-        velocity = self._order.pick(message.velocity, "velocities") if message.velocity else None
-        effort = self._order.pick(message.effort, "efforts") if message.effort else None
+        velocity, effort = self._of(message, "velocity", "velocities"), self._of(message, "effort", "efforts")
         self.position = (position - self._offset) / self._scale
         self.velocity = None if velocity is None else velocity / self._scale
         # Power is the same in both units: what is divided for a position is multiplied for an effort.
         self.effort = None if effort is None else effort * self._scale
         self.stamp_ns = stamp
+
+    def _of(self, message: JointState, field: str, what: str) -> np.ndarray | None:
+        if field in self._missing:
+            return np.zeros(len(self.joints))
+        values = getattr(message, field)
+        return self._order.pick(values, what) if values else None

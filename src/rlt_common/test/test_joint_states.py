@@ -10,7 +10,9 @@ from sensor_msgs.msg import JointState
 
 from rlt_common.codecs import CodecError, stamp_ns, to_time
 from rlt_common.config import load_robot
+from rlt_common.driver_config import GripperUnits, StateConfig
 from rlt_common.joint_states import JointStateError, JointStateSources
+from rlt_common.parameters import ParameterError
 
 ROBOTS = Path(get_package_share_directory("rlt_bringup")) / "config" / "robots"
 ALOHA = load_robot(ROBOTS / "aloha.yaml")
@@ -89,6 +91,62 @@ def test_positions_speeds_and_efforts_come_in_our_units():
     np.testing.assert_allclose(state.position[7:], (np.array(ONE) - 1.0) / 2.0)
     np.testing.assert_allclose(state.velocity[7:], np.array(ONE) / 2.0)
     np.testing.assert_allclose(state.effort[7:], np.array(ONE) * 2.0)
+
+
+def with_units(**units):
+    arms = tuple(dataclasses.replace(arm, gripper_units=GripperUnits(**units)) for arm in ALOHA.arms)
+    return dataclasses.replace(ALOHA, arms=arms)
+
+
+def test_a_gripper_s_position_and_speed_are_the_model_s_by_its_units():
+    sources = JointStateSources(with_units(model=(0.02, 0.06), state=(1.0, 0.0)))
+    sources.take(LEFT, said(1))
+    state = sources.take(RIGHT, said(1, [*ONE[:6], 0.25]))
+    assert state.position[13] == pytest.approx(0.05)
+    assert state.velocity[13] == pytest.approx(0.25 * -0.04)
+    np.testing.assert_allclose(state.position[7:13], ONE[:6])
+
+
+def test_units_that_only_the_commands_have_leave_the_states_as_they_are():
+    sources = JointStateSources(with_units(model=(0.02, 0.06), command=(1.0, 0.0)))
+    sources.take(LEFT, said(1))
+    assert sources.take(RIGHT, said(1)).position[13] == ONE[6]
+
+
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        ({"model": (0.0, 1.0)}, "give model, and command or state"),
+        ({"command": (0.0, 1.0)}, "give model, and command or state"),
+        ({"model": (0.5, 0.5), "state": (0.0, 1.0)}, "model needs two different values"),
+        ({"model": (0.0, 1.0), "state": (0.0, 1.0, 2.0)}, "state needs two different values"),
+        ({"model": (0.0, 1.0), "state": (0.0, float("inf"))}, "must be finite"),
+    ],
+)
+def test_units_that_are_no_line_are_refused(units, words):
+    with pytest.raises(ParameterError, match=words):
+        GripperUnits(**units)
+
+
+def test_units_in_two_places_are_refused():
+    robot = with_units(model=(0.02, 0.06), state=(1.0, 0.0))
+    states = tuple(dataclasses.replace(state, scale=(1.0,) * 6 + (2.0,)) for state in robot.states)
+    with pytest.raises(ParameterError, match="left_gripper has units in gripper_units of arm left and in scale"):
+        dataclasses.replace(robot, states=states)
+
+
+def test_what_a_driver_is_said_not_to_measure_is_read_as_zero():
+    states = tuple(dataclasses.replace(state, missing=("effort",)) for state in ALOHA.states)
+    sources = JointStateSources(dataclasses.replace(ALOHA, states=states))
+    for topic in (LEFT, RIGHT):
+        state = sources.take(topic, said(1, effort=[float("nan")]))
+    np.testing.assert_array_equal(state.effort, np.zeros(14))
+    np.testing.assert_allclose(state.velocity[:7], ONE)
+
+
+def test_only_velocity_and_effort_can_be_missing():
+    with pytest.raises(ParameterError, match="choose one of velocity, effort"):
+        StateConfig("joint_states", missing=("position",))
 
 
 def test_one_topic_in_the_robot_s_names_and_units_is_passed_on_as_it_is():

@@ -13,6 +13,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rlt_common import topics
 from rlt_common.codecs import to_time
+from rlt_common.driver_config import GripperUnits
 from rlt_common.kinematics import build_kinematics
 from rlt_common.rotations import rotation_matrix
 
@@ -57,8 +58,14 @@ class DriverDouble(Node):
 
     def _set(self, driver, values):
         columns = self._columns(driver)
-        scale, offset = driver.scale or (1.0,) * len(columns), driver.offset or (0.0,) * len(columns)
-        self.q[columns] = (np.array(values) - offset) / scale
+        for column, joint, value in zip(columns, self.robot.joints_of(driver), values, strict=True):
+            units = self._gripper_units(joint)
+            if units.command:
+                value = np.interp(value, *zip(*sorted(zip(units.command, units.model, strict=True)), strict=True))
+            self.q[column] = value
+
+    def _gripper_units(self, joint):
+        return next((arm.gripper_units for arm in self.robot.arms if arm.gripper == joint), GripperUnits())
 
     def _joint_positions(self, driver, message):
         self._set(driver, message.data)
@@ -108,7 +115,10 @@ class DriverDouble(Node):
         state = next(state for state in self.robot.states if state.topic == topic)
         joints = state.joints or self.robot.joint_names
         values = self.q[[self.robot.joint_names.index(joint) for joint in joints]]
-        values = values * (state.scale or 1.0) + (state.offset or 0.0)
+        for i, joint in enumerate(joints):
+            units = self._gripper_units(joint)
+            if units.state:
+                values[i] = np.interp(values[i], units.model, units.state)
         names = list(state.names or joints)
         message = JointState(name=[*reversed(names), "lift"], position=[*values[::-1], 9.0])
         message.velocity = message.effort = [0.0] * len(message.name)

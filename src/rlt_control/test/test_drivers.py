@@ -259,6 +259,15 @@ def test_a_driver_whose_messages_are_not_installed_says_which_package_is_missing
         build_encoders(load_robot(ROBOTS / "aloha.yaml"))
 
 
+def test_a_gripper_is_sent_in_its_driver_s_unit():
+    robot = load_robot(ROBOTS / "dual_ur5e.yaml")
+    gripper = next(e for e in build_encoders(robot) if e.topic == "left/gripper_position_controller/commands")
+    q = home("dual_ur5e")
+    for metres, knuckle in ((0.085, 0.0), (0.0, 0.7929), (0.0425, 0.39645)):
+        q[6] = metres
+        assert list(gripper.encode(command(robot, q)).data) == pytest.approx([knuckle])
+
+
 def test_a_driver_of_speeds_is_told_zero_when_nothing_can_be_commanded(tmp_path):
     robot = load_robot(twist_file(tmp_path))
     servo = build_encoders(robot)[0]
