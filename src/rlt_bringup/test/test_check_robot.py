@@ -9,12 +9,12 @@ import pytest
 import rclpy
 import yaml
 from ament_index_python.packages import get_package_share_directory
-from geometry_msgs.msg import WrenchStamped
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_bringup import check_robot
 from rlt_bringup.robot_check import Endpoints, RobotCheck
@@ -93,6 +93,22 @@ def test_what_the_robot_file_says_is_not_measured_is_no_problem(checked):
     states = (dataclasses.replace(checked._robot.states[0], missing=("velocity", "effort")),)
     check = RobotCheck(dataclasses.replace(checked._robot, states=states))
     assert speak(check, velocity=[], effort=[]) == []
+
+
+def test_drivers_that_do_not_obey_and_poses_that_are_not_the_model_s_are_said(checked):
+    robot = checked._robot
+    drivers = tuple(dataclasses.replace(driver, ready_topic="running") for driver in robot.drivers)
+    arms = (robot.arms[0], dataclasses.replace(robot.arms[1], pose_topic="pose"))
+    check = RobotCheck(dataclasses.replace(robot, drivers=drivers, arms=arms))
+    assert "running was never heard: its driver does not obey" in "\n".join(speak(check))
+    check.on_ready("running", Bool(data=False))
+    assert "running is false: its driver does not obey" in "\n".join(speak(check))
+    check.on_ready("running", Bool(data=True))
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.orientation.w = robot.frame, 1.0
+    check.on_pose("right", pose, 10 * MS)
+    (found,) = (line for line in speak(check) if line.startswith("pose "))
+    assert "from where the model has it" in found
 
 
 def test_a_gap_and_stamps_that_go_back_are_said(checked):

@@ -44,6 +44,11 @@ class DriverConfig:
         "of the tool drivers: body of the kinematics model in whose frame the tool's pose or speed is said, and the "
         "frame_id; empty: the robot's frame",
     )
+    ready_topic: str = param(
+        "",
+        "latched std_msgs/Bool in which the driver says whether it obeys (UR: robot_program_running): while it is "
+        "false or was never heard, all arms hold; empty: none",
+    )
 
     def __post_init__(self) -> None:
         validate(self)

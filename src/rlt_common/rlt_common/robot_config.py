@@ -138,6 +138,12 @@ class RobotConfig:
         return tuple(state.topic for state in self.states)
 
     @property
+    def sensor_topics(self) -> tuple[str, ...]:
+        """What arms and drivers report beside joint states: wrenches, measured poses, whether they obey."""
+        arms = [topic for arm in self.arms for topic in (arm.wrench_topic, arm.pose_topic) if topic]
+        return tuple(dict.fromkeys([*arms, *(driver.ready_topic for driver in self.drivers if driver.ready_topic)]))
+
+    @property
     def command_topics(self) -> tuple[str, ...]:
         """Topics on which the executor, and nothing else, commands the arms."""
         return tuple(driver.topic for driver in self.drivers)

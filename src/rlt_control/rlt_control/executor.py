@@ -77,6 +77,7 @@ class ChunkExecutor:
         watchdog: the inputs (`inputs.make_watchdog`); the caller says what it hears of joint states, manager, wrenches
             and command topic, the executor itself what it is offered.
         state_inputs: its inputs that together make the robot state: where one is at fault nothing is known of the arms.
+        ready_inputs: its inputs in which drivers say whether they obey: while one does not, others may move the arms.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ChunkExecutor:
         arm_names: tuple[str, ...],
         watchdog: Watchdog,
         state_inputs: tuple[str, ...] = (JOINT_STATES,),
+        ready_inputs: tuple[str, ...] = (),
     ) -> None:
         self._integrator = integrator
         self._config = config
@@ -101,7 +103,7 @@ class ChunkExecutor:
         self._ticked_s: float | None = None
         self._stopped_episode = 0
         self.watchdog = watchdog
-        self._state_inputs = state_inputs
+        self._state_inputs, self._ready_inputs = state_inputs, ready_inputs
         self.estop_reason = ""
         self.step = 0
         self.source = Source.HOLD
@@ -216,6 +218,9 @@ class ChunkExecutor:
             return self._hold(fault)
         if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
             return self._hold(fault)  # time stands still until it is clear who commands
+        powerless = any(self.watchdog.fault(name, now_s) for name in self._ready_inputs)
+        if powerless:
+            self._hold_target = None  # moved by hand meanwhile, an arm must not jump back once its driver obeys again
         if self.estop_reason:
             if self._hold_target is None:
                 self._hold_target = self._here(state)
@@ -231,7 +236,7 @@ class ChunkExecutor:
             self._integrator.reset(state.q)
             self._hold_target = None
         fault = self.watchdog.first_fault(now_s, apart_from=(*self._state_inputs, HUMAN))
-        if bool(fault) == self._trusted:  # a fault begins, or is over
+        if bool(fault) == self._trusted or powerless:  # a fault begins, or is over
             self._integrator.reset(state.q)
             self._play.flush()
         self._trusted = not fault

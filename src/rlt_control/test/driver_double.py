@@ -4,11 +4,12 @@ import sys
 import types
 from functools import partial
 
+import mujoco
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from rlt_common import topics
@@ -41,17 +42,42 @@ class DriverDouble(Node):
 
         arms = [arm for arm in robot.arms if arm.wrench_topic]
         self.wrenches = [self.create_publisher(WrenchStamped, arm.wrench_topic, topics.QOS_SENSOR) for arm in arms]
+        arms = [arm for arm in robot.arms if arm.pose_topic]
+        self.poses = {a.name: self.create_publisher(PoseStamped, a.pose_topic, topics.QOS_SENSOR) for a in arms}
+        self.pose_error, self.pose_frame = np.zeros(3), None
+        ready = [driver.ready_topic for driver in robot.drivers if driver.ready_topic]
+        self.ready = {topic: self.create_publisher(Bool, topic, topics.QOS_LATCHED) for topic in ready}
+        self.obeys = True
+
+    def say_ready(self, obeys):
+        self.obeys = obeys
+        for publisher in self.ready.values():
+            publisher.publish(Bool(data=obeys))
 
     def feel(self, stamp_ns):
-        """Every force sensor says: nothing touches."""
+        """Every force sensor says: nothing touches. Every arm says where its tool is, in its base's frame."""
         message = WrenchStamped()
         message.header.stamp = to_time(stamp_ns)
         for publisher in self.wrenches:
             publisher.publish(message)
+        for arm, (position, rotation) in zip(self.robot.arms, self._kinematics.forward(self.q), strict=True):
+            if arm.name not in self.poses:
+                continue
+            base, axes = self._kinematics.body_pose(arm.pose_frame)
+            message = PoseStamped()
+            message.header.stamp = to_time(stamp_ns)
+            message.header.frame_id = self.pose_frame or arm.pose_frame
+            at, turn = message.pose.position, message.pose.orientation
+            at.x, at.y, at.z = map(float, axes.T @ (position - base) + self.pose_error)
+            quaternion = np.zeros(4)
+            mujoco.mju_mat2Quat(quaternion, (axes.T @ rotation).ravel())
+            turn.w, turn.x, turn.y, turn.z = map(float, quaternion)
+            self.poses[arm.name].publish(message)
 
     def _on_command(self, driver, message):
         self.heard[driver.topic].append(message)
-        getattr(self, f"_{driver.type}")(driver, message)
+        if self.obeys:
+            getattr(self, f"_{driver.type}")(driver, message)
 
     def _columns(self, driver):
         return [self.robot.joint_names.index(joint) for joint in self.robot.joints_of(driver)]

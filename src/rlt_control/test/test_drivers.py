@@ -18,6 +18,7 @@ from rlt_common.kinematics import build_kinematics
 from rlt_common.parameters import ParameterError
 from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command
+from rlt_control.records import Source
 from rlt_msgs.msg import ChunkRequest, EpisodeState, ExecutedAction
 
 ROBOTS = CONFIG / "robots"
@@ -81,8 +82,10 @@ class Cell(Bench):
         self.executor.add_node(self.double)
         self.state = EpisodeState(episode_id=1, epoch=1, phase=EpisodeState.PHASE_RESETTING, execute_steps=4)
         self.silent = set()
-        readers = [*self.double.states.values(), *self.double.wrenches]
+        double = self.double
+        readers = [*double.states.values(), *double.wrenches, *double.poses.values(), *double.ready.values()]
         self.until(lambda: all(p.get_subscription_count() for p in readers), "readers of states and wrenches")
+        self.obey(True)
         topics_ = list(self.double.heard)
         self.until(lambda: all(self.double.count_publishers(topic) for topic in topics_), "command publishers")
 
@@ -98,6 +101,9 @@ class Cell(Bench):
         for arm in self.node.robot.arms:
             if arm.wrench_topic:
                 self.hear([f"wrench.{arm.name}"])
+            if arm.pose_topic:
+                name = f"pose.{arm.name}"
+                self.until(lambda name=name: self.says_now(name), name)
         self.say(self.state)
         self.hear(["episode_state"])
         before = {topic: len(messages) for topic, messages in self.double.heard.items()}
@@ -107,6 +113,17 @@ class Cell(Bench):
                 lambda: all(len(messages) > before[topic] for topic, messages in self.double.heard.items()),
                 "a command at every driver",
             )
+
+    def says_now(self, name):
+        dog = self.node.watchdog
+        return dog.age_s(name, self.now_s) == 0.0 or " is " in dog.fault(name, self.now_s)
+
+    def obey(self, obeys):
+        self.double.say_ready(obeys)
+        for driver in self.node.robot.drivers:
+            if driver.ready_topic:
+                name = f"ready.{driver.topic}"
+                self.until(lambda name=name: bool(self.node.watchdog.fault(name, self.now_s)) != obeys, name)
 
     def hear(self, names):
         dog = self.node.watchdog
@@ -194,6 +211,53 @@ def test_a_driver_without_one_of_its_joints_is_refused_by_name(cell):
     cell.until(lambda: "has no joint" in cell.node.watchdog.fault(topic, cell.now_s), "the refusal")
     cell.node.timer_tick(0.0)
     assert cell.node.core.hold_reason.startswith(f"{topic}: has no joint")
+
+
+@pytest.fixture
+def driven(request, tmp_path):
+    with Cell.running(robot=ROBOTS / f"{request.param}.yaml", q=home(request.param)) as made:
+        made.go([0.002, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        for _ in range(3):
+            made.period()
+        assert made.node.core.source == Source.RL
+        yield made
+        made.double.destroy_node()
+
+
+@pytest.mark.parametrize("driven", ["dual_ur5e"], indirect=True)
+def test_a_driver_that_does_not_obey_holds_the_arms_and_nothing_jumps_when_it_does_again(driven):
+    driven.obey(False)
+    driven.period()
+    assert driven.node.core.hold_reason.startswith("ready.left/forward_position_controller/commands: left/io_and_stat")
+    assert "says that the driver does not obey" in driven.node.core.hold_reason
+    driven.double.q[:6] += 0.3  # somebody moves the left arm at the pendant
+    driven.period()
+    driven.period()
+    moved = driven.double.q.copy()
+    driven.obey(True)
+    driven.period()
+    np.testing.assert_allclose(driven.double.q, moved, atol=1e-6)
+
+
+@pytest.mark.parametrize("driven", ["dual_franka"], indirect=True)
+@pytest.mark.parametrize(
+    ("error", "frame", "says"),
+    [
+        ([0.03, 0.0, 0.0], None, "pose.left: is 30.0 mm from where the model has it, tolerance 20 mm"),
+        ([0.0, 0.0, 0.0], "world", "pose.left: is in frame 'world', the robot file says 'left_fr3_link0'"),
+    ],
+)
+def test_a_measured_pose_that_cannot_be_the_model_s_holds_the_arms(driven, error, frame, says):
+    driven.double.pose_error, driven.double.pose_frame = np.array(error), frame
+    driven.period()
+    at = driven.double.q.copy()
+    for _ in range(3):
+        driven.period()
+    np.testing.assert_allclose(driven.double.q, at, atol=1e-6)
+    assert driven.node.core.hold_reason.startswith(says)
+    driven.double.pose_error, driven.double.pose_frame = np.zeros(3), None
+    driven.period()
+    assert "pose" not in driven.node.core.hold_reason
 
 
 def test_a_second_commander_on_any_driver_s_topic_is_an_emergency_stop(cell):
