@@ -312,7 +312,8 @@ class ChunkExecutorNode(Node):
         if tick.request is not None:
             self._requests.publish(messages.request_message(tick.request, self.robot.frame))
         if tick.executed is not None:
-            self._executed.publish(messages.executed_message(tick.executed, self.robot.frame, self.robot.joint_names))
+            robot, dry_run = self.robot, self.parameters.dry_run
+            self._executed.publish(messages.executed_message(tick.executed, robot.frame, robot.joint_names, dry_run))
 
     def _send(self, target: np.ndarray, answers_ns: int, holding: bool) -> None:
         """Command the arms. Nothing is sent in a dry run."""

@@ -170,6 +170,7 @@ def test_the_drivers_double_goes_where_the_chunk_says_holds_and_stops(cell):
     steps = [m for m in cell.heard(ExecutedAction) if m.source == ExecutedAction.SOURCE_RL]
     went = np.sum([m.action for m in steps], axis=0).reshape(2, 7)
     assert len(steps) >= 10
+    assert not any(message.dry_run for message in steps)
     assert (went[:, 0] > 0.01).all()
     for now, before, sent in zip(tools(cell), begun, went, strict=True):
         np.testing.assert_allclose(now - before, sent[:3], atol=2e-3)
@@ -293,6 +294,7 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
         bench.until(lambda: bench.node.watchdog.age_s("action_chunk", bench.now_s) is not None, "the chunk")
         bench.node.timer_tick(0.0)
         bench.until(lambda: bench.heard(ExecutedAction), "the executed action")
+        assert all(message.dry_run for message in bench.heard(ExecutedAction))
         bench.node._heartbeat()
         assert "DRY RUN" in bench.node._health._status.message
         double.destroy_node()

@@ -310,6 +310,9 @@ class LearnerNode(Node):
             return None
 
     def _take_in_collected(self, episode_id: int) -> None:
+        if not self.assembly.wanted(episode_id):  # so said its journal
+            self._pass_over(episode_id)
+            return
         if missing := self.assembly.missing(episode_id):
             self.get_logger().warning(f"episode {episode_id} is taken in without {missing}")
         try:
