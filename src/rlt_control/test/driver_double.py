@@ -1,16 +1,14 @@
 """Arm drivers' doubles: they speak the drivers' own types over DDS, move at once where they are sent, and say so."""
 
-import sys
-import types
+import importlib
 from functools import partial
 
 import mujoco
 import numpy as np
-from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
+from std_msgs.msg import Bool
 
 from rlt_common import topics
 from rlt_common.codecs import to_time
@@ -19,12 +17,20 @@ from rlt_common.kinematics import build_kinematics
 from rlt_common.rotations import rotation_matrix
 
 TYPES = {
-    "joint_positions": Float64MultiArray,
-    "joint_trajectory": JointTrajectory,
-    "joint_state": JointState,
-    "tool_pose": PoseStamped,
-    "tool_twist": TwistStamped,
+    "joint_positions": ("std_msgs", "Float64MultiArray"),
+    "joint_trajectory": ("trajectory_msgs", "JointTrajectory"),
+    "joint_state": ("sensor_msgs", "JointState"),
+    "interbotix_group": ("interbotix_xs_msgs", "JointGroupCommand"),
+    "interbotix_single": ("interbotix_xs_msgs", "JointSingleCommand"),
+    "tool_pose": ("geometry_msgs", "PoseStamped"),
+    "tool_twist": ("geometry_msgs", "TwistStamped"),
 }
+
+
+def type_of(driver):
+    """The message that the driver takes."""
+    package, name = TYPES[driver.type]
+    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 class DriverDouble(Node):
@@ -37,7 +43,7 @@ class DriverDouble(Node):
         self._kinematics = build_kinematics(robot)
         for driver in robot.drivers:
             callback = partial(self._on_command, driver)
-            self.create_subscription(TYPES[driver.type], driver.topic, callback, topics.QOS_CONTROL)
+            self.create_subscription(type_of(driver), driver.topic, callback, topics.QOS_CONTROL)
         self.states = {s.topic: self.create_publisher(JointState, s.topic, topics.QOS_CONTROL) for s in robot.states}
 
         arms = [arm for arm in robot.arms if arm.wrench_topic]
@@ -103,6 +109,14 @@ class DriverDouble(Node):
         assert point.time_from_start.nanosec == 40_000_000
         self._set(driver, point.positions)
 
+    def _interbotix_group(self, driver, message):
+        assert message.name == "arm"
+        self._set(driver, message.cmd)
+
+    def _interbotix_single(self, driver, message):
+        assert message.name == "gripper"
+        self._set(driver, [message.cmd])
+
     def _joint_state(self, driver, message):
         assert message.name == list(driver.names or driver.joints)
         self._set(driver, message.position)
@@ -150,19 +164,3 @@ class DriverDouble(Node):
         message.velocity = message.effort = [0.0] * len(message.name)
         message.header.stamp = to_time(stamp_ns)
         self.states[topic].publish(message)
-
-
-def stand_in_for_interbotix(monkeypatch):
-    """Classes with the fields of interbotix_xs_msgs, which is not installed here; they cannot go over DDS."""
-
-    class JointGroupCommand:
-        def __init__(self, name, cmd):
-            self.name, self.cmd = name, cmd
-
-    class JointSingleCommand(JointGroupCommand):
-        pass
-
-    package, messages = types.ModuleType("interbotix_xs_msgs"), types.ModuleType("interbotix_xs_msgs.msg")
-    messages.JointGroupCommand, messages.JointSingleCommand = JointGroupCommand, JointSingleCommand
-    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs", package)
-    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", messages)

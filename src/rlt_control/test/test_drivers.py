@@ -1,12 +1,14 @@
 """Every robot file's drivers: what they are sent, in their own types, and their doubles moved by the real executor."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 import yaml
-from driver_double import DriverDouble, stand_in_for_interbotix
+from driver_double import DriverDouble, type_of
 from executor_bench import CONFIG, Bench, stopped
+from interbotix_messages import provide
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
@@ -28,7 +30,7 @@ HOMES = {  # per arm, as the robot files' home poses were taken at
     "dual_ros2_control": [0.0, -1.5708, 1.9, -1.9, -1.5708, 0.0, 0.04],
     "dual_franka": [0.0, -0.7854, 0.0, -2.3562, 0.0, 1.5708, 0.7854, 0.02],
 }
-OVER_DDS = ("dual_ur5e", "dual_ros2_control", "dual_franka")
+OVER_DDS = ("aloha", "dual_ur5e", "dual_ros2_control", "dual_franka")
 
 
 def home(name):
@@ -144,9 +146,17 @@ class Cell(Bench):
         self.until(lambda: self.node.watchdog.age_s("action_chunk", self.now_s) is not None, "the chunk")
 
 
+@pytest.fixture(scope="session")
+def interbotix(tmp_path_factory):
+    """interbotix_xs_msgs: the installed one, else its two messages, generated as any package's are."""
+    provide(tmp_path_factory.mktemp("interbotix"))
+
+
 @pytest.fixture(params=list(FILES))
 def cell(request, tmp_path):
     name, make = FILES[request.param]
+    if name == "aloha":
+        request.getfixturevalue("interbotix")
     with Cell.running(robot=make(tmp_path), q=home(name)) as made:
         yield made
         made.double.destroy_node()
@@ -264,8 +274,7 @@ def test_a_measured_pose_that_cannot_be_the_model_s_holds_the_arms(driven, error
 def test_a_second_commander_on_any_driver_s_topic_is_an_emergency_stop(cell):
     topic = cell.node.robot.command_topics[-1]
     stranger = Node("old_script", context=cell.peer.context)
-    kind = type(next(e for e, p in cell.node._drivers if e.topic == topic).encode(command(cell.node.robot)))
-    stranger.create_publisher(kind, topic, topics.QOS_CONTROL)
+    stranger.create_publisher(type_of(cell.node.robot.drivers[-1]), topic, topics.QOS_CONTROL)
     try:
         cell.until(lambda: "old_script" in str(cell.node._watch_command_topics()), "discovery")
         assert f"/old_script publishes on /{topic} too" in cell.node.core.estop_reason
@@ -305,9 +314,9 @@ def command(robot, q=None, holding=False):
     return Command(target=q, measured=q, holding=holding, stamp_ns=5)
 
 
-def test_aloha_speaks_the_interbotix_sdk(monkeypatch):
+@pytest.mark.usefixtures("interbotix")
+def test_aloha_speaks_the_interbotix_sdk():
     robot = load_robot(ROBOTS / "aloha.yaml")
-    stand_in_for_interbotix(monkeypatch)
     left, left_gripper, _, right_gripper = build_encoders(robot)
     q = home("aloha")
     q[6], q[13] = 0.01844, 0.058
@@ -320,7 +329,8 @@ def test_aloha_speaks_the_interbotix_sdk(monkeypatch):
     assert open_.cmd == pytest.approx(1.4910, abs=2e-3)
 
 
-def test_a_driver_whose_messages_are_not_installed_says_which_package_is_missing():
+def test_a_driver_whose_messages_are_not_installed_says_which_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", None)
     with pytest.raises(ParameterError, match="interbotix_xs_msgs/msg/JointGroupCommand, which is not installed"):
         build_encoders(load_robot(ROBOTS / "aloha.yaml"))
 
