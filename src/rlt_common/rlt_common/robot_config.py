@@ -33,6 +33,12 @@ class RobotConfig:
     control_hz: float = param(50.0, "Hz", minimum=1.0, maximum=1000.0)
     frame: str = param("world", "common frame of both arms")
     tick: str = param("timer", "what starts a control step", choices=("timer", "joint_states"))
+    relative_to: str = param(
+        "commanded",
+        "what a policy's action, a change of each tool's pose, is added to: the pose that was commanded last, or the "
+        "measured one. Of a gripper it is always the commanded one",
+        choices=("commanded", "measured"),
+    )
     states: tuple[StateConfig, ...] = param(
         (StateConfig("joint_states"),), "where the joints' states come from: every joint from one of them"
     )

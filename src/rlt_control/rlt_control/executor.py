@@ -23,7 +23,7 @@ import numpy as np
 
 from rlt_common.watchdog import Watchdog
 from rlt_control.chunk_play import ChunkPlay
-from rlt_control.delta_pose import DeltaPoseIntegrator
+from rlt_control.delta_pose import DeltaPoseIntegrator, StepResult
 from rlt_control.inputs import CHUNKS, COMMAND_TOPIC, HUMAN, JOINT_STATES, MANAGER
 from rlt_control.records import (
     MOVING,
@@ -251,9 +251,8 @@ class ChunkExecutor:
         row = self._play.row(self.step)
         if row is not None:
             chunk = self._play.chunk
-            executed = self._execute(
-                state, chunk.source, chunk.actions[row], chunk.reference[row], chunk=chunk, row=row
-            )
+            result = self._integrator.step(chunk.actions[row], state.q, self._period_s)
+            executed = self._execute(state, chunk.source, result, chunk.reference[row], chunk=chunk, row=row)
             return replace(executed, request=request)
         if self._config.wait_for_chunk and self.step % self._config.stride == 0:
             self.hold_reason = "waiting for a chunk"
@@ -267,13 +266,13 @@ class ChunkExecutor:
         if human is None or not human.enabled:
             return self._hold_step(state, "the operator has taken over and holds no enable button")
         action = self._integrator.in_world(human.action) if human.frame == Frame.TOOL else human.action
-        tick = self._execute(state, Source.HUMAN, action, action)
-        executed = replace(tick.executed, reference=tick.executed.action, repositioning=human.repositioning)
-        return replace(tick, executed=executed)
+        result = self._integrator.follow(action, state.q, self._period_s)
+        tick = self._execute(state, Source.HUMAN, result, result.applied)
+        return replace(tick, executed=replace(tick.executed, repositioning=human.repositioning))
 
     def _hold_step(self, state: RobotState, reason: str) -> Tick:
         zeros = np.zeros(self._dim)
-        tick = self._execute(state, Source.HOLD, zeros, zeros)
+        tick = self._execute(state, Source.HOLD, self._integrator.follow(zeros, state.q, self._period_s), zeros)
         self.hold_reason = reason
         self.counters.held += 1
         return tick
@@ -282,12 +281,11 @@ class ChunkExecutor:
         self,
         state: RobotState,
         source: Source,
-        action: np.ndarray,
+        result: StepResult,
         reference: np.ndarray,
         chunk: Chunk | None = None,
         row: int = -1,
     ) -> Tick:
-        result = self._integrator.step(action, state.q, self._period_s)
         episode = self._episode
         executed = Executed(
             stamp_ns=state.stamp_ns,
@@ -297,7 +295,7 @@ class ChunkExecutor:
             phase=episode.phase,
             source=source,
             action=result.applied,
-            commanded=np.asarray(action, dtype=np.float64),
+            commanded=result.requested,
             reference=np.asarray(reference, dtype=np.float64),
             clamped=result.clamped,
             chunk_id=chunk.chunk_id if chunk else 0,
