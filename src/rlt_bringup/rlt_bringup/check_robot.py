@@ -2,9 +2,10 @@
 
     check_robot --robot my_robot.yaml [--seconds 5] [--namespace ns] [--ros-args ...]
 
-Start the drivers first. Checked are joint states (rate, age, gaps, names, limits, clocks), force sensors, command
-topics (a driver that listens, its type, nobody else who commands) and where the tools are; the cameras have a check of
-their own, `camera_check`. It publishes nothing. Ends with status 1 when something is wrong.
+Start the drivers first. Checked are joint states (rate, age, gaps, names, limits, clocks), force sensors, measured
+poses (against the model), whether drivers obey, command topics (a driver that listens, its type, nobody else who
+commands) and where the tools are; the cameras have a check of their own, `camera_check`. It publishes nothing. Ends
+with status 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from functools import partial
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import WrenchStamped
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 
 from rlt_bringup.graph import config_file
 from rlt_bringup.robot_check import Endpoints, RobotCheck
@@ -43,12 +45,20 @@ class Listener(Node):
             if arm.wrench_topic:
                 callback = partial(self._on_wrench, arm.name)
                 self.create_subscription(WrenchStamped, arm.wrench_topic, callback, topics.QOS_SENSOR)
+            if arm.pose_topic:
+                callback = partial(self._on_pose, arm.name)
+                self.create_subscription(PoseStamped, arm.pose_topic, callback, topics.QOS_SENSOR)
+        for topic in {driver.ready_topic for driver in robot.drivers if driver.ready_topic}:
+            self.create_subscription(Bool, topic, partial(check.on_ready, topic), topics.QOS_LATCHED)
 
     def _on_state(self, topic: str, message: JointState) -> None:
         self._check.on_state(topic, message, self.get_clock().now().nanoseconds)
 
     def _on_wrench(self, arm: str, message: WrenchStamped) -> None:
         self._check.on_wrench(arm, message, self.get_clock().now().nanoseconds)
+
+    def _on_pose(self, arm: str, message: PoseStamped) -> None:
+        self._check.on_pose(arm, message, self.get_clock().now().nanoseconds)
 
     def endpoints(self, topic: str) -> Endpoints:
         """Who is on a topic, as the ROS graph tells."""
@@ -99,6 +109,7 @@ def _type_name(kind: type) -> str:
 def _table(robot: RobotConfig, judged: RobotCheck) -> str:
     lines = [f"{'topic':44} {'Hz':>7} {'age ms':>8} {'longest gap ms':>15}"]
     rows = {**judged.states, **{a.wrench_topic: judged.wrenches[a.name] for a in robot.arms if a.wrench_topic}}
+    rows |= {a.pose_topic: judged.poses[a.name] for a in robot.arms if a.pose_topic}
     for topic, heard in rows.items():
         rate, age = heard.rate_hz, heard.age_s
         shown = (f"{rate:.1f}" if rate else "-", f"{age * 1e3:.1f}" if age is not None else "-")

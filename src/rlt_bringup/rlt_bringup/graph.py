@@ -209,7 +209,7 @@ def refuse_other_commanders(robot: RobotConfig, namespace: str) -> None:
         return name if name.startswith("/") else "/".join(("", *filter(None, (namespace.strip("/"), name))))
 
     own = {value for key, value in vars(topics).items() if key.isupper() and isinstance(value, str)}
-    sensors = {camera.topic for camera in robot.cameras} | {arm.wrench_topic for arm in robot.arms if arm.wrench_topic}
+    sensors = {camera.topic for camera in robot.cameras} | set(robot.sensor_topics)
     taken = {full(name) for name in own | sensors | {"/clock"} | {state.topic for state in robot.states}}
     for topic in robot.command_topics:
         if full(topic) in taken:

@@ -1,4 +1,4 @@
-"""What is wrong with a robot's joint states, force sensors and command topics, judged before anything moves. Pure.
+"""What is wrong with a robot's joint states, sensors and command topics, judged before anything moves. Pure.
 
 Times come in as arguments, what the ROS graph knows as plain data. Every finding says what to do.
 """
@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from geometry_msgs.msg import WrenchStamped
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 
 from rlt_common.codecs import CodecError, stamp_ns
 from rlt_common.config import RobotConfig
 from rlt_common.joint_states import JointStateError, JointStateSources
 from rlt_common.kinematics import ArmKinematics, build_kinematics
 from rlt_control.arms import motion_limits
+from rlt_control.measured_pose import MeasuredPose
 
 MOST_AHEAD_S, MOST_AGE_S = 0.02, 0.1
 """s that a stamp may lie ahead of this machine's clock, or behind it."""
@@ -67,9 +69,13 @@ class RobotCheck:
         self._limits = motion_limits(robot, self.kinematics)
         self.states = {topic: Heard() for topic in self._sources.topics}
         self.wrenches = {arm.name: Heard() for arm in robot.arms if arm.wrench_topic}
+        self.poses = {arm.name: Heard() for arm in robot.arms if arm.pose_topic}
+        self._judges = {a.name: MeasuredPose(robot, a, self.kinematics) for a in robot.arms if a.pose_topic}
+        self._obeys: dict[str, bool | None] = {d.ready_topic: None for d in robot.drivers if d.ready_topic}
         self._force = dict.fromkeys(self.wrenches, 0.0)
         self._torque = dict.fromkeys(self.wrenches, 0.0)
         self._lacking: set[str] = set()
+        self._unmeasured = {state.topic: state.missing for state in robot.states}
         self.q: np.ndarray | None = None
         """(n,) newest joints, in the robot's order."""
 
@@ -78,7 +84,7 @@ class RobotCheck:
         heard = self.states[topic]
         try:
             stamp = stamp_ns(message.header.stamp)
-            merged = self._sources.take(topic, message, now_ns * 1e-9)
+            merged = self._sources.take(topic, message)
             if merged is not None:
                 self.q = self._in_order(merged)
         except (CodecError, JointStateError) as error:
@@ -88,7 +94,7 @@ class RobotCheck:
         heard.stamps.append(stamp)
         heard.came.append(now_ns)
         for name in ("velocity", "effort"):
-            if not getattr(message, name):
+            if name not in self._unmeasured[topic] and not getattr(message, name):
                 self._lacking.add(f"{topic}: no {name}")
 
     def _in_order(self, message: JointState) -> np.ndarray:
@@ -111,6 +117,22 @@ class RobotCheck:
         self._force[arm] = max(self._force[arm], float(np.linalg.norm([force.x, force.y, force.z])))
         self._torque[arm] = max(self._torque[arm], float(np.linalg.norm([torque.x, torque.y, torque.z])))
 
+    def on_pose(self, arm: str, message: PoseStamped, now_ns: int) -> None:
+        """A measured tool pose of an arm; judged once the joints are known."""
+        heard = self.poses[arm]
+        try:
+            stamp = stamp_ns(message.header.stamp)
+        except CodecError as error:
+            heard.refused = str(error)
+            return
+        heard.refused = self._judges[arm].refusal(message, self.q) if self.q is not None else ""
+        heard.stamps.append(stamp)
+        heard.came.append(now_ns)
+
+    def on_ready(self, topic: str, message: Bool) -> None:
+        """Whether a driver obeys."""
+        self._obeys[topic] = message.data
+
     # ---- findings
 
     def problems(self, graph: Mapping[str, Endpoints], types: Mapping[str, str], executor: str) -> list[str]:
@@ -124,12 +146,20 @@ class RobotCheck:
         found = []
         for topic, heard in self.states.items():
             found += self._stream(topic, heard, self._robot.state_timeout_s, self._robot.control_hz)
-        found += sorted(f"{lack}: the proprioception needs position, velocity and effort" for lack in self._lacking)
-        found += self._skew()
+        found += sorted(
+            f"{lack}: the proprioception needs it: have the driver measure it, or say `missing` in states"
+            for lack in self._lacking
+        )
         for arm in self._robot.arms:
             if arm.wrench_topic:
                 found += self._stream(arm.wrench_topic, self.wrenches[arm.name], 0.1, 0.0)
                 found += self._at_rest(arm.name, arm.max_force, arm.max_torque)
+            if arm.pose_topic:
+                found += self._stream(arm.pose_topic, self.poses[arm.name], self._robot.state_timeout_s, 0.0)
+        for topic, obeys in self._obeys.items():
+            if not obeys:
+                said = "was never heard" if obeys is None else "is false"
+                found.append(f"{topic} {said}: its driver does not obey: start the program on the robot")
         found += self._where()
         for topic, endpoints in graph.items():
             found += _command_topic(topic, endpoints, types[topic], executor)
@@ -158,15 +188,6 @@ class RobotCheck:
         if len(heard.stamps) > 1 and np.diff(heard.stamps).min() <= 0:
             found.append(f"{topic}: stamps that repeat or go back: two publishers, or a driver without a clock")
         return found
-
-    def _skew(self) -> list[str]:
-        newest = {topic: heard.stamps[-1] for topic, heard in self.states.items() if heard.stamps}
-        if len(newest) < 2:
-            return []
-        apart = (max(newest.values()) - min(newest.values())) * 1e-9
-        if apart <= self._robot.state_timeout_s:
-            return []
-        return [f"states of {' and '.join(newest)} are {apart:.2f} s apart by their stamps: synchronise the clocks"]
 
     def _at_rest(self, arm: str, max_force: float, max_torque: float) -> list[str]:
         found = []

@@ -25,7 +25,7 @@ from rlt_common.config import RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
 from rlt_teleop.joy_mapping import load_mapping
 
-CAMERAS, COMMAND, STATES, WRENCHES = "{cameras}", "{command}", "{states}", "{wrenches}"
+CAMERAS, COMMAND, STATES, SENSORS = "{cameras}", "{command}", "{states}", "{sensors}"
 """Stand for the topics that the robot's file names."""
 EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
 EVERY_NODE_REPLIES = (
@@ -66,7 +66,7 @@ NODES: dict[str, Interfaces] = {
             topics.TELEOP_COMMAND,
             topics.OPERATOR_EVENT,
             topics.ESTOP,
-            WRENCHES,
+            SENSORS,
         ),
         reply=(topics.SERVICE_ESTOP, topics.SERVICE_RESET_ESTOP),
     ),
@@ -116,7 +116,7 @@ NODES: dict[str, Interfaces] = {
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
     "camera_check": Interfaces(subscribe=(STATES, CAMERAS)),
-    "check_robot": Interfaces(subscribe=(STATES, WRENCHES)),
+    "check_robot": Interfaces(subscribe=(STATES, SENSORS)),
     "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS)),
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
@@ -244,8 +244,8 @@ def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
     places = {
         CAMERAS: [camera.topic for camera in robot.cameras],
         COMMAND: list(robot.command_topics),
-        STATES: [state.topic for state in robot.states],
-        WRENCHES: [arm.wrench_topic for arm in robot.arms if arm.wrench_topic],
+        STATES: list(robot.state_topics),
+        SENSORS: list(robot.sensor_topics),
     }
     return [resolved for name in names for resolved in places.get(name, [name])]
 

@@ -1,5 +1,7 @@
 """check_robot on a robot that is in order, and on robots that are not. The simulator stands for the drivers."""
 
+import dataclasses
+import sys
 import threading
 from pathlib import Path
 
@@ -8,12 +10,12 @@ import pytest
 import rclpy
 import yaml
 from ament_index_python.packages import get_package_share_directory
-from geometry_msgs.msg import WrenchStamped
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_bringup import check_robot
 from rlt_bringup.robot_check import Endpoints, RobotCheck
@@ -88,6 +90,28 @@ def test_what_is_wrong_is_said_with_what_to_do(checked, fields, says):
     assert says in "\n".join(speak(checked, **fields))
 
 
+def test_what_the_robot_file_says_is_not_measured_is_no_problem(checked):
+    states = (dataclasses.replace(checked._robot.states[0], missing=("velocity", "effort")),)
+    check = RobotCheck(dataclasses.replace(checked._robot, states=states))
+    assert speak(check, velocity=[], effort=[]) == []
+
+
+def test_drivers_that_do_not_obey_and_poses_that_are_not_the_model_s_are_said(checked):
+    robot = checked._robot
+    drivers = tuple(dataclasses.replace(driver, ready_topic="running") for driver in robot.drivers)
+    arms = (robot.arms[0], dataclasses.replace(robot.arms[1], pose_topic="pose"))
+    check = RobotCheck(dataclasses.replace(robot, drivers=drivers, arms=arms))
+    assert "running was never heard: its driver does not obey" in "\n".join(speak(check))
+    check.on_ready("running", Bool(data=False))
+    assert "running is false: its driver does not obey" in "\n".join(speak(check))
+    check.on_ready("running", Bool(data=True))
+    pose = PoseStamped()
+    pose.header.frame_id, pose.pose.orientation.w = robot.frame, 1.0
+    check.on_pose("right", pose, 10 * MS)
+    (found,) = (line for line in speak(check) if line.startswith("pose "))
+    assert "from where the model has it" in found
+
+
 def test_a_gap_and_stamps_that_go_back_are_said(checked):
     speak(checked, count=20)
     late = JointState(name=list(checked._robot.joint_names), position=HOME, velocity=HOME, effort=HOME)
@@ -126,7 +150,8 @@ def test_drivers_whose_clocks_are_apart_are_said(tmp_path):
             state = JointState(name=joints, position=HOME[:7], velocity=HOME[:7], effort=HOME[:7])
             state.header.stamp = to_time(1_000_000_000 + k * 20 * MS - (50 * MS if "left" in topic else -450 * MS))
             check.on_state(topic, state, 1_000_000_000 + k * 20 * MS)
-    assert "are 0.50 s apart by their stamps" in "\n".join(check.problems({}, {}, "/chunk_executor"))
+    found = "\n".join(check.problems({}, {}, "/chunk_executor"))
+    assert "left/joint_states is stamped 0.50 s before right/joint_states: synchronise" in found
 
 
 @pytest.fixture
@@ -164,7 +189,8 @@ def test_on_a_live_graph_it_hears_the_driver_and_finds_who_else_commands(cell, c
         stranger.destroy_node()
 
 
-def test_a_robot_file_that_cannot_work_is_an_error_before_listening(capsys):
+def test_a_robot_file_that_cannot_work_is_an_error_before_listening(monkeypatch):
+    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", None)
     with pytest.raises(SystemExit) as ended:
         check_robot.main(["--robot", "aloha", "--seconds", "1"])
     assert "interbotix_xs_msgs/msg/JointGroupCommand, which is not installed" in str(ended.value)

@@ -112,6 +112,18 @@ def test_only_the_executor_may_publish_commands():
     assert who == ["/chunk_executor"]
 
 
+@pytest.mark.parametrize("name", ["aloha", "dual_ur5e", "dual_franka", "dual_ros2_control"])
+def test_of_a_robot_with_drivers_only_the_executor_commands_and_hears_every_state_and_sensor(name, tmp_path):
+    resolved = resolve(GraphOptions(robot=name, mode="train", joy="keyboard", run=str(tmp_path)))
+    robot = load_robot(resolved.robot_file)
+    for node in [*describe(resolved), *security.BY_HAND]:
+        own = security.interfaces(node, robot)
+        commands = set(own.publish) & set(robot.command_topics)
+        assert commands == (set(robot.command_topics) if node.name == "chunk_executor" else set()), node.name
+        if node.name in ("chunk_executor", "check_robot"):
+            assert {*robot.state_topics, *robot.sensor_topics} <= set(own.subscribe)
+
+
 def test_a_namespace_is_part_of_enclave_and_profile(tmp_path):
     file = tmp_path / "policy.xml"
     security.main(["--namespace", "left_cell", "--output", str(file)])

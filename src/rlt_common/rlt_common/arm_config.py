@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rlt_common.driver_config import GripperUnits
 from rlt_common.parameters import ParameterError, param, validate
 
 
@@ -27,6 +28,24 @@ class ArmConfig:
     max_force: float = param(0.0, "N: above it the arms hold; needs wrench_topic", minimum=0.0, maximum=1000.0)
     max_torque: float = param(0.0, "N m: above it the arms hold; needs wrench_topic", minimum=0.0, maximum=1000.0)
 
+    pose_topic: str = param(
+        "", "geometry_msgs/PoseStamped of the arm's measured tool, relative; it must agree with the model; empty: none"
+    )
+    pose_frame: str = param(
+        "",
+        "body of the kinematics model in whose frame that pose is said, and its frame_id; empty: the robot's frame",
+    )
+    pose_of: str = param("", "site or body of the kinematics model whose pose it is; empty: the tip")
+    pose_tolerance: float = param(
+        0.02,
+        "m: further from the model's pose the arms hold. More than the tool moves between a pose and joint states",
+        minimum=1e-4,
+        maximum=1.0,
+    )
+    pose_tolerance_rotation: float = param(0.1, "rad, likewise", minimum=1e-3, maximum=3.0)
+    gripper_units: GripperUnits = field(default_factory=GripperUnits)
+    """What the gripper's driver counts in, where that is not the model's m."""
+
     def __post_init__(self) -> None:
         validate(self)
         for name in ("home_position", "home_rotation", "workspace_min", "workspace_max", "tool_min", "tool_max"):
@@ -36,6 +55,8 @@ class ArmConfig:
             raise ParameterError(f"arm {self.name}: workspace_min must be below workspace_max in every axis")
         if any(not low <= 0.0 <= high for low, high in zip(self.tool_min, self.tool_max, strict=True)):
             raise ParameterError(f"arm {self.name}: the tip (0, 0, 0) must lie between tool_min and tool_max")
+        if not self.pose_topic and (self.pose_frame or self.pose_of):
+            raise ParameterError(f"arm {self.name}: pose_frame and pose_of mean nothing without pose_topic")
         if bool(self.wrench_topic) != (self.max_force > 0.0 and self.max_torque > 0.0):
             raise ParameterError(
                 f"arm {self.name}: wrench_topic, max_force (N) and max_torque (N m) belong together: give all three, "

@@ -44,6 +44,11 @@ class DriverConfig:
         "of the tool drivers: body of the kinematics model in whose frame the tool's pose or speed is said, and the "
         "frame_id; empty: the robot's frame",
     )
+    ready_topic: str = param(
+        "",
+        "latched std_msgs/Bool in which the driver says whether it obeys (UR: robot_program_running): while it is "
+        "false or was never heard, all arms hold; empty: none",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -80,6 +85,9 @@ class StateConfig:
     names: tuple[str, ...] = param((), "what the messages call these joints; empty: the same")
     scale: tuple[float, ...] = param((), "per joint: position = (value - offset) / scale, as in drivers; empty: 1")
     offset: tuple[float, ...] = param((), "per joint, in the driver's unit; empty: 0")
+    missing: tuple[str, ...] = param(
+        (), "velocity, effort: what this driver does not measure; read as 0", choices=("velocity", "effort")
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -91,6 +99,31 @@ class StateConfig:
                 )
         if not np.isfinite([*self.scale, *self.offset]).all() or 0.0 in self.scale:
             raise ParameterError(f"states of {self.topic}: scale and offset must be finite, and no scale 0")
+
+
+@dataclass(frozen=True)
+class GripperUnits:
+    """A gripper's joint in the kinematics model against what its driver counts in: the line through two points."""
+
+    model: tuple[float, ...] = param((), "two positions of the model's joint, m, such as closed and open")
+    command: tuple[float, ...] = param((), "what the driver is to be sent for them; empty: the same")
+    state: tuple[float, ...] = param((), "what the joint states say of them; empty: the same")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for key in ("model", "command", "state"):
+            points = getattr(self, key)
+            if points and (len(points) != 2 or points[0] == points[1]):
+                raise ParameterError(f"gripper_units: {key} needs two different values, got {list(points)}")
+        if bool(self.model) != bool(self.command or self.state):
+            raise ParameterError("gripper_units: give model, and command or state or both")
+
+    def line(self, points: tuple[float, ...]) -> tuple[float, float]:
+        """(scale, offset): `points` = scale * model + offset."""
+        if not points:
+            return 1.0, 0.0
+        scale = (points[1] - points[0]) / (self.model[1] - self.model[0])
+        return scale, points[0] - scale * self.model[0]
 
 
 def check_cover(robot: str, what: str, joints: Sequence[str], told: Mapping[str, Sequence[str]]) -> None:

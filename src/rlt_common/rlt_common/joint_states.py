@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sensor_msgs.msg import JointState
 
-from rlt_common.codecs import doubles
+from rlt_common.codecs import doubles, stamp_ns, to_time
 from rlt_common.config import RobotConfig
 from rlt_common.driver_config import StateConfig
 
@@ -54,46 +54,49 @@ class JointOrder:
 class JointStateSources:
     """Makes one robot state of the topics in `states` of a robot file.
 
-    A message on the first topic is a new state, with the newest of the others; those must not be older than
-    `state_timeout_s`. The state carries the first one's stamp, so its topic should be the one of highest rate.
+    The state is the newest of each topic and carries the oldest of their stamps: it is new when that stamp is, that is
+    once every topic has spoken anew. A topic that falls silent ends the states; whose fault it is, a watchdog says.
     """
 
     def __init__(self, robot: RobotConfig) -> None:
         self.topics = tuple(source.topic for source in robot.states)
         self._robot = robot
-        self._sources = [_Source(source, robot.joint_names) for source in robot.states]
+        self._sources = [_Source(source, robot) for source in robot.states]
         self._order = JointOrder(robot.joint_names)
         self._as_it_is = len(robot.states) == 1 and self._sources[0].plain
+        self._oldest_ns: int | None = None
 
-    def take(self, topic: str, message: JointState, now_s: float) -> JointState | None:
+    def take(self, topic: str, message: JointState) -> JointState | None:
         """The robot's state, when this message makes one.
 
         Args:
             topic: one of `topics`.
             message: as it came.
-            now_s: monotonic time, s.
 
         Raises:
-            JointStateError: it lacks a joint, or another topic is silent or too old.
+            JointStateError: it lacks a joint, or its stamp is further than `state_timeout_s` behind another topic's.
+            CodecError: its stamp is none.
         """
         if self._as_it_is:
             return message
-        index = self.topics.index(topic)
-        try:
-            self._sources[index].take(message, now_s)
-        except JointStateError as error:
-            raise JointStateError(f"{topic} {error}") from error
-        if index != 0:
+        source = self._sources[self.topics.index(topic)]
+        source.take(message)
+        stamps = [one.stamp_ns for one in self._sources]
+        self._check_behind(source)
+        if None in stamps or min(stamps) == self._oldest_ns:
             return None
-        for source, name in zip(self._sources, self.topics, strict=True):
-            age_s = source.age_s(now_s)
-            if age_s is None or age_s > self._robot.state_timeout_s:
-                said = "was never heard" if age_s is None else f"is {age_s * 1e3:.0f} ms old"
-                raise JointStateError(f"{name} {said}")
-        return self._merged(message)
+        self._oldest_ns = min(stamps)
+        return self._merged(self._oldest_ns)
 
-    def _merged(self, first: JointState) -> JointState:
-        merged = JointState(header=first.header, name=list(self._robot.joint_names))
+    def _check_behind(self, source: _Source) -> None:
+        for other, name in zip(self._sources, self.topics, strict=True):
+            behind_s = 0.0 if other.stamp_ns is None else (other.stamp_ns - source.stamp_ns) * 1e-9
+            if behind_s > self._robot.state_timeout_s:
+                raise JointStateError(f"is stamped {behind_s:.2f} s before {name}: synchronise the drivers' clocks")
+
+    def _merged(self, oldest_ns: int) -> JointState:
+        merged = JointState(name=list(self._robot.joint_names))
+        merged.header.stamp = to_time(oldest_ns)
         names = [joint for source in self._sources for joint in source.joints]
         self._order.learn(names)
         for field in ("position", "velocity", "effort"):
@@ -104,26 +107,32 @@ class JointStateSources:
 
 
 class _Source:
-    """One topic: its joints in our units, and when it was heard."""
+    """One topic: its joints in our units, and the stamp of its newest message."""
 
-    def __init__(self, config: StateConfig, joint_names: Sequence[str]) -> None:
-        self.joints = config.joints or tuple(joint_names)
-        self.plain = not (config.names or config.scale or config.offset)
+    def __init__(self, config: StateConfig, robot: RobotConfig) -> None:
+        self.joints = config.joints or robot.joint_names
+        self._scale, self._offset = map(np.array, robot.units_of(config))
+        self._missing = config.missing
+        self.plain = not (config.names or config.missing or (self._scale != 1.0).any() or self._offset.any())
         self._order = JointOrder(config.names or self.joints)
-        self._scale = np.array(config.scale or (1.0,) * len(self.joints))
-        self._offset = np.array(config.offset or (0.0,) * len(self.joints))
-        self._heard_s: float | None = None
+        self.stamp_ns: int | None = None
         self.position: np.ndarray | None = None
         self.velocity: np.ndarray | None = None
         self.effort: np.ndarray | None = None
 
-    def age_s(self, now_s: float) -> float | None:
-        return None if self._heard_s is None else now_s - self._heard_s
-
-    def take(self, message: JointState, now_s: float) -> None:
+    def take(self, message: JointState) -> None:
+        stamp = stamp_ns(message.header.stamp)
         self._order.learn(message.name)
-        self.position = (self._order.pick(message.position, "positions") - self._offset) / self._scale
-        self.velocity = self._order.pick(message.velocity, "velocities") / self._scale if message.velocity else None
+        position = self._order.pick(message.position, "positions")
+        velocity, effort = self._of(message, "velocity", "velocities"), self._of(message, "effort", "efforts")
+        self.position = (position - self._offset) / self._scale
+        self.velocity = None if velocity is None else velocity / self._scale
         # Power is the same in both units: what is divided for a position is multiplied for an effort.
-        self.effort = self._order.pick(message.effort, "efforts") * self._scale if message.effort else None
-        self._heard_s = now_s
+        self.effort = None if effort is None else effort * self._scale
+        self.stamp_ns = stamp
+
+    def _of(self, message: JointState, field: str, what: str) -> np.ndarray | None:
+        if field in self._missing:
+            return np.zeros(len(self.joints))
+        values = getattr(message, field)
+        return self._order.pick(values, what) if values else None

@@ -88,6 +88,12 @@ class ArmKinematics:
         mujoco.mj_kinematics(self._model, self._data)
         return self._data.xpos[body].copy(), self._data.xmat[body].reshape(3, 3).copy()
 
+    def pose_of(self, name: str, q: np.ndarray) -> Pose:
+        """Pose of any site or body at joint vector q (n,), world frame. Raises ValueError when the model has none."""
+        found = self._find_tip(name)
+        self._set(self._checked(q))
+        return self._pose(*found)
+
     def inverse(self, q: np.ndarray, targets: Sequence[Pose], iterations: int) -> np.ndarray:
         """Joint vector that brings every tip towards its target, starting from q.
 
@@ -146,7 +152,9 @@ class ArmKinematics:
         mujoco.mj_kinematics(self._model, self._data)
 
     def _tip_pose(self, arm: int) -> Pose:
-        is_site, index = self._tips[arm]
+        return self._pose(*self._tips[arm])
+
+    def _pose(self, is_site: bool, index: int) -> Pose:
         data = self._data
         position, rotation = (
             (data.site_xpos[index], data.site_xmat[index]) if is_site else (data.xpos[index], data.xmat[index])

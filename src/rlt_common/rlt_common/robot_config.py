@@ -33,6 +33,12 @@ class RobotConfig:
     control_hz: float = param(50.0, "Hz", minimum=1.0, maximum=1000.0)
     frame: str = param("world", "common frame of both arms")
     tick: str = param("timer", "what starts a control step", choices=("timer", "joint_states"))
+    relative_to: str = param(
+        "commanded",
+        "what a policy's action, a change of each tool's pose, is added to: the pose that was commanded last, or the "
+        "measured one. Of a gripper it is always the commanded one",
+        choices=("commanded", "measured"),
+    )
     states: tuple[StateConfig, ...] = param(
         (StateConfig("joint_states"),), "where the joints' states come from: every joint from one of them"
     )
@@ -100,6 +106,8 @@ class RobotConfig:
         check_cover(self.name, "drivers", self.joint_names, moved)
         told = {state.topic: state.joints or self.joint_names for state in self.states}
         check_cover(self.name, "states", self.joint_names, told)
+        for entry in (*self.drivers, *self.states):
+            self.units_of(entry)
 
     def joints_of(self, driver: DriverConfig) -> tuple[str, ...]:
         """The joints that a driver moves, in its order."""
@@ -107,6 +115,39 @@ class RobotConfig:
             if arm.name == driver.arm:
                 return arm.joints
         return driver.joints or self.joint_names
+
+    def units_of(self, entry: DriverConfig | StateConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(scale, offset) of the joints of a driver or of a topic of states, `gripper_units` of its arms among them.
+
+        Raises ParameterError for a gripper whose units are given in both places.
+        """
+        joints = self.joints_of(entry) if isinstance(entry, DriverConfig) else entry.joints or self.joint_names
+        scale = list(entry.scale or (1.0,) * len(joints))
+        offset = list(entry.offset or (0.0,) * len(joints))
+        for arm in self.arms:
+            units = arm.gripper_units
+            line = units.line(units.command if isinstance(entry, DriverConfig) else units.state)
+            if arm.gripper not in joints or line == (1.0, 0.0):
+                continue
+            at = joints.index(arm.gripper)
+            if (scale[at], offset[at]) != (1.0, 0.0):
+                raise ParameterError(
+                    f"robot {self.name}: {entry.topic}: {arm.gripper} has units in gripper_units of arm {arm.name} and "
+                    "in scale and offset here: give them in one place"
+                )
+            scale[at], offset[at] = line
+        return tuple(scale), tuple(offset)
+
+    @property
+    def state_topics(self) -> tuple[str, ...]:
+        """Topics of joint states, each an input of its own for the watchdogs."""
+        return tuple(state.topic for state in self.states)
+
+    @property
+    def sensor_topics(self) -> tuple[str, ...]:
+        """What arms and drivers report beside joint states: wrenches, measured poses, whether they obey."""
+        arms = [topic for arm in self.arms for topic in (arm.wrench_topic, arm.pose_topic) if topic]
+        return tuple(dict.fromkeys([*arms, *(driver.ready_topic for driver in self.drivers if driver.ready_topic)]))
 
     @property
     def command_topics(self) -> tuple[str, ...]:

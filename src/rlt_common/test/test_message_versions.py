@@ -31,7 +31,7 @@ def without(definition, *fields):
 
 def test_fields_that_came_later_are_zero(tmp_path):
     definition = message_definition(TYPE)
-    earlier = without(definition, "joint_target", "repositioning")
+    earlier = without(definition, "joint_target", "repositioning", "dry_run")
     assert earlier != definition
     message = ExecutedAction(action=floats([0.5] * 14), joint_names=["a", "b"])
     cdr = serialize_message(message)

@@ -48,4 +48,6 @@ def build_integrator(robot: RobotConfig) -> DeltaPoseIntegrator:
     """The integrator that turns actions into joint targets for this robot."""
     kinematics = build_kinematics(robot)
     grippers = tuple(arm.gripper for arm in robot.arms)
-    return DeltaPoseIntegrator(kinematics, grippers, motion_limits(robot, kinematics))
+    return DeltaPoseIntegrator(
+        kinematics, grippers, motion_limits(robot, kinematics), from_measured=robot.relative_to == "measured"
+    )

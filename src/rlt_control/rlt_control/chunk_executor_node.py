@@ -4,7 +4,8 @@ Subscribes  the topics in `states` of the robot file, joint_states by default (s
             action_chunk (rlt_msgs/ActionChunk),
             episode_state (rlt_msgs/EpisodeState, latched), teleop_command (rlt_msgs/TeleopCommand),
             operator_event (rlt_msgs/OperatorEvent: only the emergency stop), estop (std_msgs/Bool: true stops, false
-            does nothing), the wrench topic of every arm that has one (geometry_msgs/WrenchStamped)
+            does nothing), and what arms and drivers report (see `arm_sensors`): `wrench_topic`
+            (geometry_msgs/WrenchStamped), `pose_topic` (geometry_msgs/PoseStamped), `ready_topic` (std_msgs/Bool)
 Publishes   the command topics in `drivers` of the robot file (each in its driver's own type, see `drivers`; not with
             `dry_run`), executed_action (rlt_msgs/ExecutedAction), chunk_request (rlt_msgs/ChunkRequest),
             control_state (rlt_msgs/ControlState, latched), /diagnostics
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import WrenchStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -36,13 +36,14 @@ from std_msgs.msg import Bool
 
 from rlt_common import topics
 from rlt_common.codecs import CodecError, stamp_ns
-from rlt_common.config import ArmConfig, load_robot, load_task
+from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.joint_states import JointOrder, JointStateError, JointStateSources
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
 from rlt_common.subscriptions import subscribe_to_driver
 from rlt_control import inputs, messages
+from rlt_control.arm_sensors import ArmSensors
 from rlt_control.arms import build_integrator
 from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command
@@ -127,6 +128,8 @@ class ChunkExecutorNode(Node):
             joints=len(self.robot.joint_names),
             arm_names=tuple(arm.name for arm in self.robot.arms),
             watchdog=self.watchdog,
+            state_inputs=self.robot.state_topics,
+            ready_inputs=inputs.readiness(self.robot),
         )
         self._joints = JointOrder(self.robot.joint_names)
         self._sources = JointStateSources(self.robot)
@@ -155,10 +158,9 @@ class ChunkExecutorNode(Node):
         self.create_subscription(TeleopCommand, topics.TELEOP_COMMAND, self._on_teleop, topics.QOS_CONTROL)
         self.create_subscription(OperatorEvent, topics.OPERATOR_EVENT, self._on_event, topics.QOS_EVENT)
         self.create_subscription(Bool, topics.ESTOP, self._on_estop_topic, topics.QOS_EVENT)
-        for arm in self.robot.arms:
-            if arm.wrench_topic:
-                callback = partial(self._on_wrench, arm)
-                subscribe_to_driver(self, WrenchStamped, arm.wrench_topic, callback, topics.QOS_SENSOR)
+        self._sensors = ArmSensors(
+            self, self.robot, self.watchdog, now_s, lambda: None if self._state is None else self._state.q
+        )
         self.create_service(Estop, topics.SERVICE_ESTOP, self._on_estop)
         self.create_service(ResetEstop, topics.SERVICE_RESET_ESTOP, self._on_reset_estop)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -171,14 +173,13 @@ class ChunkExecutorNode(Node):
 
     def _on_joint_states(self, topic: str, part: JointState) -> None:
         try:
-            message = self._sources.take(topic, part, self._now_s())
-            if message is None:
-                return
-            state = RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
+            said_ns = stamp_ns(part.header.stamp)
+            message = self._sources.take(topic, part)
+            state = None if message is None else self._robot_state(message)
         except (JointStateError, CodecError) as error:
-            self.watchdog.refuse(inputs.JOINT_STATES, str(error))
+            self.watchdog.refuse(topic, str(error))
             return
-        if not self.watchdog.heard(inputs.JOINT_STATES, self._now_s(), state.stamp_ns):
+        if not self.watchdog.heard(topic, self._now_s(), said_ns) or state is None:
             return
         self._state = state
         if self.lockstep:
@@ -187,13 +188,8 @@ class ChunkExecutorNode(Node):
             else:
                 self._lockstep_tick()
 
-    def _on_wrench(self, arm: ArmConfig, message: WrenchStamped) -> None:
-        force, torque = message.wrench.force, message.wrench.torque
-        reason = inputs.wrench_refusal(arm, (force.x, force.y, force.z), (torque.x, torque.y, torque.z))
-        if reason:
-            self.watchdog.refuse(inputs.wrench(arm), reason)
-        else:
-            self.watchdog.heard(inputs.wrench(arm), self._now_s(), stamp_ns(message.header.stamp))
+    def _robot_state(self, message: JointState) -> RobotState:
+        return RobotState(stamp_ns(message.header.stamp), self._joints.positions(message.name, message.position))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
@@ -335,7 +331,8 @@ class ChunkExecutorNode(Node):
         if tick.request is not None:
             self._requests.publish(messages.request_message(tick.request, self.robot.frame))
         if tick.executed is not None:
-            self._executed.publish(messages.executed_message(tick.executed, self.robot.frame, self.robot.joint_names))
+            robot, dry_run = self.robot, self.parameters.dry_run
+            self._executed.publish(messages.executed_message(tick.executed, robot.frame, robot.joint_names, dry_run))
 
     def _send(self, target: np.ndarray, answers_ns: int, holding: bool) -> None:
         """Command the arms. Nothing is sent in a dry run."""

@@ -1,7 +1,10 @@
 """From delta tool-pose actions to joint position targets, with every motion limit in one place.
 
-An action is a change of the COMMANDED tool pose, 7 numbers per arm: [dx, dy, dz (m), rx, ry, rz (rad, rotation vector),
-dgripper (m)], world frame, arms in the robot's order. Limits, in the order they are applied:
+An action is a change of a tool pose, 7 numbers per arm: [dx, dy, dz (m), rx, ry, rz (rad, rotation vector),
+dgripper (m)], world frame, arms in the robot's order. It starts from the COMMANDED pose or, where the robot file says
+`relative_to: measured`, from the measured one; a gripper always from its commanded position, else it would let go of
+what stops it. A hold, and a human's hand, change the commanded pose either way (`follow`): a hold that started anew
+from the measured pose in every step would sink. Limits, in the order they are applied:
 
 1. step: each component is clipped to the largest step;
 2. leash: the commanded pose stays near the measured one, so the force in contact is bounded;
@@ -15,7 +18,8 @@ knows nothing of ROS or time; whoever calls `step` once per control period decid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,11 +98,13 @@ class StepResult:
 
     Attributes:
         joint_targets: (n,) absolute joint position targets, rad or m.
-        applied: (d,) the change of the commanded pose that remained after the limits, in action units.
+        requested: (d,) the action before the limits.
+        applied: (d,) the action that remained after them: from where actions start to what is commanded now.
         clamped: (d,) bool, components that a limit changed.
     """
 
     joint_targets: np.ndarray
+    requested: np.ndarray
     applied: np.ndarray
     clamped: np.ndarray
 
@@ -111,6 +117,7 @@ class DeltaPoseIntegrator:
         gripper_joints: name of the gripper joint of each arm, in the order of the arms.
         limits: the motion limits.
         iterations: inverse kinematics iterations per step (fixed, so that the time of a step is bounded).
+        from_measured: actions start from the measured tool poses, not from the commanded ones.
     """
 
     def __init__(
@@ -119,6 +126,7 @@ class DeltaPoseIntegrator:
         gripper_joints: tuple[str, ...],
         limits: MotionLimits,
         iterations: int = 2,
+        from_measured: bool = False,
     ) -> None:
         arms, joints = len(kinematics.arms), len(kinematics.joint_names)
         if len(gripper_joints) != arms or len(limits.workspace) != arms:
@@ -134,6 +142,7 @@ class DeltaPoseIntegrator:
         self._kinematics = kinematics
         self._limits = limits
         self._iterations = iterations
+        self._from_measured = from_measured
         self._grippers = np.array([kinematics.joint_names.index(name) for name in gripper_joints])
         self._columns = [np.array([kinematics.joint_names.index(j) for j in arm.joints]) for arm in kinematics.arms]
         self._lower = np.maximum(np.array(limits.joint_lower), kinematics.lower)
@@ -183,31 +192,58 @@ class DeltaPoseIntegrator:
         return turned
 
     def step(self, action: np.ndarray, q_measured: np.ndarray, period_s: float | None = None) -> StepResult:
-        """Advance the commanded poses by one action.
+        """Advance the commanded poses by one action of the policy.
 
         Args:
-            action: (d,) requested change of the commanded pose.
+            action: (d,) requested change of the tool poses, from the commanded or the measured ones.
             q_measured: (n,) measured joints, rad or m.
             period_s: s since the last step, as measured; a step that comes early may move the joints by less.
 
         Raises:
             ValueError: wrong length, a value that is not finite, or no `reset` yet. The commanded state is unchanged.
         """
-        requested = self._finite(action, (self.action_dim,), "action")
         q = self._finite(q_measured, self._targets.shape, "measured joints")
-        start = self.commanded
+        commanded, measured = self.commanded, self._kinematics.forward(q)
+        return self._advance(action, measured if self._from_measured else commanded, commanded, measured, period_s)
+
+    def follow(self, change: np.ndarray, q_measured: np.ndarray, period_s: float | None = None) -> StepResult:
+        """Advance the commanded poses by a change (d,) of the commanded poses: of a human's hand, or zeros to hold.
+
+        As `step`; where actions start from the measured poses, the result says what was asked and done as such actions.
+        """
+        q = self._finite(q_measured, self._targets.shape, "measured joints")
+        commanded, measured = self.commanded, self._kinematics.forward(q)
+        result = self._advance(change, commanded, commanded, measured, period_s)
+        if not self._from_measured:
+            return result
+        requested, applied = result.requested.copy(), result.applied.copy()
+        for arm, ((position, rotation), at) in enumerate(zip(commanded, measured, strict=True)):
+            block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
+            part = requested[block]
+            requested[block] = _change(at, (position + part[:3], rotation_matrix(part[3:6]) @ rotation), part[6])
+            applied[block] = _change(at, self._poses[arm], applied[block][-1])
+        return replace(result, requested=requested, applied=applied)
+
+    def _advance(
+        self,
+        action: np.ndarray,
+        start: Sequence[Pose],
+        commanded: Sequence[Pose],
+        measured: Sequence[Pose],
+        period_s: float | None,
+    ) -> StepResult:
+        """Command the poses that `action` reaches from `start`, within the limits."""
+        requested = self._finite(action, (self.action_dim,), "action")
         limits = self._limits
         delta = np.clip(requested, -self._step, self._step)
         poses: list[Pose] = []
         applied = np.zeros(self.action_dim)
         grips = self._targets[self._grippers]
-        for arm, ((position, rotation), (at, facing)) in enumerate(
-            zip(start, self._kinematics.forward(q), strict=True)
-        ):
+        for arm, ((position, rotation), (at, facing)) in enumerate(zip(start, measured, strict=True)):
             part = delta[ARM_DIM * arm : ARM_DIM * (arm + 1)]
             new_position = np.clip(position + part[:3], at - limits.leash_position, at + limits.leash_position)
             new_rotation = limit_rotation(rotation_matrix(part[3:6]) @ rotation, facing, limits.leash_rotation)
-            new_position, new_rotation = self._boxes[arm].limit(new_position, new_rotation, (position, rotation))
+            new_position, new_rotation = self._boxes[arm].limit(new_position, new_rotation, commanded[arm])
             joint = self._grippers[arm]
             # A joint that starts outside its range may come back, but not go further out.
             new_grip = float(
@@ -227,30 +263,34 @@ class DeltaPoseIntegrator:
             share = float(np.min(largest[columns] / np.maximum(move, largest[columns] + np.finfo(float).tiny)))
             ends = (goal != solution) | (goal <= self._lower) | (goal >= self._upper)
             if (move > largest[columns]).any() or ends[columns].any():
-                targets[columns], poses[arm] = self._as_far_as(arm, goal, share, start[arm])
+                targets[columns], poses[arm] = self._as_far_as(arm, goal, share, start[arm], commanded[arm])
                 block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
                 applied[block] = _change(start[arm], poses[arm], applied[block][-1])
         targets[self._grippers] = grips
         self._targets = targets
         self._poses = poses
         clamped = np.abs(applied - requested) > 1e-9
-        return StepResult(self._targets.copy(), applied, clamped)
+        return StepResult(self._targets.copy(), requested, applied, clamped)
 
-    def _as_far_as(self, arm: int, goal: np.ndarray, share: float, start: Pose) -> tuple[np.ndarray, Pose]:
+    def _as_far_as(
+        self, arm: int, goal: np.ndarray, share: float, start: Pose, commanded: Pose
+    ) -> tuple[np.ndarray, Pose]:
         """The arm's joints, and the pose they reach, `share` of the way to `goal` (n,), or less, or not at all.
 
         All joints of the arm slow down together, so the tool goes where it was to go, only not as far. Where the end of
         a joint's range bends that way out of a limit of the tool, a part of it may still be inside.
         """
         columns = self._columns[arm]
-        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1] + 1e-9
+        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1]
+        # From a measured pose the one commanded before may be further away than a step: then the way back counts.
+        most = np.maximum(most, np.abs(_change(start, commanded, 0.0)[:-1])) + 1e-9
         for part in (share, share / 2, share / 4):
             joints = self._targets.copy()
             joints[columns] += part * (goal[columns] - joints[columns])
             pose = self._kinematics.forward(joints)[arm]
-            if (np.abs(_change(start, pose, 0.0)[:-1]) <= most).all() and self._boxes[arm].admits(pose, start):
+            if (np.abs(_change(start, pose, 0.0)[:-1]) <= most).all() and self._boxes[arm].admits(pose, commanded):
                 return joints[columns], pose
-        return self._targets[columns], start
+        return self._targets[columns], commanded
 
     @staticmethod
     def _finite(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 
 from rlt_common.watchdog import Watchdog
 from rlt_control.chunk_play import ChunkPlay
-from rlt_control.delta_pose import DeltaPoseIntegrator
+from rlt_control.delta_pose import DeltaPoseIntegrator, StepResult
 from rlt_control.inputs import CHUNKS, COMMAND_TOPIC, HUMAN, JOINT_STATES, MANAGER
 from rlt_control.records import (
     MOVING,
@@ -76,6 +76,8 @@ class ChunkExecutor:
         arm_names: the arms in the order of the action vector.
         watchdog: the inputs (`inputs.make_watchdog`); the caller says what it hears of joint states, manager, wrenches
             and command topic, the executor itself what it is offered.
+        state_inputs: its inputs that together make the robot state: where one is at fault nothing is known of the arms.
+        ready_inputs: its inputs in which drivers say whether they obey: while one does not, others may move the arms.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class ChunkExecutor:
         joints: int,
         arm_names: tuple[str, ...],
         watchdog: Watchdog,
+        state_inputs: tuple[str, ...] = (JOINT_STATES,),
+        ready_inputs: tuple[str, ...] = (),
     ) -> None:
         self._integrator = integrator
         self._config = config
@@ -99,6 +103,7 @@ class ChunkExecutor:
         self._ticked_s: float | None = None
         self._stopped_episode = 0
         self.watchdog = watchdog
+        self._state_inputs, self._ready_inputs = state_inputs, ready_inputs
         self.estop_reason = ""
         self.step = 0
         self.source = Source.HOLD
@@ -206,12 +211,16 @@ class ChunkExecutor:
             return Tick()
         if state.q.shape != (self._joints,) or not np.isfinite(state.q).all():
             return self._hold("joint states of a wrong length or not finite")
-        if fault := self.watchdog.fault(JOINT_STATES, now_s):
-            return self._hold(fault)
+        for name in self._state_inputs:
+            if fault := self.watchdog.fault(name, now_s):
+                return self._hold(fault)
         if fault := self._integrator.implausible(state.q):
             return self._hold(fault)
         if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
             return self._hold(fault)  # time stands still until it is clear who commands
+        powerless = any(self.watchdog.fault(name, now_s) for name in self._ready_inputs)
+        if powerless:
+            self._hold_target = None  # moved by hand meanwhile, an arm must not jump back once its driver obeys again
         if self.estop_reason:
             if self._hold_target is None:
                 self._hold_target = self._here(state)
@@ -226,8 +235,8 @@ class ChunkExecutor:
         if self._hold_target is not None or self.step == 0:
             self._integrator.reset(state.q)
             self._hold_target = None
-        fault = self.watchdog.first_fault(now_s, apart_from=(JOINT_STATES, HUMAN))
-        if bool(fault) == self._trusted:  # a fault begins, or is over
+        fault = self.watchdog.first_fault(now_s, apart_from=(*self._state_inputs, HUMAN))
+        if bool(fault) == self._trusted or powerless:  # a fault begins, or is over
             self._integrator.reset(state.q)
             self._play.flush()
         self._trusted = not fault
@@ -242,9 +251,8 @@ class ChunkExecutor:
         row = self._play.row(self.step)
         if row is not None:
             chunk = self._play.chunk
-            executed = self._execute(
-                state, chunk.source, chunk.actions[row], chunk.reference[row], chunk=chunk, row=row
-            )
+            result = self._integrator.step(chunk.actions[row], state.q, self._period_s)
+            executed = self._execute(state, chunk.source, result, chunk.reference[row], chunk=chunk, row=row)
             return replace(executed, request=request)
         if self._config.wait_for_chunk and self.step % self._config.stride == 0:
             self.hold_reason = "waiting for a chunk"
@@ -258,13 +266,13 @@ class ChunkExecutor:
         if human is None or not human.enabled:
             return self._hold_step(state, "the operator has taken over and holds no enable button")
         action = self._integrator.in_world(human.action) if human.frame == Frame.TOOL else human.action
-        tick = self._execute(state, Source.HUMAN, action, action)
-        executed = replace(tick.executed, reference=tick.executed.action, repositioning=human.repositioning)
-        return replace(tick, executed=executed)
+        result = self._integrator.follow(action, state.q, self._period_s)
+        tick = self._execute(state, Source.HUMAN, result, result.applied)
+        return replace(tick, executed=replace(tick.executed, repositioning=human.repositioning))
 
     def _hold_step(self, state: RobotState, reason: str) -> Tick:
         zeros = np.zeros(self._dim)
-        tick = self._execute(state, Source.HOLD, zeros, zeros)
+        tick = self._execute(state, Source.HOLD, self._integrator.follow(zeros, state.q, self._period_s), zeros)
         self.hold_reason = reason
         self.counters.held += 1
         return tick
@@ -273,12 +281,11 @@ class ChunkExecutor:
         self,
         state: RobotState,
         source: Source,
-        action: np.ndarray,
+        result: StepResult,
         reference: np.ndarray,
         chunk: Chunk | None = None,
         row: int = -1,
     ) -> Tick:
-        result = self._integrator.step(action, state.q, self._period_s)
         episode = self._episode
         executed = Executed(
             stamp_ns=state.stamp_ns,
@@ -288,7 +295,7 @@ class ChunkExecutor:
             phase=episode.phase,
             source=source,
             action=result.applied,
-            commanded=np.asarray(action, dtype=np.float64),
+            commanded=result.requested,
             reference=np.asarray(reference, dtype=np.float64),
             clamped=result.clamped,
             chunk_id=chunk.chunk_id if chunk else 0,

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlt_common.config import ArmConfig, RobotConfig
+from rlt_common.driver_config import DriverConfig
 from rlt_common.watchdog import NEVER, Watchdog
 
 JOINT_STATES = "joint_states"
+"""The input of a robot file without `states`; each topic named there is an input by its own name."""
 MANAGER = "episode_state"
 HUMAN = "teleop_command"
 CHUNKS = "action_chunk"
@@ -32,6 +34,21 @@ def wrench(arm: ArmConfig) -> str:
     return f"wrench.{arm.name}"
 
 
+def pose(arm: ArmConfig) -> str:
+    """The name of an arm's measured tool pose as an input."""
+    return f"pose.{arm.name}"
+
+
+def ready(driver: DriverConfig) -> str:
+    """The name of a driver's word that it obeys as an input."""
+    return f"ready.{driver.topic}"
+
+
+def readiness(robot: RobotConfig) -> tuple[str, ...]:
+    """The inputs in which the robot's drivers say whether they obey."""
+    return tuple(ready(driver) for driver in robot.drivers if driver.ready_topic)
+
+
 def make_watchdog(
     robot: RobotConfig,
     human_timeout_s: float = HUMAN_TIMEOUT_S,
@@ -41,7 +58,7 @@ def make_watchdog(
     """The table of a robot's inputs. A late chunk needs no time-out: a step without a row holds by itself."""
     lockstep = robot.tick == "joint_states"
     timeouts = {
-        JOINT_STATES: NEVER if lockstep else robot.state_timeout_s,
+        **dict.fromkeys(robot.state_topics, NEVER if lockstep else robot.state_timeout_s),
         MANAGER: NEVER if lockstep else manager_timeout_s,
         HUMAN: human_timeout_s,
         CHUNKS: NEVER,
@@ -50,7 +67,18 @@ def make_watchdog(
     for arm in robot.arms:
         if arm.wrench_topic:
             timeouts[wrench(arm)] = NEVER if lockstep else wrench_timeout_s
-    return Watchdog(timeouts)
+        if arm.pose_topic:
+            timeouts[pose(arm)] = NEVER if lockstep else robot.state_timeout_s
+    watchdog = Watchdog(timeouts | dict.fromkeys(readiness(robot), NEVER))
+    for driver in robot.drivers:
+        if driver.ready_topic:
+            watchdog.refuse(ready(driver), f"{driver.ready_topic} has not said yet whether the driver obeys")
+    return watchdog
+
+
+def not_ready(driver: DriverConfig) -> str:
+    """What is said of a driver whose `ready_topic` is false."""
+    return f"{driver.ready_topic} says that the driver does not obey: start the program on the robot"
 
 
 def wrench_refusal(arm: ArmConfig, force: Sequence[float], torque: Sequence[float]) -> str:

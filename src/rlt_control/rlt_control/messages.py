@@ -72,7 +72,9 @@ def request_message(request: Request, frame: str) -> ChunkRequest:
     return message
 
 
-def executed_message(executed: Executed, frame: str, joint_names: Sequence[str]) -> ExecutedAction:
+def executed_message(
+    executed: Executed, frame: str, joint_names: Sequence[str], dry_run: bool = False
+) -> ExecutedAction:
     """An executed control step, stamped with the robot state in which the action was taken."""
     message = ExecutedAction(
         episode_id=executed.episode_id,
@@ -92,6 +94,7 @@ def executed_message(executed: Executed, frame: str, joint_names: Sequence[str])
         joint_names=list(joint_names),
         joint_target=doubles(executed.joint_target),
         repositioning=executed.repositioning,
+        dry_run=dry_run,
     )
     message.header.stamp = to_time(executed.stamp_ns)
     message.header.frame_id = frame

@@ -10,7 +10,7 @@ from ament_index_python.packages import get_package_share_directory
 from rlt_common.config import RobotConfig, load_robot
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.inputs import JOINT_STATES, MANAGER, make_watchdog
+from rlt_control.inputs import JOINT_STATES, MANAGER, make_watchdog, readiness
 from rlt_control.records import Chunk, Episode, HumanCommand, Phase, RobotState, Source, Tick
 
 SIMULATED = load_robot(get_package_share_directory("rlt_bringup") + "/config/robots/sim.yaml")
@@ -26,7 +26,9 @@ class Rig:
     def __init__(self, robot: RobotConfig = ROBOT, **config):
         lockstep = config.get("wait_for_chunk", False)
         self.watchdog = make_watchdog(replace(robot, tick="joint_states" if lockstep else "timer"))
-        self.executor = ChunkExecutor(build_integrator(robot), ExecutorConfig(**config), 14, ARMS, self.watchdog)
+        self.executor = ChunkExecutor(
+            build_integrator(robot), ExecutorConfig(**config), 14, ARMS, self.watchdog, ready_inputs=readiness(robot)
+        )
         self.q = HOME.copy()
         self.ticks = 0
         self.joints_speak = self.manager_speaks = True

@@ -50,8 +50,8 @@ actions = st.lists(st.floats(-0.2, 0.2), min_size=14, max_size=14).map(np.array)
 fractions = st.lists(st.floats(-1.0, 1.0), min_size=14, max_size=14).map(np.array)
 
 
-def make(limits: MotionLimits = LIMITS) -> DeltaPoseIntegrator:
-    integrator = DeltaPoseIntegrator(KINEMATICS, ("a_g", "b_g"), limits)
+def make(limits: MotionLimits = LIMITS, **options) -> DeltaPoseIntegrator:
+    integrator = DeltaPoseIntegrator(KINEMATICS, ("a_g", "b_g"), limits, **options)
     integrator.reset(START)
     return integrator
 
@@ -313,3 +313,69 @@ def test_what_the_tool_holds_stays_in_the_box_too(fraction):
         measured = integrator.step(fraction * STEP, measured).joint_targets
         for (position, rotation), tip in zip(integrator.commanded, TIPS, strict=True):
             assert np.abs(corners(position, rotation, tool) - tip).max() <= 0.05 + 1e-8
+
+
+def sagging(integrator, q, metres):
+    """Joints of arms whose tools hang `metres` below the joints q."""
+    poses = [(position - [0.0, 0.0, metres], rotation) for position, rotation in KINEMATICS.forward(q)]
+    return KINEMATICS.inverse(q, poses, 30)
+
+
+def test_an_action_from_the_measured_pose_starts_there_and_the_gripper_from_where_it_was_commanded():
+    integrator = make(from_measured=True)
+    integrator.follow(np.array([0.0] * 6 + [0.003] + [0.0] * 7), START)
+    measured = sagging(integrator, START, 0.004)
+    action = np.array([0.001, 0.002, -0.001, 0.0, 0.01, 0.0, 0.002] * 2)
+    result = integrator.step(action, measured)
+    np.testing.assert_allclose(result.applied, action, atol=1e-9)
+    assert not result.clamped.any()
+    for (position, rotation), (at, facing) in zip(integrator.commanded, KINEMATICS.forward(measured), strict=True):
+        np.testing.assert_allclose(position - at, action[:3], atol=1e-9)
+        np.testing.assert_allclose(rotation_vector(rotation @ facing.T), action[3:6], atol=1e-7)
+    np.testing.assert_allclose(result.joint_targets[[6, 13]], START[[6, 13]] + [0.005, 0.002])
+
+
+@pytest.mark.parametrize("from_measured", [False, True])
+def test_a_hold_does_not_sink_however_the_arms_sag(from_measured):
+    integrator = make(from_measured=from_measured)
+    for _ in range(100):
+        result = integrator.follow(np.zeros(14), sagging(integrator, START, 0.012))
+    np.testing.assert_allclose(result.joint_targets, START, atol=1e-6)
+    up = 0.012 if from_measured else 0.0  # what was done, said as an action of the robot
+    np.testing.assert_allclose(result.applied, ([0.0, 0.0, up] + [0.0] * 4) * 2, atol=1e-6)
+    np.testing.assert_allclose(result.requested, result.applied, atol=1e-6)
+    assert not result.clamped.any()
+
+
+def test_a_human_moves_the_commanded_pose_where_actions_start_from_the_measured_one_too():
+    integrator, twin = make(from_measured=True), make()
+    change = np.array([0.002, 0.0, -0.001, 0.0, 0.01, 0.0, 0.001] * 2)
+    for _ in range(5):
+        measured = sagging(integrator, integrator._targets, 0.003)
+        result, plain = integrator.follow(change, measured), twin.step(change, measured)
+    np.testing.assert_array_equal(result.joint_targets, plain.joint_targets)
+    np.testing.assert_allclose(result.applied - plain.applied, ([0.0, 0.0, 0.003] + [0.0] * 4) * 2, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(fractions, st.floats(-0.01, 0.01))
+def test_from_the_measured_pose_every_limit_holds(fraction, sag):
+    integrator, measured, before = make(from_measured=True), START, START
+    for k in range(30):
+        result = integrator.step(fraction * STEP, measured) if k % 5 else integrator.follow(np.zeros(14), measured)
+        assert np.abs(result.joint_targets - before)[np.arange(14) % 7 < 6].max() <= JOINT_STEP + 1e-9
+        before = result.joint_targets
+        at = KINEMATICS.forward(measured)
+        for (position, _), (tip, _), home in zip(integrator.commanded, at, TIPS, strict=True):
+            assert np.abs(position - home).max() <= 0.05 + 1e-8, "however far the arm overshoots"
+            assert np.abs(position - tip).max() <= LIMITS.leash_position + 1e-8
+        measured = sagging(integrator, before, sag)
+
+
+def test_slow_joints_come_back_to_a_measured_pose_that_is_further_away_than_a_step():
+    slow = replace(LIMITS, joint_velocity=0.05)
+    integrator = make(slow, from_measured=True)
+    measured = sagging(integrator, START, 0.012)
+    for _ in range(200):
+        result = integrator.step(np.zeros(14), measured)
+    np.testing.assert_allclose(result.joint_targets[np.arange(14) % 7 < 6], measured[np.arange(14) % 7 < 6], atol=1e-3)

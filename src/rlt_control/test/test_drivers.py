@@ -1,13 +1,16 @@
 """Every robot file's drivers: what they are sent, in their own types, and their doubles moved by the real executor."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 import yaml
-from driver_double import DriverDouble, stand_in_for_interbotix
+from driver_double import DriverDouble, type_of
 from executor_bench import CONFIG, Bench, stopped
+from interbotix_messages import provide
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_common import topics
@@ -17,6 +20,7 @@ from rlt_common.kinematics import build_kinematics
 from rlt_common.parameters import ParameterError
 from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command
+from rlt_control.records import Source
 from rlt_msgs.msg import ChunkRequest, EpisodeState, ExecutedAction
 
 ROBOTS = CONFIG / "robots"
@@ -26,7 +30,7 @@ HOMES = {  # per arm, as the robot files' home poses were taken at
     "dual_ros2_control": [0.0, -1.5708, 1.9, -1.9, -1.5708, 0.0, 0.04],
     "dual_franka": [0.0, -0.7854, 0.0, -2.3562, 0.0, 1.5708, 0.7854, 0.02],
 }
-OVER_DDS = ("dual_ur5e", "dual_ros2_control", "dual_franka")
+OVER_DDS = ("aloha", "dual_ur5e", "dual_ros2_control", "dual_franka")
 
 
 def home(name):
@@ -79,8 +83,11 @@ class Cell(Bench):
         self.double = DriverDouble(self.node.robot, q, context)
         self.executor.add_node(self.double)
         self.state = EpisodeState(episode_id=1, epoch=1, phase=EpisodeState.PHASE_RESETTING, execute_steps=4)
-        readers = [*self.double.states, *self.double.wrenches]
+        self.silent = set()
+        double = self.double
+        readers = [*double.states.values(), *double.wrenches, *double.poses.values(), *double.ready.values()]
         self.until(lambda: all(p.get_subscription_count() for p in readers), "readers of states and wrenches")
+        self.obey(True)
         topics_ = list(self.double.heard)
         self.until(lambda: all(self.double.count_publishers(topic) for topic in topics_), "command publishers")
 
@@ -88,25 +95,41 @@ class Cell(Bench):
         """One control period: states in, tick, commands at the drivers. Returns how many each driver heard."""
         self.now_s += 0.02
         stamp = round(self.now_s * 1e9)
-        for index in range(1, len(self.double.states)):
-            self.double.say(index, stamp)
-            source = self.node._sources._sources[index]
-            self.until(lambda source=source: source.age_s(self.now_s) == 0.0, "the other drivers' states")
+        heard = [topic for topic in self.node.robot.state_topics if topic not in self.silent]
+        for topic in heard:
+            self.double.say(topic, stamp)
+        self.hear(heard)
         self.double.feel(stamp)
         for arm in self.node.robot.arms:
             if arm.wrench_topic:
-                name = f"wrench.{arm.name}"
-                self.until(lambda name=name: self.node.watchdog.age_s(name, self.now_s) == 0.0, name)
-        self.double.say(0, stamp)
+                self.hear([f"wrench.{arm.name}"])
+            if arm.pose_topic:
+                name = f"pose.{arm.name}"
+                self.until(lambda name=name: self.says_now(name), name)
         self.say(self.state)
-        self.until(lambda: self.node._state is not None and self.node._state.stamp_ns == stamp, "the robot's state")
-        self.until(lambda: self.node.watchdog.age_s("episode_state", self.now_s) == 0.0, "the manager's word")
+        self.hear(["episode_state"])
         before = {topic: len(messages) for topic, messages in self.double.heard.items()}
         self.node.timer_tick(0.0)
-        self.until(
-            lambda: all(len(messages) > before[topic] for topic, messages in self.double.heard.items()),
-            "a command at every driver",
-        )
+        if not self.silent:
+            self.until(
+                lambda: all(len(messages) > before[topic] for topic, messages in self.double.heard.items()),
+                "a command at every driver",
+            )
+
+    def says_now(self, name):
+        dog = self.node.watchdog
+        return dog.age_s(name, self.now_s) == 0.0 or " is " in dog.fault(name, self.now_s)
+
+    def obey(self, obeys):
+        self.double.say_ready(obeys)
+        for driver in self.node.robot.drivers:
+            if driver.ready_topic:
+                name = f"ready.{driver.topic}"
+                self.until(lambda name=name: bool(self.node.watchdog.fault(name, self.now_s)) != obeys, name)
+
+    def hear(self, names):
+        dog = self.node.watchdog
+        self.until(lambda: all(dog.age_s(name, self.now_s) == 0.0 for name in names), f"{names} to be heard")
 
     def go(self, per_step):
         """An episode under way with a long chunk in play that moves both arms by `per_step` (7,)."""
@@ -123,12 +146,24 @@ class Cell(Bench):
         self.until(lambda: self.node.watchdog.age_s("action_chunk", self.now_s) is not None, "the chunk")
 
 
+@pytest.fixture(scope="session")
+def interbotix(tmp_path_factory):
+    """interbotix_xs_msgs: the installed one, else its two messages, generated as any package's are."""
+    provide(tmp_path_factory.mktemp("interbotix"))
+
+
 @pytest.fixture(params=list(FILES))
 def cell(request, tmp_path):
     name, make = FILES[request.param]
+    if name == "aloha":
+        request.getfixturevalue("interbotix")
     with Cell.running(robot=make(tmp_path), q=home(name)) as made:
         yield made
         made.double.destroy_node()
+
+
+def is_still(message):
+    return not any(getattr(part, axis) for part in (message.twist.linear, message.twist.angular) for axis in "xyz")
 
 
 def tools(cell):
@@ -145,6 +180,7 @@ def test_the_drivers_double_goes_where_the_chunk_says_holds_and_stops(cell):
     steps = [m for m in cell.heard(ExecutedAction) if m.source == ExecutedAction.SOURCE_RL]
     went = np.sum([m.action for m in steps], axis=0).reshape(2, 7)
     assert len(steps) >= 10
+    assert not any(message.dry_run for message in steps)
     assert (went[:, 0] > 0.01).all()
     for now, before, sent in zip(tools(cell), begun, went, strict=True):
         np.testing.assert_allclose(now - before, sent[:3], atol=2e-3)
@@ -159,11 +195,86 @@ def test_the_drivers_double_goes_where_the_chunk_says_holds_and_stops(cell):
     np.testing.assert_allclose(cell.double.q, at, atol=1e-2 if speeds else 2e-4)
 
 
+def test_one_silent_state_topic_holds_both_arms_and_is_named(cell):
+    cell.go([0.002, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for _ in range(3):
+        cell.period()
+    topic = cell.node.robot.state_topics[-1]
+    cell.silent = {topic}
+    for _ in range(7):
+        cell.period()
+    assert cell.node.core.hold_reason.startswith(f"{topic}: ")
+    assert "time-out 100 ms" in cell.node.core.hold_reason
+    for topic in (encoder.topic for encoder, _ in cell.node._drivers if encoder.speed):
+        cell.until(lambda topic=topic: is_still(cell.double.heard[topic][-1]), "a twist of zeros")
+    begun = cell.double.q.copy()
+    cell.period()
+    np.testing.assert_array_equal(cell.double.q, begun)
+    cell.silent = set()
+    cell.period()
+    assert not cell.node.core.hold_reason.startswith(topic)
+
+
+def test_a_driver_without_one_of_its_joints_is_refused_by_name(cell):
+    cell.period()
+    topic = cell.node.robot.state_topics[-1]
+    cell.double.states[topic].publish(JointState(name=["wheel"], position=[0.0]))
+    cell.until(lambda: "has no joint" in cell.node.watchdog.fault(topic, cell.now_s), "the refusal")
+    cell.node.timer_tick(0.0)
+    assert cell.node.core.hold_reason.startswith(f"{topic}: has no joint")
+
+
+@pytest.fixture
+def driven(request, tmp_path):
+    with Cell.running(robot=ROBOTS / f"{request.param}.yaml", q=home(request.param)) as made:
+        made.go([0.002, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        for _ in range(3):
+            made.period()
+        assert made.node.core.source == Source.RL
+        yield made
+        made.double.destroy_node()
+
+
+@pytest.mark.parametrize("driven", ["dual_ur5e"], indirect=True)
+def test_a_driver_that_does_not_obey_holds_the_arms_and_nothing_jumps_when_it_does_again(driven):
+    driven.obey(False)
+    driven.period()
+    assert driven.node.core.hold_reason.startswith("ready.left/forward_position_controller/commands: left/io_and_stat")
+    assert "says that the driver does not obey" in driven.node.core.hold_reason
+    driven.double.q[:6] += 0.3  # somebody moves the left arm at the pendant
+    driven.period()
+    driven.period()
+    moved = driven.double.q.copy()
+    driven.obey(True)
+    driven.period()
+    np.testing.assert_allclose(driven.double.q, moved, atol=1e-6)
+
+
+@pytest.mark.parametrize("driven", ["dual_franka"], indirect=True)
+@pytest.mark.parametrize(
+    ("error", "frame", "says"),
+    [
+        ([0.03, 0.0, 0.0], None, "pose.left: is 30.0 mm from where the model has it, tolerance 20 mm"),
+        ([0.0, 0.0, 0.0], "world", "pose.left: is in frame 'world', the robot file says 'left_fr3_link0'"),
+    ],
+)
+def test_a_measured_pose_that_cannot_be_the_model_s_holds_the_arms(driven, error, frame, says):
+    driven.double.pose_error, driven.double.pose_frame = np.array(error), frame
+    driven.period()
+    at = driven.double.q.copy()
+    for _ in range(3):
+        driven.period()
+    np.testing.assert_allclose(driven.double.q, at, atol=1e-6)
+    assert driven.node.core.hold_reason.startswith(says)
+    driven.double.pose_error, driven.double.pose_frame = np.zeros(3), None
+    driven.period()
+    assert "pose" not in driven.node.core.hold_reason
+
+
 def test_a_second_commander_on_any_driver_s_topic_is_an_emergency_stop(cell):
     topic = cell.node.robot.command_topics[-1]
     stranger = Node("old_script", context=cell.peer.context)
-    kind = type(next(e for e, p in cell.node._drivers if e.topic == topic).encode(command(cell.node.robot)))
-    stranger.create_publisher(kind, topic, topics.QOS_CONTROL)
+    stranger.create_publisher(type_of(cell.node.robot.drivers[-1]), topic, topics.QOS_CONTROL)
     try:
         cell.until(lambda: "old_script" in str(cell.node._watch_command_topics()), "discovery")
         assert f"/old_script publishes on /{topic} too" in cell.node.core.estop_reason
@@ -176,7 +287,7 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
     with Bench.running(robot=path, moved_clock=True, dry_run=True) as bench:
         double = DriverDouble(bench.node.robot, home("dual_ros2_control"), bench.peer.context)
         bench.executor.add_node(double)
-        bench.until(lambda: all(p.get_subscription_count() for p in double.states), "state readers")
+        bench.until(lambda: all(p.get_subscription_count() for p in double.states.values()), "state readers")
         assert not any(double.count_publishers(topic) for topic in double.heard)
         topic = bench.node.robot.command_topics[-1]
         double.create_publisher(Float64MultiArray, topic, topics.QOS_CONTROL)  # the arms may be driven by another one
@@ -184,7 +295,7 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
         assert bench.node._watch_command_topics() == []
         for phase in (EpisodeState.PHASE_RESETTING, EpisodeState.PHASE_BASE):
             bench.now_s += 0.02
-            double.say(0, round(bench.now_s * 1e9))
+            double.say("joint_states", round(bench.now_s * 1e9))
             bench.episode(phase)
         bench.until(lambda: bench.node._state is not None, "the robot's state")
         bench.node.timer_tick(0.0)
@@ -192,6 +303,7 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
         bench.until(lambda: bench.node.watchdog.age_s("action_chunk", bench.now_s) is not None, "the chunk")
         bench.node.timer_tick(0.0)
         bench.until(lambda: bench.heard(ExecutedAction), "the executed action")
+        assert all(message.dry_run for message in bench.heard(ExecutedAction))
         bench.node._heartbeat()
         assert "DRY RUN" in bench.node._health._status.message
         double.destroy_node()
@@ -202,9 +314,9 @@ def command(robot, q=None, holding=False):
     return Command(target=q, measured=q, holding=holding, stamp_ns=5)
 
 
-def test_aloha_speaks_the_interbotix_sdk(monkeypatch):
+@pytest.mark.usefixtures("interbotix")
+def test_aloha_speaks_the_interbotix_sdk():
     robot = load_robot(ROBOTS / "aloha.yaml")
-    stand_in_for_interbotix(monkeypatch)
     left, left_gripper, _, right_gripper = build_encoders(robot)
     q = home("aloha")
     q[6], q[13] = 0.01844, 0.058
@@ -217,9 +329,19 @@ def test_aloha_speaks_the_interbotix_sdk(monkeypatch):
     assert open_.cmd == pytest.approx(1.4910, abs=2e-3)
 
 
-def test_a_driver_whose_messages_are_not_installed_says_which_package_is_missing():
+def test_a_driver_whose_messages_are_not_installed_says_which_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", None)
     with pytest.raises(ParameterError, match="interbotix_xs_msgs/msg/JointGroupCommand, which is not installed"):
         build_encoders(load_robot(ROBOTS / "aloha.yaml"))
+
+
+def test_a_gripper_is_sent_in_its_driver_s_unit():
+    robot = load_robot(ROBOTS / "dual_ur5e.yaml")
+    gripper = next(e for e in build_encoders(robot) if e.topic == "left/gripper_position_controller/commands")
+    q = home("dual_ur5e")
+    for metres, knuckle in ((0.085, 0.0), (0.0, 0.7929), (0.0425, 0.39645)):
+        q[6] = metres
+        assert list(gripper.encode(command(robot, q)).data) == pytest.approx([knuckle])
 
 
 def test_a_driver_of_speeds_is_told_zero_when_nothing_can_be_commanded(tmp_path):

@@ -1,5 +1,7 @@
 """The executor's rules, with time moved by the test: nothing sleeps, no node is started."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from executor_rig import ROBOT, Rig, human
@@ -281,3 +283,51 @@ def test_a_request_of_any_episode_fits_its_message():
     rig = Rig()
     rig.start(episode_id=2**63)
     assert 0 <= rig.tick().request.request_id < 2**64
+
+
+class Behind(Rig):
+    """Arms that come half of the way in every step."""
+
+    def tick(self):
+        before = self.q
+        tick = super().tick()
+        self.q = (before + self.q) / 2
+        return tick
+
+
+@pytest.mark.parametrize("relative_to", ["commanded", "measured"])
+def test_a_policy_s_actions_start_where_the_robot_file_says(relative_to):
+    robot = replace(ROBOT, relative_to=relative_to)
+    rig, kinematics = Behind(robot), build_kinematics(robot)
+    rig.start()
+    assert rig.answer(rig.tick().request, dx=0.004) == ""
+    for _ in range(5):
+        measured, commanded = rig.q, rig.executor._integrator.commanded[1][0]
+        tick = rig.tick()
+    np.testing.assert_allclose(tick.executed.action[7], 0.004, atol=1e-9)
+    begun = commanded if relative_to == "commanded" else kinematics.forward(measured)[1][0]
+    reached = rig.executor._integrator.commanded[1][0]
+    np.testing.assert_allclose(reached - begun, [0.004, 0.0, 0.0], atol=5e-5)
+    np.testing.assert_allclose(kinematics.forward(tick.joint_target)[1][0], reached, atol=1e-4)
+
+
+def test_holds_and_a_human_keep_to_the_commanded_pose_and_are_recorded_as_actions_from_the_measured_one():
+    robot = replace(ROBOT, relative_to="measured")
+    rig, twin = Behind(robot), Behind(ROBOT)
+    for one in (rig, twin):
+        one.start(human_in_control=True)
+        for _ in range(6):
+            human(one)
+            one.tick()
+    kinematics = build_kinematics(robot)
+    for enabled, source in ((True, Source.HUMAN), (False, Source.HOLD)):
+        human(rig, enabled=enabled)
+        human(twin, enabled=enabled)
+        at = kinematics.forward(rig.q)[1][0]
+        executed, other = rig.tick().executed, twin.tick().executed
+        assert (executed.source, other.source) == (source, source)
+        np.testing.assert_array_equal(executed.joint_target, other.joint_target)
+        np.testing.assert_allclose(executed.action[7:10], rig.executor._integrator.commanded[1][0] - at, atol=1e-9)
+        np.testing.assert_allclose(executed.commanded, executed.action, atol=1e-9)
+        np.testing.assert_array_equal(executed.reference, executed.action if enabled else np.zeros(14))
+        assert executed.action[7] > other.action[7] + 0.0005

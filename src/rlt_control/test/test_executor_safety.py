@@ -25,6 +25,10 @@ def push(rig: Rig, newtons: float) -> None:
         rig.watchdog.heard(WRENCH, rig.now_s)
 
 
+UR = replace(ROBOT, drivers=tuple(replace(driver, ready_topic="robot_program_running") for driver in ROBOT.drivers))
+(READY,) = inputs.readiness(UR)
+
+
 def goes_on(rig: Rig, first: Tick | None = None) -> None:
     """With the fault over (`first` tick), the arms move again: with a new chunk, from where they are."""
     ticks = [first or rig.tick(), rig.tick()]
@@ -47,6 +51,36 @@ def test_silent_joint_states_hold_after_their_time_out_and_nothing_new_is_sent()
     assert "time-out 100 ms" in rig.executor.hold_reason
     rig.joints_speak = True
     goes_on(rig)
+
+
+def test_before_a_driver_has_said_that_it_obeys_the_arms_hold():
+    rig = Rig(UR)
+    rig.start()
+    assert rig.tick().executed.source == Source.HOLD
+    assert rig.executor.hold_reason.startswith(f"{READY}: robot_program_running has not said yet")
+
+
+@pytest.mark.parametrize("state", ["moving", "between episodes", "emergency stop"])
+def test_while_a_driver_does_not_obey_what_is_commanded_follows_the_arms(state):
+    rig = Rig(UR)
+    rig.watchdog.heard(READY, 0.0)
+    rig.in_motion()
+    if state == "between episodes":
+        rig.change(phase=Phase.LABELLED)
+    elif state == "emergency stop":
+        rig.executor.estop("test", rig.state())
+    rig.tick()
+    rig.watchdog.refuse(READY, "robot_program_running says no")
+    rig.tick()
+    moved = rig.q.copy()
+    moved[7] += 0.2  # by hand
+    rig.q = moved.copy()
+    rig.tick()
+    np.testing.assert_allclose(rig.q, moved, atol=1e-4)
+    rig.q = moved.copy()
+    rig.watchdog.heard(READY, rig.now_s)
+    rig.tick()
+    np.testing.assert_allclose(rig.q, moved, atol=1e-4)
 
 
 def test_joint_states_that_repeat_their_stamp_are_silent():

@@ -20,6 +20,7 @@ class _Collected:
     """What is known of one episode so far."""
 
     train: bool = False
+    left_out: bool = False
     label: Label = Label.NONE
     handoff_step: int = 0
     end_epoch: int = 0  # epoch of the state that brought the label
@@ -43,6 +44,11 @@ class EpisodeAssembly:
             episode.known.add(step.step)
             if critical:
                 episode.steps.setdefault(step.step, step)
+
+    def leave_out(self, episode_id: int) -> None:
+        """Nothing of the episode is to be trained on, whatever else is said of it."""
+        if episode := self._open(episode_id):
+            episode.left_out = True
 
     def add_output(self, episode_id: int, output: Encoded) -> None:
         """An encoded observation. A boundary's own output replaces a strided one of the same observation."""
@@ -77,7 +83,7 @@ class EpisodeAssembly:
     def wanted(self, episode_id: int) -> bool:
         """Whether the episode is to be trained on."""
         episode = self._episodes[episode_id]
-        return episode.train and episode.label.trainable
+        return episode.train and episode.label.trainable and not episode.left_out
 
     def missing(self, episode_id: int) -> str:
         """What a labelled episode still lacks, in words; empty when it is complete."""

@@ -240,6 +240,9 @@ class LearnerNode(Node):
             return None
 
     def _take_in_collected(self, stream: RobotStream, episode_id: int) -> None:
+        if not stream.assembly.wanted(episode_id):  # so said its journal
+            self._pass_over(stream, episode_id)
+            return
         key = EpisodeKey(episode_id, stream.robot)
         if missing := stream.assembly.missing(episode_id):
             self.get_logger().warning(f"{key} is taken in without {missing}")

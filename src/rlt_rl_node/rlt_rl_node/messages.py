@@ -40,7 +40,10 @@ _MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 
 
 def collect_executed(assembly: EpisodeAssembly, message: ExecutedAction) -> None:
-    """Hand an executed action over. Raises CodecError when it does not hold what it says."""
+    """Hand an executed action over. Raises CodecError when it does not hold what it says, and for one of a dry run."""
+    if message.dry_run:
+        assembly.leave_out(message.episode_id)
+        raise CodecError(f"episode {message.episode_id} is a dry run: nothing was sent to the arms, so it is left out")
     if message.source not in SOURCES:
         raise CodecError(f"executed action of source {message.source}, which does not exist")
     step = Step(

@@ -116,12 +116,12 @@ def expected_actor(last: int) -> bytes:
     return pack(learner.policy())
 
 
-def write_journal(folder: Path, data: EpisodeData, drop=lambda message: False, facts=None) -> Path:
+def write_journal(folder: Path, data: EpisodeData, drop=lambda message: False, facts=None, messages=None) -> Path:
     """An episode file in `folder` as the recorder leaves it."""
     path = folder / f"{data.episode_id:06d}.mcap"
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = EpisodeWriter(path)
-    for i, (topic, message) in enumerate(episode_messages(data)):
+    for i, (topic, message) in enumerate(messages or episode_messages(data)):
         if not drop(message):
             writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), i)
     writer.finish(facts or {"episode_id": str(data.episode_id)})
@@ -256,6 +256,29 @@ def test_what_is_not_trained_on_passes_by_at_once(shared):
     assert shared.status.transitions == before + len(trained.encoded_steps)
 
 
+@pytest.mark.parametrize("journalled", [False, True])
+def test_a_dry_run_never_enters_the_replay_and_is_said(shared, journalled):
+    dry, before = next_episode(), shared.status.transitions
+    messages = episode_messages(dry)
+    for topic, message in messages:
+        if topic == topics.EXECUTED_ACTION:
+            message.dry_run = True
+    if journalled:
+        write_journal(shared.folder / "run" / "episodes", dry, messages=messages)
+        messages = [(topic, message) for topic, message in messages if topic != topics.EXECUTED_ACTION]
+    for topic, message in messages:
+        shared.publish(topic, message)
+    shared.end_control(dry)
+    taken_in(shared, dry.episode_id)
+    assert shared.status.transitions == before
+    said = f"episode {dry.episode_id} is a dry run: nothing was sent to the arms, so it is left out"
+    assert said in (shared.folder / "rl_learner.log").read_text()
+    trained = next_episode()
+    shared.play(trained)
+    taken_in(shared, trained.episode_id)
+    assert shared.status.transitions == before + len(trained.encoded_steps)
+
+
 def test_a_learner_that_missed_the_beginning_finds_it_in_the_journal(shared):
     data, before = next_episode(), shared.status.robot_steps
     write_journal(shared.folder / "run" / "episodes", data)
@@ -264,7 +287,7 @@ def test_a_learner_that_missed_the_beginning_finds_it_in_the_journal(shared):
     shared.end_control(data)
     taken_in(shared, data.episode_id)
     assert shared.status.robot_steps == before + len(data.steps)
-    assert "its journal" not in (shared.folder / "rl_learner.log").read_text()
+    assert f"episode {data.episode_id} lacks" not in (shared.folder / "rl_learner.log").read_text()
 
 
 def test_what_stays_away_everywhere_is_named_and_the_rest_is_used(shared):

@@ -137,6 +137,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         robot, task = load_robot(options.robot), load_task(options.task)
         make_cell(robot, task)
+        if robot.relative_to != "commanded":
+            raise ParameterError(
+                f"{options.robot}: relative_to: {robot.relative_to}: scripted demonstrations are relative to "
+                "the commanded pose: collect through the graph (mode:=collect)"
+            )
     except ParameterError as error:
         sys.exit(f"collect: {error}")
     folder = Path(options.output)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from ament_index_python.packages import get_package_share_directory
 
 from rlt_common.codecs import observation_from_msg
@@ -16,7 +17,7 @@ from rlt_common.rotations import rotation_matrix
 from rlt_control.arms import motion_limits
 from rlt_sim import arms
 from rlt_sim.collect import demonstrate
-from rlt_sim.collect_command import write_demonstration
+from rlt_sim.collect_command import main, write_demonstration
 from rlt_sim.task_cell import make_cell
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
@@ -64,3 +65,15 @@ def test_a_demonstration_file_holds_what_was_done(tmp_path):
     assert seen[2].stamp_ns == actions[0].header.stamp.sec * 10**9 + 16 * 20_000_000
     facts = episode_metadata(path)
     assert (facts["label"], facts["seed"], facts["steps"]) == ("success", "3", str(len(demo.actions)))
+
+
+def test_scripted_demonstrations_are_refused_for_actions_from_the_measured_pose(tmp_path):
+    values = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())
+    values |= {"relative_to": "measured", "kinematics": str(ROBOT.kinematics_path)}
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        SystemExit, match="relative_to: measured: scripted demonstrations are relative to the commanded"
+    ):
+        main(["--robot", str(path), "--task", str(CONFIG / "tasks" / "screw.yaml"), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

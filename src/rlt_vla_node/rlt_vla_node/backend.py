@@ -37,6 +37,8 @@ class BackendSpec:
     """Cameras in the order of the images taken."""
     image_shape: tuple[int, int]
     """(height, width) in pixels."""
+    relative_to: str
+    """What its actions are added to: the `commanded` or the `measured` tool pose."""
     fingerprint: str
     """First 16 hex digits of the sha256 over weights and statistics."""
 

@@ -17,7 +17,6 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import JointState
 
-from rlt_common import topics
 from rlt_common.codecs import CodecError
 from rlt_common.config import CameraConfig, RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
@@ -86,8 +85,8 @@ def record(robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...], se
             reasons = [f"{name}: {reason}" for name, reason in node.refused.items()]
             if not recording.images and camera.name not in node.refused:
                 reasons.append(node.silence(camera))
-            if not recording.states and topics.JOINT_STATES not in node.refused:
-                reasons.append("no joint_states came: start the arms' driver")
+            if not recording.states and not set(robot.state_topics) & set(node.refused):
+                reasons.append(f"no joint states came on {', '.join(robot.state_topics)}: start the arms' drivers")
             if reasons:
                 raise CalibrationError("; ".join(reasons))
     finally:

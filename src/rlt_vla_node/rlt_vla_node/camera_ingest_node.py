@@ -100,16 +100,15 @@ class CameraIngestNode(Node):
     def _on_joint_states(self, topic: str, part: JointState) -> None:
         now = time.monotonic()
         try:
-            message = self._sources.take(topic, part, now)
-            if message is None:
-                return
-            stamp = stamp_ns(message.header.stamp)
+            said_ns = stamp_ns(part.header.stamp)
+            message = self._sources.take(topic, part)
         except (CodecError, JointStateError) as error:
-            self._refuse(f"{topics.JOINT_STATES}: {error}")
+            self._refuse(f"{topic}: {error}")
             return
-        self._watchdog.heard(topics.JOINT_STATES, now, stamp)
-        self._synchroniser.on_state(stamp, message, now)
-        self._publish_complete()
+        self._watchdog.heard(topic, now, said_ns)
+        if message is not None:
+            self._synchroniser.on_state(stamp_ns(message.header.stamp), message, now)
+            self._publish_complete()
 
     def _on_image(self, camera: CameraConfig, data: bytes) -> None:
         try:
@@ -182,8 +181,8 @@ class CameraIngestNode(Node):
             level, text = ERROR, f"observation refused: {self._refusal}"
         elif fault := self._watchdog.first_fault(now):
             level, text = ERROR, fault
-        elif self._watchdog.age_s(topics.JOINT_STATES, now) is None:
-            level, text = WARN, "no joint states"
+        elif silent := [topic for topic in self._sources.topics if self._watchdog.age_s(topic, now) is None]:
+            level, text = WARN, f"no joint states on {', '.join(silent)}"
         elif warnings:
             level, text = WARN, warnings
         else:

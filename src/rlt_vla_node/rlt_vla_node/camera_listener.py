@@ -58,11 +58,11 @@ class CameraListener(Node):
 
     def _state(self, topic: str, part: JointState) -> None:
         try:
-            message = self._sources.take(topic, part, time.monotonic())
+            message = self._sources.take(topic, part)
             if message is not None:
                 self._on_state(stamp_ns(message.header.stamp), message)
         except (CodecError, JointStateError) as error:
-            self.refused[topics.JOINT_STATES] = str(error)
+            self.refused[topic] = str(error)
 
     def _image(self, camera: CameraConfig, data: bytes) -> None:
         try:

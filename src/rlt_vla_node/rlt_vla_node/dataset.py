@@ -173,11 +173,12 @@ def read_joined(path: Path, period_ns: int) -> tuple[list[ExecutedAction], dict[
     """The executed actions of an episode file in order, and its observations by the index of theirs among these.
 
     Observations that belong to no executed action are left out; of several for one, the latest counts. Raises
-    EpisodeFileError.
+    EpisodeFileError, and DatasetError for a dry run.
     """
     executed, messages = [], []
     for topic, _, message in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION)):
         (messages if topic == topics.OBSERVATION else executed).append(message)
+    _refuse_dry_run(path, executed)
     executed.sort(key=lambda message: (stamp_ns(message.header.stamp), message.step))
     stamps = [stamp_ns(message.header.stamp) for message in executed]
     rows = ((executed_row(stamps, stamp_ns(message.header.stamp), period_ns), message) for message in messages)
@@ -195,6 +196,7 @@ def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride
                 executed.append(message)
         else:
             errors[stamp_ns(message.header.stamp)] = vector(message.task_error, None, "task_error")
+    _refuse_dry_run(path, executed)
     executed.sort(key=lambda message: message.step)
     steps = [message.step for message in executed]
     if not executed or steps != list(range(steps[0], steps[0] + len(steps))):
@@ -218,6 +220,11 @@ def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride
         episode.actions.append(padded[row : row + task.horizon])
         episode.target.append(errors.get(stamp, np.zeros(0, np.float32)))
     return episode
+
+
+def _refuse_dry_run(path: Path, executed: Sequence[ExecutedAction]) -> None:
+    if any(message.dry_run for message in executed):
+        raise DatasetError(f"{path}: is a dry run: nothing of it was sent to the arms: remove the file")
 
 
 def _checked(observation: ObservationData, robot: RobotConfig, path: Path) -> ObservationData:

@@ -132,7 +132,8 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
     """Writes an episode file of `steps` control steps with an observation every second one; returns its actions.
 
     `handoff_step`: first step of the critical phase. `visible`: from then on the images are bright, before it dark, and
-    the proprioception is nearly at rest. In the steps `repositioning` the human repositions the arms.
+    the proprioception is nearly at rest. In the steps `repositioning` the human repositions the arms, in
+    the steps `dry_run` nothing is sent to them.
     """
 
     def write(
@@ -145,6 +146,7 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
         visible: bool = False,
         purpose: str = "collect",
         repositioning: range = range(0),
+        dry_run: range = range(0),
     ) -> np.ndarray:
         rng = np.random.default_rng(seed)
         actions = rng.normal(0.0, 0.001, (steps, 14)).astype(np.float32)
@@ -172,6 +174,7 @@ def write_episode(cell: Cell, observation) -> Callable[..., np.ndarray]:
                 source=ExecutedAction.SOURCE_HUMAN,
                 action=floats(actions[step]),
                 repositioning=step in repositioning,
+                dry_run=step in dry_run,
             )
             executed.header.stamp = to_time(stamp)
             writer.write(topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", serialize_message(executed), stamp)

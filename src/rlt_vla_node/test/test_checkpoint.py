@@ -1,5 +1,6 @@
 """Checkpoints: what comes back is what was saved, or an error."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlt_common.atomic import sha256_hex
+from rlt_vla_node.adapt import vla_config
 from rlt_vla_node.checkpoint import CONFIG_FILE, MODEL_FILE, CheckpointError, load_checkpoint, save_checkpoint
 from rlt_vla_node.inference import LayoutError, run_observation
 
@@ -118,6 +120,17 @@ def test_weights_that_are_not_finite_are_an_error(folder):
     replace_tensors(folder, lambda tensors: tensors["vla.position"].fill_(float("nan")))
     with pytest.raises(CheckpointError, match=r"vla\.position.*not finite"):
         load_checkpoint(folder)
+
+
+def test_a_vla_for_actions_from_another_pose_is_refused(tmp_path, vla, rl_token, cell):
+    layout = tuple((name, cell.robot.block_sizes[name]) for name in cell.task.vla_state)
+    save_checkpoint(tmp_path, vla, rl_token, layout, {}, {})
+    model = load_checkpoint(tmp_path)
+    model.check(cell.robot, cell.task)
+    words = "adapted with actions relative to the pose commanded, robot .* have measured"
+    with pytest.raises(LayoutError, match=words):
+        model.check(dataclasses.replace(cell.robot, relative_to="measured"), cell.task)
+    assert vla_config(dataclasses.replace(cell.robot, relative_to="measured"), cell.task).relative_to == "measured"
 
 
 def test_another_layout_than_the_robots_is_named(tmp_path, vla, rl_token, cell, observation):

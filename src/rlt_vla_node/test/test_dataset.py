@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rlt_vla_node.dataset import DatasetError, action_spread, block_statistics, load_demonstrations, load_pose_images
+from rlt_vla_node.dataset import (
+    DatasetError,
+    action_spread,
+    block_statistics,
+    load_demonstrations,
+    load_pose_images,
+    read_joined,
+)
 
 
 @pytest.fixture
@@ -51,6 +58,14 @@ def test_an_episode_of_repositioning_alone_teaches_nothing(tmp_path, cell, write
     write_episode(tmp_path / "1.mcap", seed=1, steps=20, repositioning=range(20))
     with pytest.raises(DatasetError, match="none of the 1 episodes"):
         load_demonstrations(tmp_path, cell.robot, cell.task, frame_stride=2)
+
+
+def test_a_dry_run_teaches_nothing_and_is_named(folder, cell, write_episode):
+    write_episode(folder / "2.mcap", seed=2, steps=20, dry_run=range(19, 20))
+    with pytest.raises(DatasetError, match=r"2\.mcap: is a dry run: nothing of it was sent to the arms: remove"):
+        load_demonstrations(folder, cell.robot, cell.task, frame_stride=4)
+    with pytest.raises(DatasetError, match=r"2\.mcap: is a dry run"):
+        read_joined(folder / "2.mcap", 20_000_000)
 
 
 def test_without_recorded_targets_there_are_none(tmp_path, cell, write_episode):

@@ -49,8 +49,7 @@ class JointUnits:
         self.joints = robot.joints_of(driver)
         self.names = driver.names or self.joints
         self._columns = np.array([robot.joint_names.index(joint) for joint in self.joints])
-        self._scale = np.array(driver.scale or (1.0,) * len(self.joints))
-        self._offset = np.array(driver.offset or (0.0,) * len(self.joints))
+        self._scale, self._offset = map(np.array, robot.units_of(driver))
 
     def of(self, q: np.ndarray) -> np.ndarray:
         """(k,) scale * position + offset of the driver's joints, from the robot's (n,)."""
