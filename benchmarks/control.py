@@ -55,7 +55,7 @@ OWN_TOPICS = (
 def scripts(folder: Path, command_topic: str) -> dict[str, Script]:
     """The executor and the plain timer, with a record of their ticks in `folder`."""
     return {
-        name: Script("tick_recorder.py", ("--loop", loop, "--out", str(folder / f"{name}.npy")), apart)
+        name: Script("tick_recorder.py", ("--loop", loop, "--out", str(folder / f"{name}.ticks")), apart)
         for name, loop, apart in ((EXECUTOR, "executor", ()), (PLAIN, "timer", (*OWN_TOPICS, command_topic)))
     }
 
@@ -91,7 +91,7 @@ def run_graph(folder: Path, priority: int, loads: Sequence[str], seconds: float)
     rows = []
     for load, (begin, end, steps, load_average) in spans.items():
         for name in (EXECUTOR, PLAIN):
-            ticks = np.load(run / f"{name}.npy")
+            ticks = np.fromfile(run / f"{name}.ticks").reshape(-1, 2)
             taken = ticks[(ticks[:, 1] >= begin) & (ticks[:, 1] <= end)]
             rows.append(
                 {

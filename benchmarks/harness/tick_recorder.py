@@ -40,8 +40,8 @@ class RecordingExecutor(ChunkExecutorNode):
         super().timer_tick(late_s)
 
     def write(self, path: Path) -> None:
-        """Write the record."""
-        np.save(path, np.asarray(self._ticks, np.float64).reshape(-1, 2))
+        """Write the record: (N, 2) float64, row-major."""
+        np.asarray(self._ticks, np.float64).tofile(path)
 
 
 def spin_by_timer(node: ChunkExecutorNode, executor: SingleThreadedExecutor) -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     """Run until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loop", choices=LOOPS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help=".npy file")
+    parser.add_argument("--out", type=Path, required=True, help="file of pairs of float64")
     options = parser.parse_args(remove_ros_args()[1:])
     if options.loop == "executor":
         publish_from_another_thread()

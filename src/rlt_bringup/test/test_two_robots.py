@@ -85,6 +85,7 @@ def folder(tmp_path_factory):
         os.kill(learner.pid("rl_learner"), signal.SIGKILL)
         scene.until(lambda: learner.restarts("rl_learner"), "learner again")
         scene.until(lambda: all(scene.rl_steps.values()), "steps of RL in both cells")
+        scene.until(lambda: all(s.last_episode_id >= 2 for s in scene.status.values()), "two episodes of each")
         yield folder
     finally:
         for graph in graphs:

@@ -19,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from rlt_common.reading import read_limited
+
 WINDOW = 3000
 """Ticks that the percentiles are taken over: a minute at 50 Hz."""
 QUIET_S = 0.001
 """So long before a tick no callback is begun any more: it would run into the tick."""
 RUNAWAY_S = 1.0
-SENDING_THREAD = "dds.asyn"
+SENDING_THREAD = b"dds.asyn"
 """How the names of Fast DDS's sending threads begin."""
 LIMITS_MS = (5, 20)
 """Ticks that start later than these are counted."""
@@ -149,7 +151,7 @@ def _below(thread: int) -> int:
     if thread == os.getpid():
         return 0
     with contextlib.suppress(FileNotFoundError):
-        if Path(f"/proc/self/task/{thread}/comm").read_text(encoding="utf-8").startswith(SENDING_THREAD):
+        if read_limited(f"/proc/self/task/{thread}/comm", 64).startswith(SENDING_THREAD):
             return 2
     return 1
 
