@@ -62,8 +62,9 @@ QOS_OBSERVATION = _profile(200, latched=True)
 VLA node that was restarted meanwhile must find it."""
 QOS_OUTPUT = _profile(200, latched=True)
 QOS_CHUNK = _profile(50, latched=True)
-"""Both are kept for the recorder, whose subscription may be matched a moment after the first outputs and chunks of a
-run are out. Everybody else subscribes without history (QOS_STREAM, QOS_CONTROL): the executor never sees a chunk, and
-nobody an output, from before its start."""
+QOS_EXECUTED = _profile(200, latched=True)
+"""These three are kept for the recorder and the learner, whose subscriptions may be matched a moment after the first
+outputs, chunks and steps of a run are out. Everybody else subscribes without history (QOS_STREAM, QOS_CONTROL): the
+executor never sees a chunk, and nobody an output or a step, from before its start."""
 QOS_SENSOR = _profile(5, reliable=False)
 QOS_CAMERA_LOCKSTEP = _profile(50)

@@ -147,7 +147,7 @@ class ChunkExecutorNode(Node):
             (encoder, self.create_publisher(encoder.message_type, encoder.topic, topics.QOS_CONTROL))
             for encoder in ([] if parameters.dry_run else build_encoders(self.robot))
         ]
-        self._executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM)
+        self._executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_EXECUTED)
         self._requests = self.create_publisher(ChunkRequest, topics.CHUNK_REQUEST, topics.QOS_CONTROL)
         self._control_state = self.create_publisher(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED)
         for topic in self._sources.topics:

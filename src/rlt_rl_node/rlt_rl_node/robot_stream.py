@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from rlt_common import topics
 from rlt_msgs.msg import (
@@ -32,7 +32,8 @@ from rlt_rl_node.corrections import Correction
 from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.records import EpisodeData, Label
 
-QUEUE = QoSProfile(depth=5000)  # an executed action that is lost costs the episode its transitions
+QUEUE = QoSProfile(depth=5000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""An executed action or an output that is lost costs the episode its transitions."""
 
 
 @dataclass(frozen=True)

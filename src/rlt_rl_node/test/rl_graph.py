@@ -20,7 +20,7 @@ import rclpy
 from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from rlt_common import topics
 from rlt_common.codecs import floats, to_time
@@ -200,7 +200,7 @@ class Graph:
         self.actors: list[ActorParameters] = []
         self.status = TrainingStatus()
         self.health: dict[str, tuple[int, str]] = {}
-        queue = QoSProfile(depth=1000)
+        queue = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         publish = self.node.create_publisher
         self.publishers = {
             topics.EXECUTED_ACTION: publish(ExecutedAction, topics.EXECUTED_ACTION, queue),
@@ -211,10 +211,10 @@ class Graph:
             topics.RELABEL: publish(Relabel, topics.RELABEL, topics.QOS_RELABEL),
             topics.ACTOR: publish(ActorParameters, topics.ACTOR, topics.QOS_LATCHED),
         }
-        self.node.create_subscription(ActionChunk, topics.ACTION_CHUNK, self.chunks.append, queue)
+        self.node.create_subscription(ActionChunk, topics.ACTION_CHUNK, self.chunks.append, topics.QOS_CHUNK)
         self.node.create_subscription(ActorParameters, topics.ACTOR, self.actors.append, topics.QOS_LATCHED)
         self.node.create_subscription(TrainingStatus, topics.TRAINING_STATUS, self._on_status, topics.QOS_LATCHED)
-        self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_health, queue)
+        self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_health, topics.QOS_STREAM)
 
     def __enter__(self) -> Graph:
         return self

@@ -89,10 +89,10 @@ class RecorderNode(Node):
             EpisodeState, topics.EPISODE_STATE, self._on_state, topics.QOS_LATCHED_READER, raw=True
         )
         for kind, topic, qos in (
-            (Observation, topics.OBSERVATION, topics.QOS_STREAM),
+            (Observation, topics.OBSERVATION, topics.QOS_OBSERVATION),
             (VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT),
             (ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK),
-            (ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM),
+            (ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_EXECUTED),
             (OperatorEvent, topics.OPERATOR_EVENT, topics.QOS_EVENT),
             (TrainingStatus, topics.TRAINING_STATUS, topics.QOS_LATCHED),
         ):

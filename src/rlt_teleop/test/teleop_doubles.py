@@ -50,8 +50,8 @@ class FakeExecutor(Node):
         self.estop_calls = 0
         self.limit_reached = False
         self.control = self.create_publisher(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED)
-        self.executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_STREAM)
-        self.observed = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_STREAM)
+        self.executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_EXECUTED)
+        self.observed = self.create_publisher(Observation, topics.OBSERVATION, topics.QOS_OBSERVATION)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
         self.create_service(Estop, topics.SERVICE_ESTOP, self._on_estop)
         self.create_service(ResetEstop, topics.SERVICE_RESET_ESTOP, self._on_reset)
