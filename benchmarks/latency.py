@@ -4,7 +4,8 @@ The whole graph on a robot's timer: simulated arms, and a process that publishes
 second; the VLA takes them at 224x224 as JPEG. Every process notes when messages came and went. The latency of a chunk
 is the time from its observation (or its request, if that came later) to its first command, both published, without the
 model's work and without the wait for the tick that its first row is planned for. Ten minutes without more learning
-than the graph's own and ten beside a learner at full load. QUICK=1 takes 30 s each and re-reads the goals.
+than the graph's own and ten beside a learner at full load; then two minutes each with no priority but the executor's.
+QUICK=1 takes 30 s each, without the last two, and re-reads the goals.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from rlt_rl_node.learner_node import LearnerParameters
 
 NAME = "latency"
 SEED = 0
-SECONDS, QUICK_SECONDS, SETTLE_S = 600.0, 30.0, 5.0
-PRIORITY = 50
-"""Of the executor."""
+SECONDS, COMPARISON_SECONDS, QUICK_SECONDS, SETTLE_S = 600.0, 120.0, 30.0, 5.0
+PRIORITIES = {EXECUTOR: 50, "vla": 10, "rl_policy": 10}
+"""As docs/robot_pc.md says."""
 X_DIM = 96
 """Width of the learner's input on the simulated robot: RL token and proprioception."""
 P50_MS, P99_MS = 8.0, 25.0
@@ -44,11 +45,21 @@ LOADED, ALONE = "learner at full load", "no learner"
 CAMERA = {"width": 224, "height": 224, "encoding": "jpeg", "rate_hz": 30.0}
 TOLERANCE_S = 0.025
 """Images at 30 Hz are up to 17 ms from a robot state, and a busy machine stamps unevenly."""
-ROLES = {"camera_ingest": "ingest", "vla": "vla", EXECUTOR: "executor", "sim_robot": "arms", "cameras": "cameras"}
+ROLES = {
+    "camera_ingest": "ingest",
+    "vla": "vla",
+    "rl_policy": "policy",
+    EXECUTOR: "executor",
+    "sim_robot": "arms",
+    "cameras": "cameras",
+}
 PARTS = (
     ("total", "**observation to command**"),
     ("to_output", "to the VLA's output"),
     ("to_chunk", "to the chunk in the executor"),
+    ("to_policy", "of which output to rl_policy"),
+    ("in_policy", "of which rl_policy"),
+    ("to_executor", "of which rl_policy to executor"),
     ("to_command", "tick due to command"),
     ("vla_codec", "codec: decoding for the VLA"),
     ("ingest_codec", "codec: ingest"),
@@ -58,13 +69,16 @@ PARTS = (
 )
 
 
-def run_graph(folder: Path, seconds: float) -> list[dict[str, Any]]:
+def run_graph(folder: Path, seconds: float, priorities: Mapping[str, int]) -> list[dict[str, Any]]:
     """Run the graph once; a row without a learner and one beside it."""
+    folder.mkdir(exist_ok=True)
     robot_file = on_a_timer(folder, camera=CAMERA, camera_tolerance_s=TOLERANCE_S)
     task = prepare(folder, seed=SEED, robot=str(robot_file))
     resolved = resolve(GraphOptions(task=str(task), robot=str(robot_file), run=str(folder), mode="train"))
     nodes = [
-        replace(node, parameters={**node.parameters, "priority": PRIORITY}) if node.name == EXECUTOR else node
+        replace(node, parameters={**node.parameters, "priority": priorities[node.name]})
+        if node.name in priorities
+        else node
         for node in describe(resolved)
     ]
     nodes.append(NodeSpec("rlt_sim", "sim_robot", "cameras", {"robot": str(robot_file)}))
@@ -91,6 +105,7 @@ def run_graph(folder: Path, seconds: float) -> list[dict[str, Any]]:
     return [
         {
             "load": load,
+            "priorities": dict(priorities),
             "seconds": end - begin,
             **figures([one for one in found if begin <= one.at <= end]),
             **{
@@ -107,6 +122,8 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     """The goals of the issue, without a learner and beside one."""
     found = []
     for row in rows:
+        if row["priorities"] != PRIORITIES:
+            continue
         total = row["ms"]["total"]
         found += [
             Goal(f"{row['load']}: p50, ms", total["p50"], f"< {P50_MS:g}", total["p50"] < P50_MS),
@@ -117,19 +134,25 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown: parts down, loads across."""
-    header = ["p50, p99, ms", *(f"{row['load']}, n = {row['chunks']}" for row in rows)]
+    header = ["p50, p99, ms", *(f"{_conditions(row)}, n = {row['chunks']}" for row in rows)]
     body = [[title, *(f"{row['ms'][p]['p50']:.1f}, {row['ms'][p]['p99']:.1f}" for row in rows)] for p, title in PARTS]
     rates = [f"{row['images_per_s']:.1f}, {row['observation_per_s']:.1f}" for row in rows]
     return markdown_table(header, [*body, ["images of each camera, observations, per s", *rates]])
 
 
+def _conditions(row: Mapping[str, Any]) -> str:
+    return row["load"] if row["priorities"] == PRIORITIES else f"{row['load']}, executor's priority alone"
+
+
 def table(document: Mapping[str, Any]) -> str:
     """The result in Markdown."""
     machine, rows = document["machine"], document["rows"]
+    minutes = ", ".join(f"{row['seconds'] / 60:.0f}" for row in rows)
+    priorities = ", ".join(f"{name} {priority}" for name, priority in PRIORITIES.items())
     averages = ", ".join(f"{row['load_average']:.1f}" for row in rows)
     head = (
         f"`{document['command']}`, commit `{document['commit'][:10]}`, {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['platform']}; {rows[0]['seconds'] / 60:.0f} minutes each, executor SCHED_FIFO {PRIORITY}; load "
+        f"{machine['platform']}; {minutes} minutes; SCHED_FIFO: {priorities}; load "
         f"averages {averages}."
     )
     return f"{head}\n\n{lines(rows)}\n\n{goal_table(document['goals'])}"
@@ -138,7 +161,9 @@ def table(document: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure, or show the path with QUICK=1."""
     with tempfile.TemporaryDirectory(prefix="rlt_latency_") as name:
-        rows = run_graph(Path(name), QUICK_SECONDS if quick() else SECONDS)
+        rows = run_graph(Path(name) / "priorities", QUICK_SECONDS if quick() else SECONDS, PRIORITIES)
+        if not quick():
+            rows += run_graph(Path(name) / "executor", COMPARISON_SECONDS, {EXECUTOR: PRIORITIES[EXECUTOR]})
     if quick():
         print(lines(rows))
         print(goal_table([vars(goal) for goal in goals(rows)]))

@@ -19,7 +19,9 @@ class Latency:
         at: when its first command was published, monotonic.
         to_output: from the later of observation and request, published, to the VLA's output, without the model and
             without the group.
-        to_chunk: from the output to the chunk in the executor: rl_policy and two topics.
+        to_policy: from the output to rl_policy.
+        in_policy: in rl_policy, to its chunk.
+        to_executor: from the chunk to its arrival in the executor.
         to_command: from the deadline of the tick that played its first row to the command published.
         ingest_codec: of that observation's images: decoding, resizing, encoding. Before it is published.
         vla_codec: decoding the observation's images; part of `to_output`.
@@ -30,7 +32,9 @@ class Latency:
 
     at: float
     to_output: float
-    to_chunk: float
+    to_policy: float
+    in_policy: float
+    to_executor: float
     to_command: float
     ingest_codec: float
     vla_codec: float
@@ -42,6 +46,11 @@ class Latency:
     def total(self) -> float:
         """Observation published to command published, without the model's work and the planned wait."""
         return self.to_output + self.to_chunk + self.to_command
+
+    @property
+    def to_chunk(self) -> float:
+        """From the output to the chunk in the executor."""
+        return self.to_policy + self.in_policy + self.to_executor
 
 
 def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -61,11 +70,12 @@ def latencies(records: Iterable[Mapping[str, Any]]) -> list[Latency]:
         if kind == "group":
             groups.append((record["begin_s"], record["at_s"]))
         elif kind != "images":
-            first.setdefault((kind, record["observation" if kind == "observation" else "chunk"]), record)
+            first.setdefault((kind, record.get("chunk", record.get("observation"))), record)
     found = []
     for (kind, number), command in first.items():
-        request, output, chunk = (first.get((name, number)) for name in ("request", "output", "chunk"))
-        if kind != "command" or None in (request, output, chunk):
+        way = ("request", "output", "taken", "made", "chunk")
+        request, output, taken, made, chunk = (first.get((name, number)) for name in way)
+        if kind != "command" or None in (request, output, taken, made, chunk):
             continue
         observation = first.get(("observation", chunk["observation"]))
         if observation is None:
@@ -76,7 +86,9 @@ def latencies(records: Iterable[Mapping[str, Any]]) -> list[Latency]:
             Latency(
                 at=command["sent_s"],
                 to_output=output["at_s"] - begin - output["model_s"] - group,
-                to_chunk=chunk["at_s"] - output["at_s"],
+                to_policy=taken["at_s"] - output["at_s"],
+                in_policy=made["at_s"] - taken["at_s"],
+                to_executor=chunk["at_s"] - made["at_s"],
                 to_command=command["sent_s"] - command["due_s"],
                 ingest_codec=observation["codec_s"],
                 vla_codec=output["codec_s"],
@@ -92,7 +104,7 @@ def figures(found: Sequence[Latency]) -> dict[str, Any]:
     """n, and p50 and p99 of every part and of the total, ms."""
     if not found:
         raise ValueError("no chunk was followed from its observation to its command")
-    names = [field.name for field in fields(Latency) if field.name != "at"] + ["total"]
+    names = [field.name for field in fields(Latency) if field.name != "at"] + ["to_chunk", "total"]
     parts = {}
     for name in names:
         p50, p99 = np.percentile([getattr(one, name) for one in found], (50, 99)) * 1e3

@@ -1,9 +1,9 @@
 """Processes of the graph with a record of when each observation, output, chunk and command came and went.
 
-`--role` ingest, vla and executor are the graph's own nodes, with a clock read beside what they do; `arms` is the
-simulated robot without its small images, and `cameras` publishes 640x480 images instead of them, in a process of its
-own as camera drivers do. The record is written at the end, one JSON object a line. All times: monotonic s, which all
-processes share.
+`--role` ingest, vla, policy and executor are the graph's own nodes, with a clock read beside what they do; `arms` is
+the simulated robot without its small images, and `cameras` publishes 640x480 images instead of them, in a process of
+its own as camera drivers do. The record is written at the end, one JSON object a line. All times: monotonic s, which
+all processes share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -117,10 +116,36 @@ def vla(record: Record) -> Node:
 
 def spin_vla(node: Any, executor: SingleThreadedExecutor) -> None:
     """As the VLA node's own process does."""
-    from rlt_vla_node.vla_node import spin_some
+    from rlt_vla_node import vla_node
 
-    while rclpy.ok():
-        spin_some(node, executor)
+    vla_node.spin(node, executor)
+
+
+def policy(record: Record) -> Node:
+    """The policy node: outputs as they come, and chunks."""
+    import torch
+
+    from rlt_rl_node.policy_node import PolicyNode
+
+    class Policy(PolicyNode):
+        def __init__(self) -> None:
+            super().__init__()
+            self._publisher = NotedPublisher(self._publisher, lambda m: record.add(kind="made", chunk=m.chunk_id))
+
+        def _on_output(self, message: Any) -> None:
+            if message.is_boundary:
+                record.add(kind="taken", chunk=message.request_id)
+            super()._on_output(message)
+
+    torch.set_num_threads(1)
+    return Policy()
+
+
+def spin_policy(node: Any, executor: SingleThreadedExecutor) -> None:
+    """As the policy node's own process does."""
+    from rlt_rl_node import policy_node
+
+    policy_node.spin(node, executor)
 
 
 def executor(record: Record) -> Node:
@@ -215,6 +240,7 @@ def _frames(rng: np.random.Generator, name: str) -> list[Image]:
 ROLES: dict[str, tuple[Callable[[Record], Node], Any]] = {
     "ingest": (ingest, None),
     "vla": (vla, spin_vla),
+    "policy": (policy, spin_policy),
     "executor": (executor, spin_executor),
     "arms": (arms, None),
     "cameras": (Cameras, None),

@@ -41,6 +41,7 @@ from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.joint_states import JointOrder, JointStateError, JointStateSources
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.scheduling import priority_param, schedule_node, scheduling
 from rlt_common.subscriptions import subscribe_to_driver
 from rlt_control import inputs, messages
 from rlt_control.arm_sensors import ArmSensors
@@ -49,12 +50,11 @@ from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
 from rlt_control.real_time import (
+    RUNAWAY_S,
     TickLateness,
     keep_garbage_collection_short,
     publish_from_another_thread,
     run_on_deadlines,
-    schedule,
-    scheduling,
 )
 from rlt_control.records import RobotState, Source, Tick
 from rlt_msgs.msg import (
@@ -94,9 +94,7 @@ class NodeParameters:
     request_retry_s: float = param(
         1.0, "s, an unanswered chunk request is sent again after this time", minimum=0.05, maximum=60.0
     )
-    priority: int = param(
-        0, "real-time priority of the process (SCHED_FIFO); 0: as the system has it", minimum=0, maximum=98
-    )
+    priority: int = priority_param()
     cpus: tuple[int, ...] = param((), "cores that the process may run on; none: as the system has it", minimum=0)
 
     def __post_init__(self) -> None:
@@ -294,11 +292,9 @@ class ChunkExecutorNode(Node):
 
     def run_in_real_time(self) -> None:
         """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
-        self._unscheduled = schedule(self.parameters.priority, self.parameters.cpus)
+        self._unscheduled = schedule_node(self, self.parameters.priority, self.parameters.cpus, RUNAWAY_S)
         # Said in any case: the first line that rclpy logs takes up to 80 ms, which no tick has to spare.
         self.get_logger().info(f"{self.robot.control_hz:g} Hz: {scheduling()}")
-        if self._unscheduled:
-            self.get_logger().warning(self._unscheduled)
         keep_garbage_collection_short()
 
     def _lockstep_tick(self) -> None:

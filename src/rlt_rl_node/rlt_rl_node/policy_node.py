@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from rlt_common import topics
@@ -19,11 +20,15 @@ from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.scheduling import priority_param, schedule_node, scheduling
 from rlt_msgs.msg import ActionChunk, ActorParameters, ChunkRequest, EpisodeState, VlaOutput
 from rlt_rl_node import actor_codec, messages
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
 from rlt_rl_node.policy import ChunkPolicy
 from rlt_rl_node.tensor_file import TensorFileError
+
+RUNAWAY_S = 1.0
+"""With a real-time priority: a thread that runs so long without waiting for anything ends the process."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class PolicyParameters:
     task: str = param(description="path of the task file")
     vla_checkpoint: str = param(description="folder of the frozen VLA and RL token")
     run_seed: int = param(0, "seeds the exploration noise, with episode and step", minimum=0, maximum=2**31 - 1)
+    priority: int = priority_param()
 
     def __post_init__(self) -> None:
         validate(self)
@@ -49,7 +55,7 @@ class PolicyNode(Node):
         self.robot, self.task = load_robot(self.parameters.robot), load_task(self.parameters.task)
         self.frozen = read_frozen_models(self.parameters.vla_checkpoint, self.robot.action_dim)
         self.core = ChunkPolicy(self.parameters.run_seed)
-        self._error = ""
+        self._error = self._unscheduled = ""
         self._chunks = 0
         self._distance = 0.0
         self._health = Health(self)
@@ -60,6 +66,10 @@ class PolicyNode(Node):
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
         self.create_subscription(ActorParameters, topics.ACTOR, self._on_actor, topics.QOS_LATCHED)
         self.create_timer(0.5, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def run_in_real_time(self) -> None:
+        """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
+        self._unscheduled = schedule_node(self, self.parameters.priority, runaway_s=RUNAWAY_S)
 
     def _on_output(self, message: VlaOutput) -> None:
         if not message.is_boundary:
@@ -119,18 +129,26 @@ class PolicyNode(Node):
 
     def _report(self) -> None:
         waiting = self.core.waiting_for
-        level = ERROR if self._error else WARN if waiting.startswith("actor") else OK
+        level = ERROR if self._error else WARN if waiting.startswith("actor") or self._unscheduled else OK
         self._health.set(
             level,
-            self._error or f"waiting for {waiting}",
+            self._error or self._unscheduled or f"waiting for {waiting}",
             chunks=self._chunks,
             actor_version=self.core.newest_version,
             dropped_requests=self.core.dropped,
             reference_distance=f"{self._distance:.3f}",
+            scheduling=self._unscheduled or scheduling(),
         )
+
+
+def spin(node: PolicyNode, executor: SingleThreadedExecutor) -> None:
+    """Run the node until the end; on a robot with the priority that its parameters ask for."""
+    if node.robot.tick == "timer":
+        node.run_in_real_time()
+    executor.spin()
 
 
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_policy`."""
     torch.set_num_threads(1)
-    run_node("rl_policy", PolicyNode, FrozenModelsError)
+    run_node("rl_policy", PolicyNode, FrozenModelsError, spin=spin)

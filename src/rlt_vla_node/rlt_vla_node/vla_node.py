@@ -27,6 +27,7 @@ from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.scheduling import priority_param, schedule_node, scheduling
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
 from rlt_vla_node import encoding
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
@@ -49,6 +50,7 @@ class NodeParameters(EncodingConfig):
     checkpoint: str = param(description="folder that `adapt` wrote")
     max_pending: int = param(2000, "strided observations that may wait", minimum=1, maximum=1_000_000)
     threads: int = param(1, "threads of torch; another number gives other last digits", minimum=1, maximum=256)
+    priority: int = priority_param()
     require_handoff: bool = param(False, "refuse to start without a hand-off head beside the checkpoint")
 
     def __post_init__(self) -> None:
@@ -81,6 +83,7 @@ class VlaNode(Node):
         self._boundaries = self._strided = self._refused = self._repeated = 0
         self._refusal = ""
         self._boundary_s = 0.0
+        self._unscheduled = ""
         self._health = Health(self)
         self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT)
         self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, topics.QOS_OBSERVATION)
@@ -94,6 +97,11 @@ class VlaNode(Node):
     def busy(self) -> bool:
         """Whether a group of strided observations is due."""
         return self._scheduler.group_ready
+
+    def run_in_real_time(self) -> None:
+        """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
+        self._unscheduled = schedule_node(self, self.parameters.priority)
+        self._show()
 
     # ---- inputs
 
@@ -207,6 +215,8 @@ class VlaNode(Node):
             level, text = ERROR, f"refused: {self._refusal}"
         elif counters.dropped_observations:
             level, text = WARN, "strided observations were dropped: inference is slower than the robot"
+        elif self._unscheduled:
+            level, text = WARN, self._unscheduled
         self._health.set(
             level,
             text,
@@ -220,6 +230,7 @@ class VlaNode(Node):
             dropped_observations=counters.dropped_observations,
             refused_observations=self._refused,
             boundary_ms=f"{self._boundary_s * 1e3:.1f}",
+            scheduling=self._unscheduled or scheduling(),
         )
 
 
@@ -231,11 +242,14 @@ def spin_some(node: VlaNode, executor: SingleThreadedExecutor) -> None:
         node.work_once()
 
 
-def _spin(node: VlaNode, executor: SingleThreadedExecutor) -> None:
+def spin(node: VlaNode, executor: SingleThreadedExecutor) -> None:
+    """Run the node until the end; on a robot with the priority that its parameters ask for."""
+    if node.robot.tick == "timer":
+        node.run_in_real_time()
     while rclpy.ok():
         spin_some(node, executor)
 
 
 def main() -> None:
     """Entry point of `ros2 run rlt_vla_node vla`."""
-    run_node("vla", VlaNode, CheckpointError, HandoffError, LayoutError, spin=_spin)
+    run_node("vla", VlaNode, CheckpointError, HandoffError, LayoutError, spin=spin)
