@@ -71,6 +71,12 @@ class LimitsConfig:
     step_translation: float = param(0.005, "m per control step and axis", minimum=1e-6, maximum=0.05)
     step_rotation: float = param(0.05, "rad per control step and axis", minimum=1e-6, maximum=0.5)
     step_gripper: float = param(0.005, "m per control step", minimum=1e-6, maximum=0.05)
+    step_joint: float = param(
+        0.05,
+        "rad per control step, of an arm joint that an action changes (actions: joints)",
+        minimum=1e-6,
+        maximum=0.5,
+    )
     leash_translation: float = param(
         0.02,
         "m the commanded tool may be away from the measured one: bounds contact force",

@@ -71,7 +71,7 @@ def config_hash(*configs: Any) -> str:
 
 
 LEARNING_KEYS = {
-    "robot": ("control_hz", "tick", "joint_names", "arms", "step_limit"),
+    "robot": ("control_hz", "tick", "joint_names", "arms", "actions", "step_limit"),
     "task": (
         "name",
         "instruction",
@@ -94,6 +94,8 @@ def learning_hash(robot: RobotConfig, task: TaskConfig) -> str:
     facts["joint_names"] = len(robot.joint_names)
     facts["arms"] = [(arm.name, len(arm.joints)) for arm in robot.arms]
     facts["step_limit"] = robot.step_limit.tolist()
+    if robot.actions == "tool_pose":  # what all had before there was a choice: their runs go on
+        del facts["actions"]
     return config_hash(facts, {key: getattr(task, key) for key in LEARNING_KEYS["task"]})
 
 

@@ -33,10 +33,16 @@ class RobotConfig:
     control_hz: float = param(50.0, "Hz", minimum=1.0, maximum=1000.0)
     frame: str = param("world", "common frame of both arms")
     tick: str = param("timer", "what starts a control step", choices=("timer", "joint_states"))
+    actions: str = param(
+        "tool_pose",
+        "what a policy's action changes: each tool's pose (m and rad, 6 per arm) or each arm's joints (rad), and then "
+        "its gripper (m). A human's hand always moves tools",
+        choices=("tool_pose", "joints"),
+    )
     relative_to: str = param(
         "commanded",
-        "what a policy's action, a change of each tool's pose, is added to: the pose that was commanded last, or the "
-        "measured one. Of a gripper it is always the commanded one",
+        "what a policy's action is added to: the pose or the joints that were commanded last, or the measured ones. Of "
+        "a gripper it is always the commanded one",
         choices=("commanded", "measured"),
     )
     states: tuple[StateConfig, ...] = param(
@@ -165,8 +171,8 @@ class RobotConfig:
 
     @property
     def action_dim(self) -> int:
-        """d: 7 per arm (translation m, rotation vector rad, gripper m)."""
-        return ARM_ACTION_DIM * len(self.arms)
+        """d: per arm 7 (translation m, rotation vector rad, gripper m), or its joints (rad) and gripper (m)."""
+        return self.step_limit.size
 
     @property
     def period_s(self) -> float:
@@ -175,7 +181,15 @@ class RobotConfig:
 
     @property
     def step_limit(self) -> np.ndarray:
-        """(d,) largest change of the commanded pose per control step: m, rad, m."""
+        """(d,) largest change by an action per control step: m, rad, m; of joints rad, m."""
+        if self.actions == "tool_pose":
+            return self.hand_step_limit
+        limits = self.limits
+        return np.concatenate([[limits.step_joint] * len(arm.joints) + [limits.step_gripper] for arm in self.arms])
+
+    @property
+    def hand_step_limit(self) -> np.ndarray:
+        """(7 per arm,) largest change of the commanded tool poses per control step by a human's hand: m, rad, m."""
         one = [self.limits.step_translation] * 3 + [self.limits.step_rotation] * 3 + [self.limits.step_gripper]
         return np.array(one * len(self.arms))
 

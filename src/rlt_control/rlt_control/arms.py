@@ -1,4 +1,4 @@
-"""Builds the motion limits and the delta-pose integrator of a robot from its configuration."""
+"""Builds the motion limits and the integrator of a robot from its configuration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from rlt_common.config import RobotConfig
 from rlt_common.kinematics import ArmKinematics, build_kinematics
 from rlt_common.parameters import ParameterError
+from rlt_control.delta_joints import DeltaJointIntegrator
 from rlt_control.delta_pose import DeltaPoseIntegrator, MotionLimits
 
 
@@ -34,6 +35,7 @@ def motion_limits(robot: RobotConfig, kinematics: ArmKinematics) -> MotionLimits
         step_position=limits.step_translation,
         step_rotation=limits.step_rotation,
         step_gripper=limits.step_gripper,
+        step_joint=limits.step_joint,
         leash_position=limits.leash_translation,
         leash_rotation=limits.leash_rotation,
         joint_velocity=tuple(own.get(joint, limits.joint_velocity) for joint in robot.joint_names)
@@ -48,6 +50,7 @@ def build_integrator(robot: RobotConfig) -> DeltaPoseIntegrator:
     """The integrator that turns actions into joint targets for this robot."""
     kinematics = build_kinematics(robot)
     grippers = tuple(arm.gripper for arm in robot.arms)
-    return DeltaPoseIntegrator(
+    integrator = DeltaJointIntegrator if robot.actions == "joints" else DeltaPoseIntegrator
+    return integrator(
         kinematics, grippers, motion_limits(robot, kinematics), from_measured=robot.relative_to == "measured"
     )

@@ -41,6 +41,7 @@ class MotionLimits:
         workspace: per arm ((x, y, z) lowest, (x, y, z) highest) of the commanded tip, m, world frame.
         joint_lower, joint_upper: per joint of the robot, grippers included, rad or m.
         step_position, step_rotation, step_gripper: largest action component, m, rad, m.
+        step_joint: largest change of an arm joint by an action of joints, rad.
         leash_position, leash_rotation: largest distance from commanded to measured tool pose, m (per axis)
             and rad (angle).
         joint_velocity: largest speed of an arm joint's target, rad/s, one for all or one per joint of the robot.
@@ -54,6 +55,7 @@ class MotionLimits:
     step_position: float = 0.005
     step_rotation: float = 0.05
     step_gripper: float = 0.005
+    step_joint: float = 0.05
     leash_position: float = 0.02
     leash_rotation: float = 0.25
     joint_velocity: float | tuple[float, ...] = 10.0
@@ -65,6 +67,7 @@ class MotionLimits:
             "step_position",
             "step_rotation",
             "step_gripper",
+            "step_joint",
             "leash_position",
             "leash_rotation",
             "joint_velocity",
@@ -138,7 +141,7 @@ class DeltaPoseIntegrator:
         unknown = sorted(set(gripper_joints) - set(kinematics.joint_names))
         if unknown:
             raise ValueError(f"gripper joints {unknown} are not among the robot's joints")
-        self.action_dim = ARM_DIM * arms
+        self.action_dim = self.hand_dim = ARM_DIM * arms
         self._kinematics = kinematics
         self._limits = limits
         self._iterations = iterations
@@ -184,8 +187,8 @@ class DeltaPoseIntegrator:
         self._targets = q.copy()
 
     def in_world(self, action: np.ndarray) -> np.ndarray:
-        """An action (d,) given in each tool's frame, turned into the world frame with the commanded tool poses."""
-        turned = self._finite(action, (self.action_dim,), "action").copy()
+        """Changes of tool poses (7 per arm), given in the frames of the commanded tools, in the world frame."""
+        turned = self._finite(action, (self.hand_dim,), "action").copy()
         for arm, (_, rotation) in enumerate(self.commanded):
             part = turned[ARM_DIM * arm : ARM_DIM * arm + 6].reshape(2, 3)
             part[:] = part @ rotation.T
@@ -233,11 +236,11 @@ class DeltaPoseIntegrator:
         period_s: float | None,
     ) -> StepResult:
         """Command the poses that `action` reaches from `start`, within the limits."""
-        requested = self._finite(action, (self.action_dim,), "action")
+        requested = self._finite(action, (self.hand_dim,), "action")
         limits = self._limits
         delta = np.clip(requested, -self._step, self._step)
         poses: list[Pose] = []
-        applied = np.zeros(self.action_dim)
+        applied = np.zeros(self.hand_dim)
         grips = self._targets[self._grippers]
         for arm, ((position, rotation), (at, facing)) in enumerate(zip(start, measured, strict=True)):
             part = delta[ARM_DIM * arm : ARM_DIM * (arm + 1)]
@@ -256,7 +259,7 @@ class DeltaPoseIntegrator:
             poses.append((new_position, new_rotation))
         solution = self._kinematics.inverse(self._targets, poses, self._iterations)
         goal = np.clip(solution, np.minimum(self._lower, self._targets), np.maximum(self._upper, self._targets))
-        largest = self._velocity * min(limits.period_s, limits.period_s if period_s is None else max(period_s, 0.0))
+        largest = self._largest_moves(period_s)
         targets = goal.copy()
         for arm, columns in enumerate(self._columns):
             move = np.abs(goal[columns] - self._targets[columns])
@@ -271,6 +274,11 @@ class DeltaPoseIntegrator:
         self._poses = poses
         clamped = np.abs(applied - requested) > 1e-9
         return StepResult(self._targets.copy(), requested, applied, clamped)
+
+    def _largest_moves(self, period_s: float | None) -> np.ndarray:
+        """(n,) how far each joint may move in a step that comes `period_s` after the last."""
+        period = self._limits.period_s
+        return self._velocity * min(period, period if period_s is None else max(period_s, 0.0))
 
     def _as_far_as(
         self, arm: int, goal: np.ndarray, share: float, start: Pose, commanded: Pose

@@ -93,7 +93,7 @@ class ChunkExecutor:
         self._integrator = integrator
         self._config = config
         self._joints = joints
-        self._dim = integrator.action_dim
+        self._dim, self._hand_dim = integrator.action_dim, integrator.hand_dim
         self._play = ChunkPlay(self._dim, arm_names, config.stride, config.prefetch_steps, config.request_retry_s)
         self._episode: Episode | None = None
         self._human: HumanCommand | None = None
@@ -160,8 +160,8 @@ class ChunkExecutor:
     def offer_human(self, command: HumanCommand) -> str:
         """Take a human command. Returns "" or the reason for refusing it."""
         action = np.asarray(command.action, dtype=np.float64)
-        if command.enabled and (action.shape != (self._dim,) or not np.isfinite(action).all()):
-            reason = f"human command of shape {action.shape}, expected ({self._dim},), or not finite"
+        if command.enabled and (action.shape != (self._hand_dim,) or not np.isfinite(action).all()):
+            reason = f"human command of shape {action.shape}, expected ({self._hand_dim},), or not finite"
             self.refuse_human(reason)
             return reason
         self._human = replace(command, action=action)
@@ -271,8 +271,8 @@ class ChunkExecutor:
         return replace(tick, executed=replace(tick.executed, repositioning=human.repositioning))
 
     def _hold_step(self, state: RobotState, reason: str) -> Tick:
-        zeros = np.zeros(self._dim)
-        tick = self._execute(state, Source.HOLD, self._integrator.follow(zeros, state.q, self._period_s), zeros)
+        result = self._integrator.follow(np.zeros(self._hand_dim), state.q, self._period_s)
+        tick = self._execute(state, Source.HOLD, result, np.zeros(self._dim))
         self.hold_reason = reason
         self.counters.held += 1
         return tick

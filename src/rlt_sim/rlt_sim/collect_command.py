@@ -142,6 +142,11 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{options.robot}: relative_to: {robot.relative_to}: scripted demonstrations are relative to "
                 "the commanded pose: collect through the graph (mode:=collect)"
             )
+        if robot.actions != "tool_pose":
+            raise ParameterError(
+                f"{options.robot}: actions: {robot.actions}: scripted demonstrations are of tool poses: collect "
+                "through the graph (mode:=collect)"
+            )
     except ParameterError as error:
         sys.exit(f"collect: {error}")
     folder = Path(options.output)

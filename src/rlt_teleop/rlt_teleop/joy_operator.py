@@ -86,7 +86,7 @@ class JoyOperator:
         self._mapping = mapping
         self._arms = arms
         self._silence_s = silence_s
-        self._step_limit = robot.step_limit
+        self._step_limit = robot.hand_step_limit
         self.motion = make_motion(mapping, robot)
         self._select = {index: arm for arm, index in mapping.buttons.select.items() if index != DISABLED}
         self._pressed: frozenset[int] | None = None

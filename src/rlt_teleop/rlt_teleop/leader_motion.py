@@ -127,7 +127,7 @@ class LeaderMotion:
             arm.name: Leader(self._config.arms[arm.name], robot, arm, self._grip_ranges[arm.name], Path(mapping.folder))
             for arm in followers
         }
-        limit = robot.step_limit[:ARM_ACTION_DIM]
+        limit = robot.hand_step_limit[:ARM_ACTION_DIM]
         self._limit = limit
         ramp = np.append(speed_scale(mapping, robot.control_hz), mapping.gripper_speed / robot.control_hz)
         self._ramp_limit = np.minimum(limit, ramp)
@@ -172,7 +172,7 @@ class LeaderMotion:
 
     def step(self, pad: PadState, now_s: float) -> Step:
         """The motion asked for in this control step."""
-        action = np.zeros(self._robot.action_dim)
+        action = np.zeros(self._robot.hand_step_limit.size)
         if self._followers is None or now_s - self._followed_s > self._config.timeout_s:
             return Step(action, waiting="no executed step yet that says where the arms are")
         for name, leader in self.leaders.items():

@@ -271,6 +271,7 @@ def vla_config(robot: RobotConfig, task: TaskConfig) -> BuiltinConfig:
         action_dim=robot.action_dim,
         control_hz=robot.control_hz,
         horizon=task.horizon,
+        actions=robot.actions,
         relative_to=robot.relative_to,
     )
 

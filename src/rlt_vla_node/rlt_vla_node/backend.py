@@ -37,8 +37,10 @@ class BackendSpec:
     """Cameras in the order of the images taken."""
     image_shape: tuple[int, int]
     """(height, width) in pixels."""
+    actions: str
+    """What its actions change: `tool_pose` or `joints`."""
     relative_to: str
-    """What its actions are added to: the `commanded` or the `measured` tool pose."""
+    """What its actions are added to: the `commanded` or the `measured` poses or joints."""
     fingerprint: str
     """First 16 hex digits of the sha256 over weights and statistics."""
 

@@ -51,8 +51,9 @@ class BuiltinConfig:
     encoder_blocks: int = param(2, "transformer blocks over the prefix", minimum=1, maximum=64)
     decoder_blocks: int = param(2, "transformer blocks of the action head", minimum=1, maximum=64)
     camera_tokens: int = param(4, "tokens per camera", minimum=1, maximum=1024)
+    actions: str = param("tool_pose", "what its actions change, as in the robot file", choices=("tool_pose", "joints"))
     relative_to: str = param(
-        "commanded", "tool pose that its actions are added to, as in the robot file", choices=("commanded", "measured")
+        "commanded", "what its actions are added to, as in the robot file", choices=("commanded", "measured")
     )
     stem_channels: tuple[int, ...] = param((16, 32, 32), "channels of the stem's stride-2 layers", minimum=1)
 
@@ -235,6 +236,7 @@ def spec_of(config: BuiltinConfig, fingerprint: str) -> BackendSpec:
         control_hz=config.control_hz,
         camera_keys=config.cameras,
         image_shape=(config.image_height, config.image_width),
+        actions=config.actions,
         relative_to=config.relative_to,
         fingerprint=fingerprint,
     )

@@ -57,6 +57,7 @@ class FrozenModel:
             ("cameras", spec.camera_keys, tuple(camera.name for camera in robot.cameras)),
             ("vla_state blocks", self.vla_state, tuple((n, robot.block_sizes[n]) for n in task.vla_state)),
             ("action dimensions", spec.action_dim, robot.action_dim),
+            ("actions that change", spec.actions, robot.actions),
             ("actions relative to the pose", spec.relative_to, robot.relative_to),
             ("horizon", spec.horizon, task.horizon),
             ("control rate (Hz)", spec.control_hz, robot.control_hz),
