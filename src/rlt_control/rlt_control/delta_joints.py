@@ -13,11 +13,12 @@ import numpy as np
 
 from rlt_common.kinematics import ArmKinematics, Pose
 from rlt_common.rotations import rotation_vector
-from rlt_control.delta_pose import ARM_DIM, DeltaPoseIntegrator, MotionLimits, StepResult
+from rlt_control.delta_pose import ARM_DIM, NO_RESET, DeltaPoseIntegrator, MotionLimits, StepResult
 
 TRIES = 6
 """Shares of the way that are tried: bounds the time of a step."""
 ROUNDING = 1e-9
+TINY = np.finfo(float).tiny
 
 
 class DeltaJointIntegrator(DeltaPoseIntegrator):
@@ -43,7 +44,9 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
         """Advance the commanded joints by one action (d,) of the policy. As in the base class."""
         q = self._finite(q_measured, self._targets.shape, "measured joints")
         requested = self._finite(action, (self.action_dim,), "action")
-        commanded, measured = self.commanded, self._kinematics.forward(q)
+        if self._poses is None:
+            raise ValueError(NO_RESET)
+        commanded, measured = self._kinematics.forward(self._targets), self._kinematics.forward(q)
         start = self._start(q)
         goal = self._targets.copy()
         goal[self._order] = start[self._order] + np.clip(requested, -self._largest, self._largest)
@@ -53,7 +56,7 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
         targets = goal.copy()
         for arm, columns in enumerate(self._columns):
             move = np.abs(goal[columns] - self._targets[columns])
-            share = float(np.min(fastest[columns] / np.maximum(move, fastest[columns])))
+            share = float(np.min(fastest[columns] / np.maximum(move, fastest[columns] + TINY)))
             targets[columns] = self._targets[columns]
             for _ in range(TRIES):
                 joints = self._targets.copy()

@@ -31,6 +31,7 @@ ARM_DIM = 7
 """Action components per arm: 3 translation, 3 rotation, 1 gripper."""
 RANGE_MARGIN = 0.1
 """rad or m that a joint may be measured beyond its range: encoders' offsets. What is further out is no measurement."""
+NO_RESET = "the integrator has no commanded pose yet: call reset with the measured joints first"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class DeltaPoseIntegrator:
     def commanded(self) -> list[Pose]:
         """The commanded tool pose of each arm: (position (3,) m, rotation (3, 3)), world frame."""
         if self._poses is None:
-            raise ValueError("the integrator has no commanded pose yet: call reset with the measured joints first")
+            raise ValueError(NO_RESET)
         return [(position.copy(), rotation.copy()) for position, rotation in self._poses]
 
     def implausible(self, q_measured: np.ndarray) -> str:

@@ -95,6 +95,15 @@ def test_a_large_action_goes_as_far_as_the_tool_may_in_the_direction_that_was_as
     assert result.clamped[:3].all()
 
 
+def test_a_step_that_comes_at_once_moves_no_arm_and_without_a_reset_there_is_none():
+    action = np.array([0.002] * 14)
+    np.testing.assert_array_equal(make().step(action, START, 0.0).joint_targets[:6], START[:6])
+    half = make(replace(LIMITS, joint_velocity=0.1)).step(action, START, 0.01).joint_targets - START
+    np.testing.assert_allclose(half[:6], 0.001, atol=1e-12)
+    with pytest.raises(ValueError, match="call reset"):
+        DeltaJointIntegrator(KINEMATICS, ("a_g", "b_g"), LIMITS).step(action, START)
+
+
 def test_from_the_measured_joints_the_lag_is_not_pressed_further_and_the_gripper_keeps_its_command():
     measured = START.copy()
     measured[[0, 6]] += [-0.004, 0.005]
