@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -28,7 +28,7 @@ from rlt_common import topics
 from rlt_common.config import learning_hash, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, reject_unknown
 from rlt_common.process import run_node
 from rlt_msgs.msg import (
     ControlState,
@@ -50,6 +50,7 @@ from rlt_teleop.episode_machine import (
     Phase,
     Purpose,
 )
+from rlt_teleop.episode_manager_parameters import ManagerParameters
 from rlt_teleop.episode_request import RequestError, spec_from_request
 from rlt_teleop.operator_wait import OperatorWait
 from rlt_teleop.operator_wait import Wait as Waited
@@ -63,7 +64,6 @@ from rlt_teleop.training_gate import Go, Refuse, Training, Wait, decide, taken_i
 from rlt_teleop.waiting import News
 
 TICK_S = 0.1
-PURPOSES = tuple(purpose.name.lower() for purpose in Purpose)
 SETTLE_S = 1.0
 HEARTBEAT_S = 0.1
 """On a robot the state is repeated so often, changed or not."""
@@ -74,51 +74,13 @@ EVENT_LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class NodeParameters:
-    """Parameters of the episode manager."""
-
-    robot: str = param(description="path of the robot file")
-    task: str = param(description="path of the task file")
-    run_directory: str = param(description="folder of the run; episode ids go on after those in <run>/episodes")
-    purpose: str = param(
-        "train",
-        "what an episode is for that the operator begins from IDLE with the next-episode button",
-        choices=PURPOSES,
-    )
-    seed: int = param(0, "reset seed of such an episode is this plus its id", minimum=0, maximum=2**31 - 1)
-    record: bool = param(True, "a recorder is running: no episode counts before its file is durable")
-    recorder_timeout_s: float = param(
-        10.0, "s to wait for the recorder to open a file, and to confirm it", minimum=0.1, maximum=600.0
-    )
-    reset_timeout_s: float = param(60.0, "s to wait for the reset_scene service", minimum=0.1, maximum=3600.0)
-    peer_timeout_s: float = param(
-        60.0, "s to wait for the first word of executor and learner before an episode", minimum=0.1, maximum=3600.0
-    )
-    remind_after_s: float = param(
-        30.0, "s between two reminders that the operator is waited for", minimum=1.0, maximum=3600.0
-    )
-    reset_wait_s: float = param(
-        0.0,
-        "s to wait for an operator who resets the scene, then the episode is discarded; 0: for ever",
-        minimum=0.0,
-        maximum=86400.0,
-    )
-    control_timeout_s: float = param(
-        2.0, "s without control_state before the executor counts as gone", minimum=0.6, maximum=60.0
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)
-
-
 class EpisodeManagerNode(Node):
     """See the module docstring. `clock`: monotonic time in s, of its time-outs and reminders."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__("episode_manager")
         self._now = clock
-        self.parameters = declare(self, NodeParameters)
+        self.parameters = declare(self, ManagerParameters)
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)
         self.task = load_task(self.parameters.task)
