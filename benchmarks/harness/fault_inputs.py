@@ -22,11 +22,15 @@ FAULTS = ("stalled", "frozen", "clock jump", "duplicate and out of order")
 
 
 class CameraRelay(Node):
-    """Passes one camera's images on, or does to them what `fault` says (one of FAULTS; empty: nothing)."""
+    """Passes one camera's images on, or does to them what `fault` says (one of FAULTS; empty: nothing).
+
+    A last byte that counts up stands for a sensor's noise: the simulator repeats its image while nothing moves.
+    """
 
     def __init__(self, topic: str) -> None:
         super().__init__("camera_relay")
         self.fault = ""
+        self._images = 0
         self._held: bytes | None = None
         self._last: Image | None = None
         self._publisher = self.create_publisher(Image, RELAYED, topics.QOS_CAMERA_LOCKSTEP)
@@ -35,6 +39,8 @@ class CameraRelay(Node):
     def _on_image(self, cdr: bytes) -> None:
         if self.fault == "stalled":
             return
+        self._images += 1
+        cdr = cdr[:-1] + bytes([self._images % 256])
         if self.fault == "duplicate and out of order":
             self._publisher.publish(cdr)
             self._publisher.publish(self._held or cdr)
