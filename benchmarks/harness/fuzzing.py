@@ -368,8 +368,12 @@ def campaign(
             Subject(spec, valid, findings, seed + 10 * i, Path(folder) / str(i)) for i, spec in enumerate(specs)
         ]
         takers = Counter(kind for subject in subjects for kind in subject.types())
-        for spec, subject in zip(specs, subjects, strict=True):
-            subject.run(lambda kind: -(-count // takers[kind]))
-            own = [t for t in findings.tallies.values() if t.node == spec.name]
-            say(f"{spec.name}: {sum(t.sent for t in own)} messages, {sum(t.crashes for t in own)} crashes")
+        gc.freeze()  # a collection after every life of a node looks at what that life made, not at all of torch
+        try:
+            for spec, subject in zip(specs, subjects, strict=True):
+                subject.run(lambda kind: -(-count // takers[kind]))
+                own = [t for t in findings.tallies.values() if t.node == spec.name]
+                say(f"{spec.name}: {sum(t.sent for t in own)} messages, {sum(t.crashes for t in own)} crashes")
+        finally:
+            gc.unfreeze()
     return findings
