@@ -131,8 +131,9 @@ def _command_arguments(mode: str, resolved) -> list[str]:
 def _driver(driver: DriverLaunch, namespace: str) -> GroupAction:
     """A driver's launch file in our namespace. Nothing is forwarded: our `mode` is not the driver's."""
     source = AnyLaunchDescriptionSource(str(drivers.launch_file(driver)))
-    include = IncludeLaunchDescription(source, launch_arguments=list(driver.arguments.items()))
-    pushed = [PushRosNamespace(namespace)] if namespace else []
+    include = IncludeLaunchDescription(source, launch_arguments=list(drivers.arguments(driver).items()))
+    own = drivers.namespace_of(driver, namespace)
+    pushed = [PushRosNamespace(own)] if own else []
     return GroupAction([*pushed, include], scoped=True, forwarding=False)
 
 
