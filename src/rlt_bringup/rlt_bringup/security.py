@@ -25,8 +25,8 @@ from rlt_common.config import RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
 from rlt_teleop.joy_mapping import load_mapping
 
-CAMERAS, COMMAND, STATES, SENSORS = "{cameras}", "{command}", "{states}", "{sensors}"
-"""Stand for the topics that the robot's file names."""
+CAMERAS, COMMAND, STATES, SENSORS, ORDERS = "{cameras}", "{command}", "{states}", "{sensors}", "{orders}"
+"""Stand for the topics that the robot's file names; ORDERS for the services in which controllers tell their joints."""
 EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
 EVERY_NODE_REPLIES = (
     "~/describe_parameters",
@@ -116,7 +116,7 @@ NODES: dict[str, Interfaces] = {
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
     "camera_check": Interfaces(subscribe=(STATES, CAMERAS)),
-    "check_robot": Interfaces(subscribe=(STATES, SENSORS)),
+    "check_robot": Interfaces(subscribe=(STATES, SENSORS, CAMERAS), request=(ORDERS,)),
     "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS)),
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
@@ -192,6 +192,7 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
         publish=tuple(sorted({*publish, *EVERY_NODE_PUBLISHES})),
         subscribe=tuple(sorted(set(subscribe))),
         reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES})),
+        request=tuple(sorted(set(_resolved(own.request, robot)))),
     )
 
 
@@ -246,6 +247,11 @@ def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
         COMMAND: list(robot.command_topics),
         STATES: list(robot.state_topics),
         SENSORS: list(robot.sensor_topics),
+        ORDERS: [
+            f"{driver.topic.rpartition('/')[0]}/get_parameters"
+            for driver in robot.drivers
+            if driver.type == "joint_positions" and "/" in driver.topic
+        ],
     }
     return [resolved for name in names for resolved in places.get(name, [name])]
 
