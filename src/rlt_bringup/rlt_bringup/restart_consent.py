@@ -43,6 +43,7 @@ class RestartConsent:
         self._pressed()  # what was pressed before the question is no answer
         question = {"node": node, "why": why, "token": self._token}
         try:
+            self.run.mkdir(parents=True, exist_ok=True)  # under launch nobody may have written anything yet
             write_atomic(inside(self.run, QUESTION), json.dumps(question).encode())
         except OSError as error:
             return f"{self.run / QUESTION}: {error.strerror}"

@@ -7,6 +7,7 @@ that it may come back. Without ROS installed: `scripts/with_env.sh python -m rlt
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _wait(consent: RestartConsent, node: str, why: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if problem := consent.ask(node, why):
         raise ConsentError(f"{problem}: the question cannot be put; stop the launch and start it again")
     print(asked_for(consent.run, node, why, "ros2 run rlt_bringup restart_executor"), flush=True)

@@ -142,6 +142,31 @@ def test_enter_in_the_runners_terminal_is_an_answer_and_what_was_pressed_before_
     assert not consent.given(), "one answer, one start"
 
 
+def test_the_launch_s_question_waits_for_its_answer_in_a_run_directory_that_was_not_there(tmp_path):
+    run = tmp_path / "run"
+    module = [sys.executable, "-m", "rlt_bringup.restart_executor", "--run", str(run)]
+    asking = subprocess.Popen([*module, "--wait", "chunk_executor", "--why", "status -9"], stdout=subprocess.PIPE)
+    try:
+        until((run / QUESTION).exists)
+        assert asking.poll() is None
+        said = subprocess.run(module, capture_output=True, text=True, check=True).stdout
+        assert "chunk_executor is started again" in said
+        assert b"nothing commands the arms" in asking.communicate(timeout=60)[0]
+    finally:
+        asking.kill()
+    assert asking.returncode == 0, "by this the launch knows the answer"
+    assert not list(run.iterdir())
+
+
+def test_a_launch_that_ends_takes_its_question_back(tmp_path):
+    module = [sys.executable, "-m", "rlt_bringup.restart_executor", "--run", str(tmp_path), "--wait", "chunk_executor"]
+    asking = subprocess.Popen(module, stdout=subprocess.DEVNULL)
+    until((tmp_path / QUESTION).exists)
+    asking.terminate()
+    assert asking.wait(timeout=60) != 0
+    assert not (tmp_path / QUESTION).exists()
+
+
 def test_without_a_person_the_death_of_the_executor_ends_the_run_with_its_words(tmp_path):
     command = [sys.executable, "-m", "rlt_bringup.runner", "--run", str(tmp_path), "--mode", "collect"]
     runner = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
