@@ -59,7 +59,7 @@ class Row:
     went_on: int
     """Times after which the run went on."""
     lost: int
-    """Labelled episodes without a whole file."""
+    """Episodes with a confirmed label and without a whole file."""
     median_s: float | None = None
     """From the fault, or its end, to the next step."""
     worst_s: float | None = None
@@ -108,7 +108,10 @@ class Bench:
             graph.spin(SETTLE_S)
             unexplained, lost, discards = graph.watch.unexplained(), graph.lost(), graph.discards
         every = [value for values in times.values() for value in values]
-        note = f"{len(graph.seen.labelled)} episodes labelled, {discards} discarded by the person"
+        note = (
+            f"{len(graph.seen.labelled)} labels confirmed, {len(graph.seen.refused)} episodes told to be lost, "
+            f"{discards} discarded by the person"
+        )
         bad = len(unexplained)
         words = "; ".join([note, *unexplained[:2], *lost[:3]])
         return [
@@ -361,7 +364,7 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
         Goal("kills", killed, f">= {KILLS}", killed >= KILLS),
         Goal("faults without unlabelled motion, and within the watchdog's time", held, f"all {tried}", held == tried),
         Goal("faults after which the run went on", went_on, f"all {tried}", went_on == tried),
-        Goal("labelled episodes lost", lost, "0", lost == 0),
+        Goal("episodes with a confirmed label lost", lost, "0", lost == 0),
         Goal("faults left out", left_out, "0", left_out == 0),
     ]
 
@@ -385,7 +388,7 @@ def table(document: Mapping[str, Any]) -> str:
         )
         for row in document["rows"]
     ]
-    header = ("fault", "tried", "held", "went on", "labelled episodes lost", "s until on, median (worst)", "note")
+    header = ("fault", "tried", "held", "went on", "confirmed labels lost", "s until on, median (worst)", "note")
     head = f"`{document['command']}`, commit `{document['commit'][:10]}`, {machine['cpu']}, {machine['cores']} cores."
     return f"{head}\n\n{markdown_table(header, lines)}\n\n{goal_table(document['goals'])}"
 

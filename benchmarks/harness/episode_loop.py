@@ -250,7 +250,8 @@ class EpisodeLoop:
             data = self._assembly.take(episode.episode_id)
         else:
             self._assembly.forget(episode.episode_id)
-        self._machine.confirm("")
+        self._machine.confirm(episode.episode_id)
+        self._machine.close("")
         self._trained += episode.purpose == Purpose.TRAIN
         outcome = EpisodeOutcome.of(
             episode_id=episode.episode_id,

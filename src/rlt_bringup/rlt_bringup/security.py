@@ -111,7 +111,7 @@ NODES: dict[str, Interfaces] = {
     ),
     "auto_handoff": Interfaces(subscribe=(topics.VLA_OUTPUT, topics.EPISODE_STATE), request=(topics.SERVICE_HANDOFF,)),
     "joy_operator": Interfaces(publish=(topics.OPERATOR_EVENT, topics.TELEOP_COMMAND)),  # and its mapping's topics
-    "gamepad": Interfaces(publish=(topics.JOY,)),
+    "gamepad": Interfaces(publish=(topics.JOY,), subscribe=(topics.JOY_FEEDBACK,)),
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
@@ -142,13 +142,13 @@ NODES: dict[str, Interfaces] = {
             topics.CONTROL_STATE,
             topics.TRAINING_STATUS,
             topics.RECORDER_STATUS,
-            topics.EXECUTED_ACTION,
             topics.RELABEL,
             topics.DIAGNOSTICS,
         )
     ),
     "feedback": Interfaces(
-        publish=(topics.JOY_FEEDBACK,), subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS)
+        publish=(topics.JOY_FEEDBACK,),
+        subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS, topics.DIAGNOSTICS),
     ),
     "healthcheck": Interfaces(subscribe=(topics.DIAGNOSTICS,)),
     "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,)),
