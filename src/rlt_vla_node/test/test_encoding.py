@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_policy import tiny_policy
 
 from rlt_common.codecs import CodecError
 from rlt_common.kinematics import build_kinematics
@@ -13,39 +14,12 @@ from rlt_common.vla_config import VlaConfig
 from rlt_msgs.msg import ChunkRequest
 from rlt_vla_node import encoding
 from rlt_vla_node.anchor import anchor_of_joints
-from rlt_vla_node.backend import KIND_IMAGE, BackendSpec, Prefix, check_observation
 from rlt_vla_node.encoding import EncodingConfig, Item, OutputEncoder
 from rlt_vla_node.inference import FrozenModel, flow_noise
 from rlt_vla_node.layout import FileLayout, LayoutError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 
 PARTS = ("left.joints", "left.gripper", "right.joints", "right.gripper")
-
-
-class TinyPolicy(torch.nn.Module):
-    """A policy of absolute joints: a linear map of its state and its images' brightness, and of the noise."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, rate_hz: float) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.see, self.act = torch.nn.Linear(3, 8), torch.nn.Linear(14, 14)
-        self.spec = BackendSpec("tiny", 8, 2, 12, 14, 14, rate_hz, ("wrist", "base"), None, 14, "0" * 16)
-        self.requires_grad_(False)
-
-    def encode(self, observation):
-        check_observation(self.spec, observation)
-        tokens = self.see(observation.images.float().mean(dim=(2, 3)) / 255)
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        return Prefix(tokens, mask, torch.full((2,), KIND_IMAGE), observation.state)
-
-    def sample_chunk(self, prefix, *, steps, noise):
-        return prefix.cache[:, None] + 0.01 * self.act(noise).cumsum(1) + prefix.tokens.mean() * 1e-3
-
-    def encode_and_sample(self, observation, *, steps, noise):
-        prefix = self.encode(observation)
-        return prefix, self.sample_chunk(prefix, steps=steps, noise=noise)
 
 
 @pytest.fixture
@@ -60,8 +34,8 @@ def encoder(cell):
             action_kind="absolute",
             cameras={"a": "wrist", "b": "base"},
         )
-        token = build_rl_token(RlTokenConfig(embed_dim=8, max_tokens=2, token_dim=4, heads=2), 1).eval()
-        model = FrozenModel(TinyPolicy(rate_hz), token, FileLayout(config), "0" * 16)
+        token = build_rl_token(RlTokenConfig(embed_dim=8, max_tokens=3, token_dim=4, heads=2), 1).eval()
+        model = FrozenModel(tiny_policy(rate_hz=rate_hz), token, FileLayout(config), "0" * 16)
         task, own = (
             replace(cell.task, prefetch_steps=prefetch, chunk_length=6, execute_steps=6),
             replace(cell.robot, **robot),
@@ -105,7 +79,7 @@ def test_a_boundary_and_a_strided_output_end_at_the_same_place_from_wherever_the
         noise=flow_noise(boundary.noise_seed, 12, 14)[None],
     )[1][0]
     goal = np.asarray(seen.blocks["joint_position"], np.float64)
-    goal[:] = chunk[9].double().numpy()
+    goal[:] = chunk[9].detach().double().numpy()
     for arm, (position, rotation) in enumerate(kinematics.forward(goal)):
         at, facing = reached(robot, values, reference[0], prefetch, arm)
         np.testing.assert_allclose(at, position, atol=1e-5)
