@@ -145,6 +145,20 @@ class VectorLayout:
                 out[:, part.columns] = ROTATIONS[part.what].write(poses[part.arm][1])
         return out
 
+    def joints(self, rows: np.ndarray) -> np.ndarray:
+        """Joint vectors (T, n) of rows (T, width) of absolute values; joints that no part names are 0.
+
+        Raises ParameterError for an arm without a part `joints`: its pose alone does not tell them.
+        """
+        q = np.zeros((len(rows), len(self._robot.joint_names)))
+        for arm, (config, values) in enumerate(zip(self._robot.arms, self.read(rows, absolute=True), strict=True)):
+            if values.joints is None:
+                raise ParameterError(f"no part {config.name}.{JOINTS}")
+            q[:, self._joints[arm]] = values.joints
+            if values.gripper is not None:
+                q[:, self._grippers[arm]] = values.gripper
+        return q
+
     def at(self, q: np.ndarray) -> list[ArmValues]:
         """Every arm's joints, tool pose in the policy's frame and gripper at one joint vector q (n,), as one row."""
         poses = self._poses(np.asarray(q, np.float64)[None])

@@ -1,0 +1,332 @@
+"""`adapt --vla FILE`: adapt a VLA that a VLA file describes on demonstrations, train its RL token, freeze both.
+
+    adapt --vla smolvla_aloha.yaml --robot aloha.yaml --task screw.yaml --demonstrations DIR --output DIR \\
+          [--dataset DIR] [--seed N] [--resume] [--train full|lora|frozen] [...]
+    torchrun --nproc-per-node 8 -m rlt_vla_node.adapt --vla ...       (or: accelerate launch -m rlt_vla_node.adapt ...)
+
+Demonstrations are episode files; they are converted into a data set of the policy's own vectors beside the output,
+unless `--dataset` names one. Written are the checkpoint that the VLA node loads, `policy/` with the adapted weights in the
+policy's own format, metrics.jsonl while it runs and curves.svg in the end, and training.safetensors, from which
+`--resume` goes on exactly after a crash. Parameters may stand in the task file under `nodes: adapt_vla:`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlt_common.atomic import write_atomic
+from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
+from rlt_common.parameters import ParameterError
+from rlt_common.reading import parse_json, read_limited
+from rlt_common.vla_config import VlaConfig, load_vla
+from rlt_vla_node import training_options, vla_figures
+from rlt_vla_node.backend import BackendError
+from rlt_vla_node.backends import open_backend, with_policy
+from rlt_vla_node.checkpoint import CONFIG_FILE, POLICY_FOLDER, CheckpointError, read_config, save_vla_checkpoint
+from rlt_vla_node.dataset import DatasetError, action_spread
+from rlt_vla_node.dataset_conversion import Wanted, convert
+from rlt_vla_node.dataset_facts import dataset_hash, executed_actions
+from rlt_vla_node.encode_command import encode
+from rlt_vla_node.episode_frames import frame_rules
+from rlt_vla_node.inference import LayoutError
+from rlt_vla_node.layout import FileLayout
+from rlt_vla_node.lerobot_dataset import TrainingSamples
+from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
+from rlt_vla_node.trainer import ResumeError
+from rlt_vla_node.training_curves import draw_curves
+from rlt_vla_node.video import DEFAULT_CODEC, VideoError
+from rlt_vla_node.vla_adapt_config import FROZEN, VlaAdaptConfig
+from rlt_vla_node.vla_trainer import TrainingError, VlaTrainer
+
+COMMAND = "adapt_vla"
+STATE_FILE = "training.safetensors"
+METRICS_LOG = "metrics.jsonl"
+CURVES = "curves.svg"
+DATASET_FOLDER = "dataset"
+MAX_METRICS_BYTES = 256 * 1024**2
+
+Report = Callable[[str], None]
+
+
+class VlaAdaptation:
+    """One adaptation: data, models, trainer, and what is written to the output folder."""
+
+    def __init__(
+        self,
+        config: VlaAdaptConfig,
+        robot: RobotConfig,
+        task: TaskConfig,
+        vla: VlaConfig,
+        dataset: Path,
+        output: Path,
+        seed: int,
+        report: Report,
+    ) -> None:
+        """Raises ParameterError, BackendError, LayoutError, DatasetError or TrainingError for what does not fit."""
+        self.config, self.robot, self.task, self.seed = config, robot, task, seed
+        self.output, self.report = output, report
+        self.vla = replace(vla, instruction=vla.instruction or task.instruction)
+        self.backend = open_backend(self.vla)
+        spec = self.backend.spec
+        self.layout = FileLayout(self.vla).fitted(robot, task, spec)
+        self.samples = TrainingSamples(
+            dataset,
+            spec.horizon,
+            spec.control_hz,
+            cameras={name: name for name in spec.camera_keys},
+            image_shape=spec.image_shape,
+        )
+        self._check_widths(dataset)
+        self.train, self.held_out = self.samples.split(config.validation_share)
+        self.validation = vla_figures.spread_over(self.held_out or self.train, config.validation_frames)
+        shape = RlTokenConfig(
+            embed_dim=spec.embed_dim,
+            max_tokens=spec.max_tokens,
+            token_dim=config.token_dim or spec.embed_dim,
+            encoder_blocks=config.encoder_blocks,
+            decoder_blocks=config.decoder_blocks,
+            heads=config.heads,
+        )
+        token = build_rl_token(shape, seed + 1).to(self.backend.device)
+        self.provenance = {"vla": spec.fingerprint, "dataset": dataset_hash(dataset)}
+        self.trainer = VlaTrainer(config, self.backend, token, self.train, seed)
+        facts = json.dumps(dataclasses.asdict(config), sort_keys=True)
+        vla_facts = {
+            key: value for key, value in dataclasses.asdict(self.vla).items() if key not in ("source", "folder")
+        }
+        self.identity = config_hash(self.provenance, facts, seed, self._config_hash(), vla_facts)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that reports and writes."""
+        return self.trainer.main
+
+    def finished(self) -> bool:
+        """Whether the output folder holds the finished checkpoint of exactly this adaptation."""
+        return (self.output / CONFIG_FILE).exists() and read_config(self.output).get("identity") == self.identity
+
+    def resume(self) -> None:
+        """Go on from the last state in the output folder, if there is one. Raises ResumeError."""
+        path = self.output / STATE_FILE
+        if path.exists():
+            try:
+                self.trainer.restore(path, self.identity)
+            except ResumeError as error:
+                raise ResumeError(f"{path}: {error}") from error
+            self.say(f"resuming at step {self.trainer.step} of {self.config.steps}")
+        else:
+            self.say(f"no training state in {self.output}: starting from the beginning")
+        self._cut_metrics()
+
+    def run(self) -> str:
+        """Train to the end and write the checkpoint. Returns its hash (of the main process; "" of others)."""
+        trainer, config = self.trainer, self.config
+        if self.main:
+            self.output.mkdir(parents=True, exist_ok=True)
+        self.say(
+            f"{trainer.trained_values / 1e6:.3g} million values are trained on {len(self.train)} frames, "
+            f"{len(self.held_out)} are held out, {trainer.accelerator.num_processes} processes on "
+            f"{trainer.accelerator.device}"
+        )
+        started, counted = time.monotonic(), trainer.step
+        for step in trainer.run():
+            last = step == config.steps
+            if step % config.validation_steps == 0 or last:
+                self._validate()
+            if step % config.report_steps == 0 or last:
+                rate = (step - counted) / max(time.monotonic() - started, 1e-9)
+                self._log({"step": step, "steps_per_s": round(rate, 4), **trainer.losses})
+                left = (config.steps - step) / rate
+                self.say(
+                    f"step {step}/{config.steps}, {_listed(trainer.losses)}, {rate:.3g} steps/s, {_duration(left)} left"
+                )
+                started, counted = time.monotonic(), step
+            if step % config.checkpoint_steps == 0:
+                trainer.save(self.output / STATE_FILE, self.identity)
+        return self._finish()
+
+    def say(self, text: str) -> None:
+        """Report from the main process."""
+        if self.main:
+            self.report(text)
+
+    def _validate(self) -> None:
+        if not self.main or len(self.validation) < 2:
+            return
+        module = None if self.config.train == FROZEN else self.backend.module
+        for part in (self.trainer.token, module):
+            if part is not None:
+                part.eval()
+        found = vla_figures.losses(
+            self.backend, self.trainer.token, self.validation, self.config.batch, self.seed, module is not None
+        )
+        self._log({"step": self.trainer.step, **{f"validation_{name}": value for name, value in found.items()}})
+        self.say(f"held-out frames at step {self.trainer.step}: {_listed(found)}")
+
+    def _finish(self) -> str:
+        self.trainer.finish()
+        self.trainer.accelerator.wait_for_everyone()
+        if not self.main:
+            return ""
+        config, token = self.config, self.trainer.token
+        adapted = config.train != FROZEN
+        found: dict[str, Any] = {"held_out": len(self.held_out) > 0}
+        if len(self.validation) >= 2:
+            fitted = vla_figures.spread_over(self.train, 4 * config.validation_frames)
+            found |= vla_figures.losses(self.backend, token, self.validation, config.batch, self.seed, adapted)
+            found |= vla_figures.figures(self.backend, token, fitted, self.validation, config.batch, self.seed)
+        fingerprint = self.backend.spec.fingerprint
+        if adapted:
+            (self.output / CONFIG_FILE).unlink(missing_ok=True)  # the old checkpoint and the new weights are no pair
+            self.backend.save_policy(self.output / POLICY_FOLDER)
+            fingerprint = open_backend(with_policy(self.vla, self.output / POLICY_FOLDER)).spec.fingerprint
+        spread = action_spread(executed_actions(self.samples, self.layout.chunks), self.robot.step_limit)
+        facts = {
+            "identity": self.identity,
+            "task": self.task.name,
+            "robot": self.robot.name,
+            "config_hash": self._config_hash(),
+            "seed": self.seed,
+            "adapt": dataclasses.asdict(config),
+            "provenance": self.provenance,
+            "frames": len(self.samples),
+            "episodes": len(np.unique(self.samples.episodes)),
+            "statistics": {"action_spread": spread.tolist()},
+        }
+        digest = save_vla_checkpoint(self.output, self.vla, fingerprint, token, facts, found, adapted=adapted)
+        draw_curves(self.output / METRICS_LOG, self.output / CURVES)
+        (self.output / STATE_FILE).unlink(missing_ok=True)
+        shown = {name: value for name, value in found.items() if isinstance(value, float)}
+        self.say(f"checkpoint {digest} in {self.output}: {_listed(shown)}")
+        return digest
+
+    def _check_widths(self, dataset: Path) -> None:
+        spec, sample = self.backend.spec, self.samples[0]
+        for name, width in (("observation.state", spec.state_dim), ("action", spec.action_dim)):
+            if sample[name].shape[-1] != width:
+                raise DatasetError(
+                    f"{dataset}: {name} has {sample[name].shape[-1]} values, the policy takes {width}: convert the "
+                    "episodes with `dataset --vla` and this VLA file"
+                )
+
+    def _config_hash(self) -> str:
+        return config_hash(self.robot, replace(self.task, nodes={}))
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self.main:
+            with open(self.output / METRICS_LOG, "a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+
+    def _cut_metrics(self) -> None:
+        """Drop the metrics of steps that will be done again."""
+        path = self.output / METRICS_LOG
+        if not self.main or not path.exists():
+            return
+        kept = []
+        for line in read_limited(path, MAX_METRICS_BYTES).decode().splitlines():
+            try:
+                entry = parse_json(line)
+            except ValueError:
+                continue
+            if entry["step"] <= self.trainer.step:
+                kept.append(line + "\n")
+        write_atomic(path, "".join(kept).encode())
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; every parameter of VlaAdaptConfig is an option without a default of its own."""
+    parser = argparse.ArgumentParser(prog="adapt", description="adapt a VLA and train its RL token")
+    parser.add_argument("--vla", required=True, help="VLA file")
+    parser.add_argument(
+        "--demonstrations", help="folder of episode files; converted into a data set where none is given"
+    )
+    parser.add_argument("--dataset", help="data set in LeRobot's format with the policy's own vectors")
+    parser.add_argument("--output", required=True, help="folder for the checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on after a crash; does nothing when finished")
+    training_options.add_options(parser, VlaAdaptConfig, seed_help="of every random draw")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    options = parse_arguments(arguments)
+    given = training_options.apply(options, "adapt")
+    output = Path(options.output)
+    try:
+        robot, task, vla = load_robot(options.robot), load_task(options.task), load_vla(options.vla)
+        config = training_options.configure(VlaAdaptConfig, task, COMMAND, given)
+        dataset = _dataset(options, robot, task, vla, output)
+        adaptation = VlaAdaptation(config, robot, task, vla, dataset, output, options.seed, _say)
+        if options.resume and adaptation.finished():
+            adaptation.say(f"{output} already holds this adaptation: nothing to adapt")
+        else:
+            if options.resume:
+                adaptation.resume()
+            elif adaptation.main:
+                (output / METRICS_LOG).unlink(missing_ok=True)
+            adaptation.run()
+        if adaptation.main and options.demonstrations:
+            encode(robot, task, Path(options.demonstrations), output, options.seed)
+    except (
+        ParameterError,
+        BackendError,
+        DatasetError,
+        VideoError,
+        ResumeError,
+        TrainingError,
+        CheckpointError,
+        LayoutError,
+        FloatingPointError,
+        OSError,
+    ) as error:
+        sys.exit(f"adapt: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")
+
+
+def _dataset(options: argparse.Namespace, robot: RobotConfig, task: TaskConfig, vla: VlaConfig, output: Path) -> Path:
+    """The data set to train on, made of the demonstrations beside the output where none is given."""
+    if options.dataset:
+        return Path(options.dataset)
+    if not options.demonstrations:
+        raise DatasetError("give --demonstrations, a folder of episode files, or --dataset")
+    target = output.parent / DATASET_FOLDER
+    if target.exists():
+        _say(f"{target} is there and is taken as it is; remove it to convert the demonstrations again")
+        return target
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DatasetError(
+            f"several processes: convert the demonstrations first (`dataset --vla {options.vla} --output {target} "
+            "...`) and give --dataset"
+        )
+
+    def show(done: int, total: int, words: str) -> None:
+        _say(f"converting demonstrations {done}/{total}: {words}")
+
+    rules = frame_rules(robot, task, None, False)
+    convert(Path(options.demonstrations), target, robot, task, rules, Wanted(False, False, DEFAULT_CODEC), vla, show)
+    return target
+
+
+def _say(text: str) -> None:
+    print(f"adapt: {text}", flush=True)
