@@ -24,9 +24,9 @@ from pathlib import Path
 import rclpy
 
 from rlt_bringup import report, report_html
-from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.episodes_client import EpisodesClient, EpisodesError, Outcome, start_ros
 from rlt_bringup.graph import GraphOptions, describe, resolve
+from rlt_bringup.process_environment import set_defaults
 from rlt_bringup.runner import GraphRunner, RunnerError
 from rlt_common.atomic import no_follow, write_atomic
 from rlt_common.config import config_hash, load_robot
@@ -419,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Path(options.run or _run_directory(options.task, options.quick))
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell made a background job ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)
-    stay_on_this_machine()
+    set_defaults()
     try:
         demo = Demo(run, options.seed, scale, options.task)
         if options.prepare:

@@ -55,7 +55,8 @@ class GraphOptions:
         "demo: everything from demonstrations to the comparison, in simulation; collect: a person demonstrates; "
         "adapt: adapt the VLA and train the RL token; train: warm-up and online RL; handoff: train the hand-off head "
         "from the operator's hand-offs; eval: no learning, the operator labels; deploy: no learning, no exploration, "
-        "the head hands off; dry_run: as eval, and nothing is sent to the arms, nothing recorded",
+        "the head hands off; dry_run: as eval, and nothing is sent to the arms, nothing recorded; as collect, as long "
+        "as there is no VLA in <run>/vla",
         choices=MODES,
     )
     episodes: bool = param(
@@ -135,6 +136,10 @@ class Resolved:
     drivers: tuple[DriverLaunch, ...]
     """Launch files to include on this machine."""
     task: TaskConfig
+    vla_missing: bool
+    """A dry run before there is a VLA: it goes without, and the operator drives."""
+    notes: tuple[str, ...]
+    """What a person should know who starts this; launch and runner say it."""
 
 
 RUN_FOLDERS = ("checkpoints", "demonstrations", "encoded", "episodes", "log", "stages")
@@ -172,6 +177,9 @@ def resolve(options: GraphOptions) -> Resolved:
     unknown = sorted(set(task.nodes) - set(known))
     if unknown:
         raise ParameterError(f"{task_file}: nodes: unknown node {unknown[0]!r}; known: {', '.join(known)}")
+    vla_missing = (
+        options.mode == "dry_run" and options.host == "all" and not options.checkpoint and not checkpoint.exists()
+    )
     return Resolved(
         options=options,
         robot_file=robot_file,
@@ -188,7 +196,34 @@ def resolve(options: GraphOptions) -> Resolved:
             robot.launch if beside else (), options.drivers, options.cameras, mapping.motion == "leader"
         ),
         task=task,
+        vla_missing=vla_missing,
+        notes=_notes(options, robot, task, task_file, _no_vla(checkpoint) if vla_missing else ""),
     )
+
+
+def _no_vla(checkpoint: Path) -> str:
+    return f"no VLA in {checkpoint} (mode:=adapt makes one): in this dry run only the operator drives"
+
+
+def _notes(
+    options: GraphOptions, robot: RobotConfig, task: TaskConfig, task_file: Path, no_vla: str
+) -> tuple[str, ...]:
+    """What fits together, but may not be meant."""
+    if options.mode not in GRAPH_MODES or options.learner == shared_learner.ALONE:
+        return ()
+    notes = [no_vla] if no_vla else []
+    if robot.reset != "service":
+        base_s, critical_s = task.max_base_steps / robot.control_hz, task.max_critical_steps / robot.control_hz
+        notes.append(
+            f"time-outs: an episode ends after {base_s:g} s in BASE and after {critical_s:g} s in CRITICAL "
+            f"(max_base_steps, max_critical_steps of {task_file})"
+        )
+    if robot.tick == "timer" and not task.prefetch_steps and options.mode != "collect" and not no_vla:
+        notes.append(
+            f"warning: {task_file}: prefetch_steps: 0: on a robot's timer a chunk is asked for only when the last one "
+            "is used up, and the arms hold until it comes; config/tasks/real_robot.yaml has another value"
+        )
+    return tuple(notes)
 
 
 def refuse_other_commanders(robot: RobotConfig, namespace: str) -> None:
@@ -254,11 +289,15 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     if resolved.simulated:
         gate = {} if resolved.scripted else {"gate_steps": 0, "real_time_factor": 1.0}
         nodes.append(NodeSpec("rlt_sim", "sim_robot", "sim_robot", {**files, **gate}))
-    nodes.append(NodeSpec("rlt_control", "chunk_executor", "chunk_executor", {**files, "dry_run": dry}, respawn=False))
+    lacks = {"lacks": _no_vla(resolved.checkpoint)} if resolved.vla_missing else {}
+    nodes.append(
+        NodeSpec("rlt_control", "chunk_executor", "chunk_executor", {**files, "dry_run": dry, **lacks}, respawn=False)
+    )
     if resolved.video_devices:
         nodes.append(NodeSpec("rlt_vla_node", "v4l2_camera", "v4l2_camera", {"robot": files["robot"]}))
     nodes.append(NodeSpec("rlt_vla_node", "camera_ingest", "camera_ingest", files))
-    if options.mode != "collect":
+    autonomous = options.mode != "collect" and not resolved.vla_missing
+    if autonomous:
         nodes += [
             NodeSpec("rlt_vla_node", "vla", "vla", {**files, **checkpoint, "require_handoff": automatic}),
             NodeSpec(
@@ -268,9 +307,9 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                 {**files, "run_seed": options.seed, "vla_checkpoint": str(resolved.checkpoint)},
             ),
         ]
-    if options.mode != "collect" and options.learner == shared_learner.OWN:
+    if autonomous and options.learner == shared_learner.OWN:
         nodes.append(_learner(resolved))
-    purpose = {"eval": "evaluate", "dry_run": "evaluate"}.get(options.mode, options.mode)
+    purpose = {"eval": "evaluate", "dry_run": "evaluate"}.get(options.mode, options.mode) if autonomous else "collect"
     nodes.append(
         NodeSpec(
             "rlt_teleop",

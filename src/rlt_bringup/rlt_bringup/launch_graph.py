@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
+from collections.abc import Iterable
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
@@ -15,6 +15,7 @@ from launch.actions import (
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
+    SetEnvironmentVariable,
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
@@ -23,9 +24,10 @@ from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 
-from rlt_bringup import drivers
-from rlt_bringup.discovery import stay_on_this_machine
+from rlt_bringup import drivers, launch_arguments
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.launch_arguments import Argument
+from rlt_bringup.process_environment import set_defaults
 from rlt_bringup.security import enclave, secured
 from rlt_bringup.shared_learner import OWN
 from rlt_common.driver_launch import DriverLaunch
@@ -36,59 +38,44 @@ COMMANDS = {"demo": "rlt_bringup.demo", "adapt": "rlt_vla_node.adapt", "handoff"
 
 
 def launch_description(task: str) -> LaunchDescription:
-    """The launch description of a task: every field of GraphOptions is a launch argument."""
-    stay_on_this_machine()
-    arguments = []
-    for option in dataclasses.fields(GraphOptions):
-        if option.name == "task":
-            continue
-        default = f"runs/{task}" if option.name == "run" else _text(option.default)
-        arguments.append(
-            DeclareLaunchArgument(
-                option.name,
-                default_value=default,
-                description=option.metadata["description"],
-                choices=list(option.metadata["choices"]) if option.metadata["choices"] else None,
-            )
-        )
-    return LaunchDescription([*arguments, OpaqueFunction(function=_actions, kwargs={"task": task})])
-
-
-REPLAY_ARGUMENTS = (
-    ("bag", None, "episode file, <run>/episodes/<id>.mcap"),
-    ("run", "", "run directory; empty: two folders above the episode file"),
-    ("checkpoint", "", "frozen VLA and RL token; empty: <run>/vla"),
-    ("actor", "", "checkpoint of the learner; empty: the one of the run that fits"),
-    ("output", "", "file for the comparison of every message; empty: none"),
-)
+    """The launch description of <task>.launch.py: every field of GraphOptions is a launch argument."""
+    environment = set_defaults()
+    arguments = launch_arguments.graph_arguments(task)
+    start = OpaqueFunction(function=_actions, kwargs={"file": f"{task}.launch.py", "environment": environment})
+    return LaunchDescription([*map(_declared, arguments), start])
 
 
 def replay_description() -> LaunchDescription:
     """The launch description that plays one recorded episode back; its exit status is the comparison's."""
-    stay_on_this_machine()
-    arguments = [DeclareLaunchArgument(n, default_value=d, description=text) for n, d, text in REPLAY_ARGUMENTS]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_replay)])
+    set_defaults()
+    return LaunchDescription([*map(_declared, launch_arguments.REPLAY), OpaqueFunction(function=_replay)])
+
+
+def _declared(argument: Argument) -> DeclareLaunchArgument:
+    return DeclareLaunchArgument(
+        argument.name,
+        default_value=argument.default,
+        description=argument.description,
+        choices=list(argument.choices) or None,
+    )
+
+
+def _values(context: LaunchContext, file: str, arguments: Iterable[Argument]) -> dict[str, str]:
+    """The text of each argument. Raises ParameterError when another one was given."""
+    names = [argument.name for argument in arguments]
+    launch_arguments.refuse_unknown(file, names, context.argv, sys.argv)
+    return {name: LaunchConfiguration(name).perform(context) for name in names}
 
 
 def _replay(context: LaunchContext) -> list:
-    values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in REPLAY_ARGUMENTS}
+    values = _values(context, "replay.launch.py", launch_arguments.REPLAY)
     given = [word for name, value in values.items() if value for word in (f"--{name}", value)]
     return _one_command("replay", [sys.executable, "-m", "rlt_bringup.replay", *given])
 
 
-def options_from_launch(context: LaunchContext, task: str) -> GraphOptions:
-    """GraphOptions out of the launch arguments. Raises ParameterError."""
-    values: dict[str, object] = {"task": task}
-    for option in dataclasses.fields(GraphOptions):
-        if option.name == "task":
-            continue
-        text = LaunchConfiguration(option.name).perform(context)
-        values[option.name] = _parse(text, type(option.default), option.name)
-    return GraphOptions(**values)
-
-
-def _actions(context: LaunchContext, task: str) -> list:
-    options = options_from_launch(context, task)
+def _actions(context: LaunchContext, file: str, environment: dict[str, str]) -> list:
+    arguments = launch_arguments.graph_arguments(file.removesuffix(".launch.py"))
+    options = launch_arguments.options_from(_values(context, file, arguments))
     resolved = resolve(options)
     if options.mode not in GRAPH_MODES:
         if options.learner != OWN:
@@ -97,13 +84,13 @@ def _actions(context: LaunchContext, task: str) -> list:
         command = [sys.executable, "-m", module, *_command_arguments(options.mode, resolved)]
         return _one_command(options.mode, command)
     return [
-        LogInfo(msg=f"run directory: {resolved.run}"),
+        *(LogInfo(msg=text) for text in (f"run directory: {resolved.run}", *resolved.notes)),
         *(
             [LogInfo(msg="the keys are read in another terminal: ros2 run rlt_teleop keyboard")]
             if resolved.joy_reader == "keyboard"
             else []
         ),
-        *(_driver(driver, options.namespace) for driver in resolved.drivers),
+        *(_driver(driver, options.namespace, environment) for driver in resolved.drivers),
         *(action for spec in describe(resolved) for action in _started(spec, options, str(resolved.run))),
     ]
 
@@ -129,13 +116,18 @@ def _command_arguments(mode: str, resolved) -> list[str]:
     ]
 
 
-def _driver(driver: DriverLaunch, namespace: str) -> GroupAction:
-    """A driver's launch file in our namespace. Nothing is forwarded: our `mode` is not the driver's."""
+def _driver(driver: DriverLaunch, namespace: str, environment: dict[str, str]) -> GroupAction:
+    """A driver's launch file in our namespace. Nothing is forwarded: our `mode` is not the driver's.
+
+    Not to forward also takes the environment back to what it was before our launch file was read: what we set for every
+    process is set again, or the drivers would be found from the whole subnet.
+    """
+    variables = [SetEnvironmentVariable(name, value) for name, value in environment.items()]
     source = AnyLaunchDescriptionSource(str(drivers.launch_file(driver)))
     include = IncludeLaunchDescription(source, launch_arguments=list(drivers.arguments(driver).items()))
     own = drivers.namespace_of(driver, namespace)
     pushed = [PushRosNamespace(own)] if own else []
-    return GroupAction([*pushed, include], scoped=True, forwarding=False)
+    return GroupAction([*variables, *pushed, include], scoped=True, forwarding=False)
 
 
 def _started(spec: NodeSpec, options: GraphOptions, run: str) -> list:
@@ -175,18 +167,3 @@ def _node(spec: NodeSpec, options: GraphOptions) -> Node:
 
 def _identity(spec: NodeSpec, options: GraphOptions) -> list[str]:
     return ["--enclave", enclave(spec, options.namespace)] if secured() else []
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _parse(text: str, kind: type, name: str) -> object:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ParameterError(f"launch argument {name}:={text}: say true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ParameterError(f"launch argument {name}:={text}: expected {kind.__name__}") from error

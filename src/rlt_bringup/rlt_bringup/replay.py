@@ -24,8 +24,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GraphOptions, NodeSpec, Resolved, describe, resolve
+from rlt_bringup.process_environment import set_defaults
 from rlt_bringup.replay_plan import (
     TOPICS,
     Await,
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", nargs="?", const="", help=f"also write every message's comparison (default: <id>{SUFFIX} beside)"
     )
     options = parser.parse_args(arguments)
-    stay_on_this_machine()
+    set_defaults()
     try:
         replay = prepare(
             options.bag,

@@ -28,9 +28,9 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.drivers import command
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.process_environment import set_defaults
 from rlt_bringup.restart_consent import RestartConsent
 from rlt_bringup.restart_executor import asked_for
 from rlt_bringup.security import enclave, secured
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="run_graph", description="run the RLT graph without ros2 launch")
     add_options(parser)
     parsed = parser.parse_args(arguments)
-    stay_on_this_machine()
+    set_defaults()
     try:
         options = options_from(parsed)
         if options.mode not in GRAPH_MODES:
@@ -269,6 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
         log = resolved.run / "log"
         with GraphRunner(describe(resolved), log, options.namespace, options.log_level, consent) as runner:
             print(f"graph: running; logs in {resolved.run / 'log'}; Ctrl-C stops it", flush=True)
+            for note in resolved.notes:
+                print(f"graph: {note}", flush=True)
             if resolved.joy_reader == "keyboard":
                 print("graph: the keys are read in another terminal: " + KEYBOARD_COMMAND, flush=True)
             for driver in resolved.drivers:

@@ -298,6 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
             namespace=given.namespace,
             learner=given.learner,
             robots=given.robots,
+            checkpoint="vla",  # named, so that what a dry run may do does not depend on what a run directory holds
         )
         resolved = resolve(options)
         nodes = [*describe(resolved), *((HEALTHCHECK,) if given.learner == ALONE else BY_HAND)]

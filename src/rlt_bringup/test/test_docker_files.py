@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlt_bringup.graph import GraphOptions
+from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_bringup.runner import add_options
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,9 +41,10 @@ def test_compose_files_follow_the_compose_specification(file):
     run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
 
 
-def defaults(words: list[str]) -> list[str]:
-    """The words with ${NAME:-default} resolved as compose does it with nothing set."""
-    return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in words]
+def resolved(words: list[str], **given: str) -> list[str]:
+    """The words with ${NAME:-default} resolved as compose does it, from the inside out, with these variables set."""
+    found = [re.sub(r"\$\{(\w+):-([^${}]*)\}", lambda m: given.get(m[1]) or m[2], word) for word in words]
+    return found if found == words else resolved(found, **given)
 
 
 def test_everything_copied_from_the_repository_exists():
@@ -93,13 +95,21 @@ def test_nothing_starts_that_was_not_named(services):
 def test_each_side_is_judged_by_the_arguments_it_was_launched_with(services):
     parser = argparse.ArgumentParser(exit_on_error=False)
     add_options(parser)
-    for side in ("robot", "gpu"):
-        launched = dict(word.split(":=") for word in defaults(services[side]["command"]) if ":=" in word)
-        test = defaults(services[side]["healthcheck"]["test"])
-        assert test[:6] == ["CMD", "rlt-entrypoint", "ros2", "run", "rlt_bringup", "healthcheck"]
-        asked = vars(parser.parse_args(test[6:]))
-        assert {name: asked[name] for name in launched} == launched
-        assert f"{asked['task']}.launch.py" in defaults(services[side]["command"])
+    for side in ("sim", "robot", "gpu"):
+        for given in (
+            {},
+            {"RLT_TASK": "charger"},
+            {"RLT_TASK_FILE": "/opt/rlt/runs/my_task.yaml", "RLT_MODE": "train"},
+        ):
+            command = resolved(services[side]["command"], **given)
+            launched = dict(word.split(":=") for word in command if ":=" in word)
+            test = resolved(services[side]["healthcheck"]["test"], **given)
+            assert test[:6] == ["CMD", "rlt-entrypoint", "ros2", "run", "rlt_bringup", "healthcheck"]
+            asked = vars(parser.parse_args(test[6:]))
+            assert {name: asked[name] for name in launched} == launched
+            task = given.get("RLT_TASK", "screw")
+            assert f"{task}.launch.py" in command
+            assert launched["task"] == given.get("RLT_TASK_FILE", task)
 
 
 def test_the_commands_give_only_arguments_that_the_launch_file_has(services):
@@ -124,3 +134,35 @@ def test_the_cameras_are_added_to_the_robot_side_alone():
 
 def test_no_service_restarts_by_itself(services):
     assert {service["restart"] for service in services.values()} == {"no"}
+
+
+def test_every_service_has_a_health_check(services):
+    assert [name for name, service in services.items() if "healthcheck" not in service] == []
+
+
+def test_the_router_is_well_when_it_answers_and_ill_when_it_does_not(services):
+    program = services["zenoh"]["healthcheck"]["test"]
+    assert program[:3] == ["CMD", "python3", "-c"]
+    with socket.create_server(("localhost", 0)) as router:
+        port = router.getsockname()[1]
+        command = [sys.executable, "-c", program[3].replace("7447", str(port))]
+        assert command[2] != program[3]
+        assert subprocess.run(command, timeout=60).returncode == 0
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60).returncode != 0
+
+
+def test_every_service_may_have_the_priorities_of_a_task_for_real_arms(services):
+    options = GraphOptions(robot="dual_ros2_control", task="real_robot")
+    highest = max(node.parameters.get("priority", 0) for node in describe(resolve(options)))
+    assert highest > 0
+    assert all(service["ulimits"]["rtprio"] >= highest for service in services.values())
+
+
+def test_the_folder_of_the_runs_comes_with_the_repository(services):
+    """Docker would otherwise make it as root, and the image's user could not write there."""
+    tracked = subprocess.run(["git", "ls-files", "runs"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if tracked.returncode:
+        pytest.skip("no git checkout")
+    assert tracked.stdout.split() == ["runs/.gitkeep"]
+    assert all("../runs:/opt/rlt/runs" in service["volumes"] for service in services.values())
+    assert "mkdir" not in (ROOT / ".github" / "workflows" / "images.yml").read_text(encoding="utf-8")

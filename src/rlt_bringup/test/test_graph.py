@@ -1,5 +1,6 @@
 """The graph description: which nodes run in which mode, with which parameters, and what is refused."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import pytest
 import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 
-from rlt_bringup.graph import GRAPH_MODES, RUN_FOLDERS, GraphOptions, config_file, describe, resolve
+from rlt_bringup.graph import GRAPH_MODES, RUN_FOLDERS, GraphOptions, _flatten, config_file, describe, resolve
 from rlt_bringup.runner import GraphRunner
+from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError
 from rlt_sim.operator import OperatorConfig
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
-TASKS = sorted(path.stem for path in (CONFIG / "tasks").glob("*.yaml"))
+TEMPLATE = "real_robot"
+TASKS = sorted(path.stem for path in (CONFIG / "tasks").glob("*.yaml") if path.stem != TEMPLATE)
+REAL_ROBOTS = ["aloha", "dual_ur5e", "dual_ros2_control", "dual_franka"]
 
 
 def graph(tmp_path, **options):
@@ -264,14 +268,37 @@ def test_the_same_name_in_another_namespace_is_another_topic(tmp_path):
     assert resolve(GraphOptions(robot=str(path), run=str(tmp_path), namespace="left_cell")).simulated
 
 
+def dry_run(tmp_path, **options):
+    resolved = resolve(GraphOptions(robot="dual_ros2_control", mode="dry_run", run=str(tmp_path), **options))
+    return resolved, {node.name: node for node in describe(resolved)}
+
+
 def test_a_dry_run_has_the_whole_graph_and_tells_the_executor(tmp_path):
-    options = GraphOptions(robot="dual_ros2_control", mode="dry_run", run=str(tmp_path))
-    nodes = {node.name: node for node in describe(resolve(options))}
+    (tmp_path / "vla").mkdir()
+    _, nodes = dry_run(tmp_path)
     assert nodes["chunk_executor"].parameters["dry_run"] is True
+    assert "lacks" not in nodes["chunk_executor"].parameters
     assert nodes["rl_learner"].parameters["freeze"] is True
     assert {"vla", "rl_policy", "camera_ingest", "episode_manager"} <= set(nodes)
     assert "recorder" not in nodes
     assert nodes["episode_manager"].parameters["record"] is False
+    assert nodes["episode_manager"].parameters["purpose"] == "evaluate"
+
+
+def test_a_dry_run_before_there_is_a_vla_is_driven_by_the_operator_and_says_so(tmp_path):
+    resolved, nodes = dry_run(tmp_path)
+    assert set(nodes) == {"chunk_executor", "camera_ingest", "episode_manager", "joy_operator", "gamepad"}
+    assert nodes["episode_manager"].parameters["purpose"] == "collect"
+    said = nodes["chunk_executor"].parameters["lacks"]
+    assert said.startswith(f"no VLA in {tmp_path / 'vla'} (mode:=adapt makes one)")
+    assert said in resolved.notes
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "/named/and/absent"}, {"host": "robot"}, {"host": "gpu"}])
+def test_a_vla_that_was_named_or_may_be_on_the_other_machine_is_not_done_without(tmp_path, options):
+    resolved, nodes = dry_run(tmp_path, **options)
+    assert not resolved.vla_missing
+    assert ("vla" in nodes) == (options.get("host") != "robot")
 
 
 def test_a_dry_run_of_the_lockstep_simulation_is_refused(tmp_path):
@@ -279,7 +306,7 @@ def test_a_dry_run_of_the_lockstep_simulation_is_refused(tmp_path):
         describe(resolve(GraphOptions(mode="dry_run", run=str(tmp_path))))
 
 
-@pytest.mark.parametrize("robot", ["aloha", "dual_ur5e", "dual_ros2_control", "dual_franka"])
+@pytest.mark.parametrize("robot", REAL_ROBOTS)
 def test_every_shipped_robot_makes_a_graph(tmp_path, robot):
     resolved = resolve(GraphOptions(robot=robot, mode="train", run=str(tmp_path)))
     assert not resolved.simulated
@@ -332,3 +359,41 @@ def test_each_simulated_cell_has_a_clock_of_its_own(tmp_path):
     assert {node.remap for node in nodes.values()} == {(("/clock", "/cell_a/clock"),)}
     command = GraphRunner(list(nodes.values()), tmp_path, "/cell_a")._command(nodes["sim_robot"])
     assert "/clock:=/cell_a/clock" in command
+
+
+def test_on_a_robot_s_timer_a_task_without_prefetch_is_warned_of(tmp_path):
+    def warnings(**options):
+        notes = resolve(GraphOptions(run=str(tmp_path), **options)).notes
+        return [note for note in notes if note.startswith("warning: ")]
+
+    (said,) = warnings(robot="dual_ros2_control")
+    assert "screw.yaml: prefetch_steps: 0: on a robot's timer" in said
+    assert warnings(robot="dual_ros2_control", task=TEMPLATE) == []
+    assert warnings(robot="dual_ros2_control", mode="collect") == [], "a person needs no chunks"
+    assert warnings() == [], "in lockstep time stands still until the chunk is there"
+
+
+def test_on_a_real_robot_the_time_outs_are_said(tmp_path):
+    notes = resolve(GraphOptions(run=str(tmp_path), robot="dual_ros2_control", mode="collect")).notes
+    assert any("ends after 5 s in BASE and after 8.8 s in CRITICAL" in note for note in notes)
+    assert resolve(GraphOptions(run=str(tmp_path))).notes == ()
+
+
+@pytest.mark.parametrize("robot", REAL_ROBOTS)
+def test_the_template_of_a_real_task_has_what_a_real_robot_needs(tmp_path, robot):
+    resolved = resolve(GraphOptions(robot=robot, task=TEMPLATE, mode="train", run=str(tmp_path)))
+    hz = load_robot(resolved.robot_file).control_hz
+    assert resolved.task.prefetch_steps > 0
+    assert min(resolved.task.max_base_steps, resolved.task.max_critical_steps) / hz >= 30.0
+    priorities = {node.name: node.parameters.get("priority", 0) for node in describe(resolved)}
+    assert priorities["chunk_executor"] > priorities["vla"] == priorities["rl_policy"] > 0
+
+
+def test_what_the_template_leaves_as_comments_is_known_to_the_nodes():
+    text = (CONFIG / "tasks" / f"{TEMPLATE}.yaml").read_text(encoding="utf-8")
+    nodes = yaml.safe_load(re.sub(r"^  # (?=( )*[\w.]+:)", "  ", text, flags=re.MULTILINE))["nodes"]
+    assert {"episode_manager", "rl_learner"} <= set(nodes)
+    page = (Path(__file__).resolve().parents[3] / "docs" / "parameters.md").read_text(encoding="utf-8")
+    for node, values in nodes.items():
+        section = page.split(f"### {node}\n")[1].split("\n### ")[0]
+        assert [name for name in _flatten(values) if f"| `{name}` |" not in section] == [], node

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -63,6 +64,18 @@ def test_a_running_graph_is_healthy_until_a_node_is_gone(tmp_path):
     assert "recorder: silent" in broken.stderr
 
 
+@pytest.mark.timeout(200)
+def test_while_a_command_runs_nobody_is_expected_and_whoever_speaks_must_be_well(tmp_path):
+    quiet = check(tmp_path, mode="demo", seconds=1)
+    assert (quiet.returncode, quiet.stdout.strip()) == (0, "healthy: mode demo runs no node now")
+    nodes = describe(resolve(GraphOptions(run=str(tmp_path), mode="collect")))
+    with GraphRunner([node for node in nodes if node.name == "episode_manager"], tmp_path / "log"):
+        end = time.monotonic() + 60
+        while not (ill := check(tmp_path, mode="demo", seconds=5)).returncode:
+            assert time.monotonic() < end, ill.stdout
+    assert "episode_manager: no control_state: the chunk executor is gone" in ill.stderr
+
+
 def test_where_sros2_is_on_it_has_an_identity_of_its_own(monkeypatch):
     monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
     assert with_identity(["healthcheck"], "cell") == ["healthcheck"]
@@ -70,9 +83,3 @@ def test_where_sros2_is_on_it_has_an_identity_of_its_own(monkeypatch):
     own = ["healthcheck", "--ros-args", "--enclave", "/cell/healthcheck"]
     assert with_identity(["healthcheck"], "cell") == own
     assert with_identity(own, "") == own
-
-
-def test_a_mode_without_a_graph_is_refused_in_words(tmp_path):
-    refused = check(tmp_path, mode="adapt")
-    assert refused.returncode == 1
-    assert "mode 'adapt' has no graph" in refused.stderr

@@ -47,5 +47,6 @@ def test_every_distribution_is_tried(name):
 
 def test_every_task_s_launch_file_is_shown():
     text = (ROOT / ".github" / "workflows" / "ros.yml").read_text(encoding="utf-8")
-    tasks = {path.stem for path in (ROOT / "src" / "rlt_bringup" / "config" / "tasks").glob("*.yaml")}
+    files = (ROOT / "src" / "rlt_bringup" / "launch").glob("*.launch.py")
+    tasks = {path.name.removesuffix(".launch.py") for path in files} - {"replay"}
     assert set(re.search(r"for task in (.*); do", text).group(1).split()) == tasks

@@ -31,6 +31,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
@@ -47,7 +48,7 @@ from rlt_control import inputs, messages
 from rlt_control.arm_sensors import ArmSensors
 from rlt_control.arms import build_integrator
 from rlt_control.drivers import build_encoders
-from rlt_control.drivers.encoder import Command
+from rlt_control.drivers.encoder import Command, Encoder
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
 from rlt_control.real_time import (
     RUNAWAY_S,
@@ -90,7 +91,10 @@ class NodeParameters:
         minimum=0.02,
         maximum=2.0,
     )
-    dry_run: bool = param(False, "send nothing to the arms; everything else runs as if it were sent")
+    dry_run: bool = param(
+        False, "send nothing to the arms; everything else runs as if it were sent and the arms had followed"
+    )
+    lacks: str = param("", "what this graph goes without, said in the log and in /diagnostics; given by the launch")
     request_retry_s: float = param(
         1.0, "s, an unanswered chunk request is sent again after this time", minimum=0.05, maximum=60.0
     )
@@ -122,6 +126,7 @@ class ChunkExecutorNode(Node):
                 prefetch_steps=self.task.prefetch_steps,
                 wait_for_chunk=self.lockstep,
                 request_retry_s=parameters.request_retry_s,
+                dry_run=parameters.dry_run,
             ),
             joints=len(self.robot.joint_names),
             arm_names=tuple(arm.name for arm in self.robot.arms),
@@ -141,9 +146,9 @@ class ChunkExecutorNode(Node):
         self._missed = 0
         self._health = Health(self)
 
+        # A dry run encodes too, so that what is not installed is found before anything moves; it has no publishers.
         self._drivers = [
-            (encoder, self.create_publisher(encoder.message_type, encoder.topic, topics.QOS_CONTROL))
-            for encoder in ([] if parameters.dry_run else build_encoders(self.robot))
+            (encoder, None if parameters.dry_run else self._commands(encoder)) for encoder in build_encoders(self.robot)
         ]
         self._executed = self.create_publisher(ExecutedAction, topics.EXECUTED_ACTION, topics.QOS_EXECUTED)
         self._requests = self.create_publisher(ChunkRequest, topics.CHUNK_REQUEST, topics.QOS_CONTROL)
@@ -166,6 +171,11 @@ class ChunkExecutorNode(Node):
         if self.lockstep:
             self.create_timer(self.parameters.request_retry_s / 2, self._lockstep_tick, clock=steady)
         self._watch_command_topics()
+        if parameters.lacks:
+            self.get_logger().warning(parameters.lacks)
+
+    def _commands(self, encoder: Encoder) -> Publisher:
+        return self.create_publisher(encoder.message_type, encoder.topic, topics.QOS_CONTROL)
 
     # ---- inputs
 
@@ -345,13 +355,15 @@ class ChunkExecutorNode(Node):
         measured = self._state.q if self._state is not None else target
         command = Command(target, measured, holding, answers_ns)
         for encoder, publisher in self._drivers:
-            publisher.publish(encoder.encode(command))
+            message = encoder.encode(command)
+            if publisher is not None:
+                publisher.publish(message)
 
     def _send_stop(self) -> None:
         """Nothing new can be commanded: drivers of positions keep their last one, those of speeds are told 0."""
         command = Command(self._last_target, self._last_target, True, self._answered_ns)
         for encoder, publisher in self._drivers:
-            if encoder.speed:
+            if encoder.speed and publisher is not None:
                 publisher.publish(encoder.encode(command))
 
     # ---- state
@@ -371,10 +383,10 @@ class ChunkExecutorNode(Node):
             level, text = ERROR, f"emergency stop: {core.estop_reason}"
         elif fault:
             level, text = ERROR, fault
-        elif self._missed or self._unscheduled or self.parameters.dry_run:
+        elif self._missed or self._unscheduled or self.parameters.dry_run or self.parameters.lacks:
             level = WARN
-        if self.parameters.dry_run:
-            text = f"DRY RUN, nothing is sent to the arms; {text}"
+        said = ("DRY RUN, nothing is sent to the arms" if self.parameters.dry_run else "", self.parameters.lacks, text)
+        text = "; ".join(filter(None, said))
         self._health.set(
             level,
             text,

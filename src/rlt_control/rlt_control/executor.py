@@ -48,12 +48,15 @@ class ExecutorConfig:
         prefetch_steps: d, control steps between an observation and row 0 of its chunk; 0 in lockstep.
         wait_for_chunk: lockstep: send nothing until the chunk comes.
         request_retry_s: an unanswered request is sent again after this time.
+        dry_run: nobody is commanded, and the arms stand. Each step begins where the one before would have led, so that
+            limits show what they would do to a motion; each chunk begins where the arms stand, as its observation does.
     """
 
     stride: int = 2
     prefetch_steps: int = 0
     wait_for_chunk: bool = False
     request_retry_s: float = 1.0
+    dry_run: bool = False
 
 
 @dataclass
@@ -98,6 +101,8 @@ class ChunkExecutor:
         self._episode: Episode | None = None
         self._human: HumanCommand | None = None
         self._hold_target: np.ndarray | None = None
+        self._followed: np.ndarray | None = None  # in a dry run: where the arms would be
+        self._dry_chunk = 0
         self._trusted = True  # no input was at fault in the last step
         self._period_s: float | None = None
         self._ticked_s: float | None = None
@@ -233,11 +238,11 @@ class ChunkExecutor:
             self.hold_reason = f"time-out of {episode.phase.name}"
             return Tick() if self._config.wait_for_chunk else self._still(state)
         if self._hold_target is not None or self.step == 0:
-            self._integrator.reset(state.q)
+            self._begin_at(state)
             self._hold_target = None
         fault = self.watchdog.first_fault(now_s, apart_from=(*self._state_inputs, HUMAN))
         if bool(fault) == self._trusted or powerless:  # a fault begins, or is over
-            self._integrator.reset(state.q)
+            self._begin_at(state)
             self._play.flush()
         self._trusted = not fault
         if fault:
@@ -251,7 +256,10 @@ class ChunkExecutor:
         row = self._play.row(self.step)
         if row is not None:
             chunk = self._play.chunk
-            result = self._integrator.step(chunk.actions[row], state.q, self._period_s)
+            if self._config.dry_run and chunk.chunk_id != self._dry_chunk:
+                self._dry_chunk = chunk.chunk_id
+                self._begin_at(state)
+            result = self._integrator.step(chunk.actions[row], self._reached(state), self._period_s)
             executed = self._execute(state, chunk.source, result, chunk.reference[row], chunk=chunk, row=row)
             return replace(executed, request=request)
         if self._config.wait_for_chunk and self.step % self._config.stride == 0:
@@ -266,12 +274,12 @@ class ChunkExecutor:
         if human is None or not human.enabled:
             return self._hold_step(state, "the operator has taken over and holds no enable button")
         action = self._integrator.in_world(human.action) if human.frame == Frame.TOOL else human.action
-        result = self._integrator.follow(action, state.q, self._period_s)
+        result = self._integrator.follow(action, self._reached(state), self._period_s)
         tick = self._execute(state, Source.HUMAN, result, result.applied)
         return replace(tick, executed=replace(tick.executed, repositioning=human.repositioning))
 
     def _hold_step(self, state: RobotState, reason: str) -> Tick:
-        result = self._integrator.follow(np.zeros(self._hand_dim), state.q, self._period_s)
+        result = self._integrator.follow(np.zeros(self._hand_dim), self._reached(state), self._period_s)
         tick = self._execute(state, Source.HOLD, result, np.zeros(self._dim))
         self.hold_reason = reason
         self.counters.held += 1
@@ -306,6 +314,7 @@ class ChunkExecutor:
             joint_target=result.joint_targets,
         )
         self.step += 1
+        self._followed = result.joint_targets if self._config.dry_run else None
         self.source = source
         self.hold_reason = ""
         self.counters.clamped += int(result.clamped.any())
@@ -318,6 +327,15 @@ class ChunkExecutor:
         if self._hold_target is None:
             self._hold_target = self._here(state)
         return Tick(joint_target=self._hold_target.copy())
+
+    def _begin_at(self, state: RobotState) -> None:
+        """The next step starts where the arms are measured."""
+        self._integrator.reset(state.q)
+        self._followed = None
+
+    def _reached(self, state: RobotState) -> np.ndarray:
+        """(n,) where the arms are; in a dry run, where they would be."""
+        return state.q if self._followed is None else self._followed
 
     def _here(self, state: RobotState) -> np.ndarray:
         """Joint targets (n,) that keep the arms where they are measured, within the joints' range."""

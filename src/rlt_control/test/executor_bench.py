@@ -66,11 +66,12 @@ class Peer(Node):
 class Bench:
     """Executor node and peer in one executor. With `moved_clock` the node's clock is `now_s`, which the test moves."""
 
-    def __init__(self, context, robot=CONFIG / "robots" / "sim.yaml", moved_clock=False, dry_run=False):
+    def __init__(self, context, robot=CONFIG / "robots" / "sim.yaml", moved_clock=False, dry_run=False, lacks=""):
         self.now_s = 100.0
         parameters = {"robot": robot, "task": CONFIG / "tasks" / "screw.yaml"}
         overrides = [Parameter(name, value=str(value)) for name, value in parameters.items()]
         overrides += [Parameter("request_retry_s", value=0.2), Parameter("dry_run", value=dry_run)]
+        overrides += [Parameter("lacks", value=lacks)]
         now_s = (lambda: self.now_s) if moved_clock else time.monotonic
         self.node = ChunkExecutorNode(now_s, context=context, parameter_overrides=overrides)
         self.peer = Peer(context)

@@ -331,6 +331,23 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
         double.destroy_node()
 
 
+def test_a_dry_run_finds_that_a_driver_s_messages_are_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "interbotix_xs_msgs.msg", None)
+    with (
+        pytest.raises(ParameterError, match="interbotix_xs_msgs/msg/JointGroupCommand, which is not installed"),
+        Bench.running(robot=ROBOTS / "aloha.yaml", dry_run=True),
+    ):
+        pass
+
+
+def test_what_the_graph_goes_without_is_in_diagnostics():
+    robot = ROBOTS / "dual_ros2_control.yaml"
+    with Bench.running(robot=robot, moved_clock=True, dry_run=True, lacks="no VLA in here") as bench:
+        bench.node._heartbeat()
+        said = "DRY RUN, nothing is sent to the arms; no VLA in here; "
+        assert bench.node._health._status.message.startswith(said)
+
+
 def command(robot, q=None, holding=False):
     q = np.zeros(len(robot.joint_names)) if q is None else q
     return Command(target=q, measured=q, holding=holding, stamp_ns=5)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from executor_rig import ROBOT, Rig, human
+from executor_rig import HOME, ROBOT, Rig, human
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -364,3 +364,50 @@ def test_where_actions_start_from_the_measured_pose_a_request_has_no_anchor():
     rig = Rig(replace(ROBOT, relative_to="measured"), prefetch_steps=4)
     rig.start()
     assert rig.tick().request.anchor is None
+
+
+class Standing(Rig):
+    """Arms that nobody commands, as in a dry run."""
+
+    def tick(self):
+        q, tick = self.q, super().tick()
+        self.q = q
+        return tick
+
+
+def test_in_a_dry_run_a_person_moves_arms_that_stand_up_to_the_workspace_and_not_to_the_leash():
+    rig = Standing(dry_run=True)
+    low, high = ROBOT.arms[1].workspace_min[0], ROBOT.arms[1].workspace_max[0]
+    at = build_kinematics(ROBOT).forward(rig.q)[1][0][0]
+    rig.start(human_in_control=True)
+    steps = int((high - at) / 0.002)
+    assert 0.002 * steps > 2 * ROBOT.limits.leash_translation
+    for _ in range(steps):
+        human(rig)
+        assert not rig.tick().executed.clamped.any()
+    for _ in range(5):
+        human(rig)
+        tick = rig.tick()
+    assert tick.executed.clamped[7]
+    assert low < rig.executor._integrator.commanded[1][0][0] <= high + 1e-9
+
+
+def test_in_a_dry_run_every_chunk_begins_where_its_observation_was_taken():
+    rig, begun = Standing(dry_run=True), build_kinematics(ROBOT).forward(HOME)[1][0]
+    rig.start()
+    for _ in range(4):
+        assert rig.answer(rig.tick().request, dx=0.004) == ""
+        for _ in range(9):  # the first row was due when the chunk was asked for
+            assert not rig.tick().executed.clamped.any()
+        np.testing.assert_allclose(rig.executor._integrator.commanded[1][0] - begun, [0.036, 0.0, 0.0], atol=1e-3)
+
+
+def test_in_a_dry_run_the_measured_arms_are_still_what_is_judged():
+    rig = Standing(dry_run=True)
+    rig.in_motion()
+    rig.q[1] = 50.0
+    assert rig.tick().joint_target is None
+    assert "its range is" in rig.executor.hold_reason
+    rig.q[1] = HOME[1]
+    rig.tick()
+    np.testing.assert_allclose(rig.executor._integrator.commanded[1][0], build_kinematics(ROBOT).forward(HOME)[1][0])
