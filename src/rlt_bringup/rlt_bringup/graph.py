@@ -19,6 +19,7 @@ from rlt_common.config import RobotConfig, TaskConfig, config_file, load_robot, 
 from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_common.run_files import inside
+from rlt_common.vla_config import load_vla
 from rlt_teleop.joy_mapping import load_mapping
 
 MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy", "dry_run")
@@ -64,6 +65,10 @@ class GraphOptions:
     )
     run: str = param("runs/screw", "run directory: episodes, checkpoints, metrics")
     checkpoint: str = param("", "frozen VLA and RL token; empty: <run>/vla")
+    vla: str = param(
+        "",
+        "in mode adapt: the VLA, config/vlas/<vla>.yaml of rlt_bringup or the path of a VLA file; empty: the built-in one",
+    )
     auto_handoff: bool = param(True, "in mode deploy: the hand-off head begins the critical phase; false: the operator")
     record: bool = param(True, "record every episode as MCAP")
     operator: str = param(
@@ -125,6 +130,8 @@ class Resolved:
     run: Path
     checkpoint: Path
     joy_file: Path
+    vla_file: Path | None
+    """The VLA that mode adapt is for; None: the built-in one."""
     joy_reader: str
     """Who publishes the device's Joy (JoyMapping.reader)."""
     simulated: bool
@@ -187,6 +194,7 @@ def resolve(options: GraphOptions) -> Resolved:
         run=run,
         checkpoint=checkpoint,
         joy_file=joy_file,
+        vla_file=_vla_file(options, robot),
         joy_reader=mapping.reader,
         simulated=simulated,
         scripted=scripted,
@@ -224,6 +232,21 @@ def _notes(
             "is used up, and the arms hold until it comes; config/tasks/real_robot.yaml has another value"
         )
     return tuple(notes)
+
+
+def _vla_file(options: GraphOptions, robot: RobotConfig) -> Path | None:
+    if not options.vla:
+        return None
+    if options.mode != "adapt":
+        raise ParameterError(
+            f"vla: {options.vla!r} means something in mode adapt alone: afterwards the checkpoint says which VLA it is of"
+        )
+    path = config_file("vlas", options.vla)
+    try:
+        load_vla(path).check_robot(robot)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    return path
 
 
 def refuse_other_commanders(robot: RobotConfig, namespace: str) -> None:
@@ -264,7 +287,7 @@ NODE_NAMES = (
     "v4l2_camera",
     "auto_handoff",
 )
-COMMAND_NAMES = ("adapt", "handoff")
+COMMAND_NAMES = ("adapt", "adapt_vla", "handoff")
 """Commands that take parameters from the task file as nodes do."""
 
 

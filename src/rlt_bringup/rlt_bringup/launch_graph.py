@@ -109,7 +109,9 @@ def _command_arguments(mode: str, resolved) -> list[str]:
     files = ["--robot", str(resolved.robot_file), "--task", str(resolved.task_file)]
     if mode == "handoff":
         return [*files, "--run", str(resolved.run), "--checkpoint", str(resolved.checkpoint), *seed]
+    vla = ["--vla", str(resolved.vla_file)] if resolved.vla_file else []
     return [
+        *vla,
         *files,
         *("--demonstrations", str(resolved.run / "episodes"), "--output", str(resolved.checkpoint)),
         *seed,

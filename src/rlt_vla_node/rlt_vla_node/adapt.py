@@ -3,6 +3,8 @@
     adapt --robot sim.yaml --task screw.yaml --demonstrations DIR --output DIR \\
           [--pretraining FILE] [--seed N] [--threads N] [--resume]
 
+`--vla FILE` adapts any other VLA: see `vla_adaptation` and `adapt --vla FILE --help`.
+
 Writes the checkpoint that the VLA node loads (model.safetensors, config.json, metrics.json), metrics.jsonl while it
 runs, and training.safetensors, from which `--resume` goes on exactly after a crash. Steps are counted and not timed,
 so the same inputs, seed and threads give the same checkpoint. Every parameter of AdaptConfig is an option, and may
@@ -320,7 +322,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `ros2 run rlt_vla_node adapt`."""
+    """Entry point of `ros2 run rlt_vla_node adapt`: of the built-in VLA or, with `--vla`, of another one."""
+    given_words = sys.argv[1:] if arguments is None else arguments
+    if any(word == "--vla" or word.startswith("--vla=") for word in given_words):
+        _adapt_another(given_words)
+        return
     options = parse_arguments(arguments)
     given = training_options.apply(options, "adapt")
     try:
@@ -353,6 +359,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"adapt: {error}")
     except KeyboardInterrupt:
         sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")
+
+
+def _adapt_another(arguments: list[str]) -> None:
+    try:
+        from rlt_vla_node import vla_adaptation
+    except ImportError as error:
+        sys.exit(f"adapt: --vla needs packages that are not installed ({error}): `make extras` installs them")
+    vla_adaptation.main(arguments)
 
 
 def _encode(robot: RobotConfig, task: TaskConfig, demonstrations: Path, output: Path, seed: int) -> None:

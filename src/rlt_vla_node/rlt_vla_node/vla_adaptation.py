@@ -5,8 +5,8 @@
     torchrun --nproc-per-node 8 -m rlt_vla_node.adapt --vla ...       (or: accelerate launch -m rlt_vla_node.adapt ...)
 
 Demonstrations are episode files; they are converted into a data set of the policy's own vectors beside the output,
-unless `--dataset` names one. Written are the checkpoint that the VLA node loads, `policy/` with the adapted weights in the
-policy's own format, metrics.jsonl while it runs and curves.svg in the end, and training.safetensors, from which
+unless `--dataset` names one. Written are the checkpoint that the VLA node loads, `policy/` with the adapted weights in
+the policy's own format, metrics.jsonl while it runs and curves.svg in the end, and training.safetensors, from which
 `--resume` goes on exactly after a crash. Parameters may stand in the task file under `nodes: adapt_vla:`.
 """
 
