@@ -26,10 +26,12 @@ FILES = (
     ("Launch arguments", "rlt_bringup.graph", "GraphOptions", "`name:=value` of the launch files"),
     ("Robot files", "rlt_common.robot_config", "RobotConfig", "Keys of `config/robots/*.yaml`"),
     ("Task files", "rlt_common.task_config", "TaskConfig", "Keys of `config/tasks/*.yaml`"),
+    ("VLA files", "rlt_common.vla_config", "VlaConfig", "Keys of `config/vlas/*.yaml` ([backends](backends.md))"),
     ("Device files", "rlt_teleop.joy_mapping", "JoyMapping", "Keys of `config/joy/*.yaml`"),
 )  # fmt: skip
 COMMANDS = (
     ("adapt", "rlt_vla_node.adapt_config", "AdaptConfig"),
+    ("adapt_vla", "rlt_vla_node.vla_adapt_config", "VlaAdaptConfig"),
     ("handoff", "rlt_vla_node.handoff_training", "HandoffConfig"),
 )
 

@@ -67,7 +67,7 @@ class GraphOptions:
     checkpoint: str = param("", "frozen VLA and RL token; empty: <run>/vla")
     vla: str = param(
         "",
-        "in mode adapt: the VLA, config/vlas/<vla>.yaml of rlt_bringup or the path of a VLA file; empty: the built-in one",
+        "in mode adapt: the VLA, config/vlas/<vla>.yaml of rlt_bringup or a path; empty: the built-in one",
     )
     auto_handoff: bool = param(True, "in mode deploy: the hand-off head begins the critical phase; false: the operator")
     record: bool = param(True, "record every episode as MCAP")
@@ -239,7 +239,7 @@ def _vla_file(options: GraphOptions, robot: RobotConfig) -> Path | None:
         return None
     if options.mode != "adapt":
         raise ParameterError(
-            f"vla: {options.vla!r} means something in mode adapt alone: afterwards the checkpoint says which VLA it is of"
+            f"vla: {options.vla!r} belongs to mode adapt alone: afterwards the checkpoint says which VLA it is of"
         )
     path = config_file("vlas", options.vla)
     try:
