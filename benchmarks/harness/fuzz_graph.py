@@ -120,6 +120,13 @@ class Attacker(Node):
         if self._well:
             self.create_timer(SENSORS_S, self._be_well)
 
+    @property
+    def motion(self) -> int:
+        """Steps of chunks so far; where executed_action is attacked, commands (none without motion in lockstep)."""
+        if topics.EXECUTED_ACTION in self._talk:
+            return self.found.commands
+        return self.found.steps["VLA"] + self.found.steps["RL"]
+
     def attack(self, name: str, episode_id: int) -> None:
         """One hostile message, request or goal."""
         self.found.sent[name] += 1
@@ -324,10 +331,10 @@ def _zombie(pid: int) -> bool:
 
 def _until_moving(attacker: Attacker, executor: SingleThreadedExecutor, runner: GraphRunner) -> None:
     """The arms are commanded. Raises RuntimeError when they are not within two minutes."""
-    before, end = attacker.found.commands, time.monotonic() + START_TIMEOUT_S
-    while attacker.found.commands == before:
+    before, end = attacker.motion, time.monotonic() + START_TIMEOUT_S
+    while attacker.motion == before:
         if time.monotonic() > end:
-            raise RuntimeError(f"the graph did not begin to move:\n{runner.log_end('episode_manager')}")
+            raise RuntimeError(f"the graph did not begin to move:\n{runner.log_end('chunk_executor')}")
         runner.poll()
         executor.spin_once(timeout_sec=0.1)
 

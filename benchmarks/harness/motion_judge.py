@@ -2,8 +2,8 @@
 
 A command must follow from something that was there before: from the command before it, or from joints that were
 measured (a hold begins where the arms are measured, and hostile joint states that cannot be told from true ones are
-measured too). From there no joint may be faster than its limit, and no tool may leave its workspace, or be further
-outside than it was.
+measured too). From there no joint may be faster than its limit, and no joint and no tool may leave its range or its
+workspace, or be further outside than it was.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from rlt_common.kinematics import build_kinematics
 TOLERANCE = 1e-6
 TOLERANCE_M = 5e-3
 """What inverse kinematics may leave between the commanded pose, which is limited, and the commanded joints' tip."""
+MEASURED_BEYOND = 0.1
+"""rad or m that a joint may be measured out of its range and be held there: a gripper that is pressed shut, an encoder
+that is off."""
 KEPT = 400
 
 
@@ -52,14 +55,19 @@ class MotionJudge:
             return f"{target.size} joint targets"
         if not np.isfinite(target).all():
             return "joint targets that are not finite"
-        low, high = self._kinematics.lower - TOLERANCE, self._kinematics.upper + TOLERANCE
-        if ((target < low) | (target > high)).any():
-            return "joint targets beyond the joints' range"
         outside = self._outside(target)
         references = [*self._references, *([self._commanded] if self._commanded else [])]
+        if self._beyond_range(target, [q for q, _ in references]):
+            return "joint targets beyond the joints' range"
         fault = self._motion_fault(target, outside, references) if references else ""
         self._commanded = (target.copy(), outside)
         return fault
+
+    def _beyond_range(self, target: np.ndarray, before: list[np.ndarray]) -> bool:
+        """Whether a joint is out of its range, further than it was measured or commanded before."""
+        lower, upper = self._kinematics.lower, self._kinematics.upper
+        known = np.clip([target.clip(lower, upper), *before], lower - MEASURED_BEYOND, upper + MEASURED_BEYOND)
+        return bool(((target < known.min(axis=0) - TOLERANCE) | (target > known.max(axis=0) + TOLERANCE)).any())
 
     def _motion_fault(
         self, target: np.ndarray, outside: list[float], references: list[tuple[np.ndarray, list[float]]]

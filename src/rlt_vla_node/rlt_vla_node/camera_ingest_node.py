@@ -59,8 +59,8 @@ class NodeParameters:
     frozen_images: int = param(
         -1,
         "so many equal images in a row count as a frozen camera; 0: not watched; -1: as the robot file's "
-        "camera_timeout_frames says, but not in lockstep (a noiseless simulated camera repeats its image while nothing "
-        "moves, a real sensor never does)",
+        "camera_timeout_frames says, but not of a simulator (whose noiseless camera repeats its image while nothing "
+        "moves; a real sensor never does)",
         minimum=-1,
         maximum=10_000,
     )
