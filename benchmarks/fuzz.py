@@ -12,12 +12,13 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from harness.fuzz_graph import attack_equipped_graph, attack_graph, reports
-from harness.fuzzing import Findings, campaign, equipped_nodes, graph_nodes
+from harness.fuzzing import Findings, all_handlers, graph_nodes
 from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
 
 NAME = "fuzz"
@@ -25,21 +26,25 @@ SEED = 0
 PER_TYPE, PER_TOPIC = 100_000, 5_000
 QUICK_PER_TYPE, QUICK_PER_TOPIC = 300, 60
 DRIVEN = ("VLA", "RL", "HUMAN", "clamped")
+PROCESSES = 2
 STEPS_EACH = 10_000
 """Control steps that each of DRIVEN must have taken part in: else the limits were not met."""
 
 
 def measure(per_type: int, per_topic: int) -> list[dict[str, Any]]:
     """One row per message type, and one for the graph over DDS."""
-    torch.set_num_threads(1)
     say = lambda words: print(f"fuzz: {words}", flush=True)  # noqa: E731
-    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
-        every, training, valid = graph_nodes(Path(folder))
-        findings = campaign(every, valid, per_type, SEED, say)
-        equipped, own_valid = equipped_nodes(Path(folder) / "equipped")
-        campaign(equipped, own_valid, per_type, SEED + 1, say, findings)
-        overheard = attack_graph(training, valid, Path(folder) / "log", per_topic, SEED, say)
-        attack_equipped_graph(Path(folder) / "on_a_timer", per_topic, SEED + 1, say, overheard)
+    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as name:
+        folder = Path(name)
+        findings = Findings()
+        with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+            parts = [(k, PROCESSES) for k in range(PROCESSES)]
+            runs = [folder / f"part{k}" for k in range(PROCESSES)]
+            for found in pool.map(all_handlers, runs, [per_type] * PROCESSES, [SEED] * PROCESSES, parts):
+                findings.add(found)
+        _, training, valid = graph_nodes(folder)
+        overheard = attack_graph(training, valid, folder / "log", per_topic, SEED, say)
+        attack_equipped_graph(folder / "on_a_timer", per_topic, SEED + 1, say, overheard)
     return [*rows_of(findings), {"kind": "graph", **reports(overheard)}]
 
 
@@ -115,11 +120,11 @@ def main() -> None:
         rows = measure(QUICK_PER_TYPE, QUICK_PER_TOPIC)
         for goal in goals(rows)[2:]:
             print(f"{goal.name}: {goal.value}")
-        print("found:", *[f"{row.get('crashes')} {row.get('violations')} {row.get('deaths', '')}" for row in rows[-2:]])
         sent = sum(row["sent"] for row in rows if row["kind"] == "handlers")
         show_committed(NAME, f"{sent} messages through the handlers, {QUICK_PER_TOPIC} per topic over DDS")
         if not goals(rows)[2].value or not all(goal.met for goal in goals(rows)[3:]):
-            raise SystemExit("fuzz: a hostile message did harm")
+            harm = {key: row[key] for row in rows[-2:] for key in ("crashes", "violations", "deaths") if row.get(key)}
+            raise SystemExit(f"fuzz: a hostile message did harm, or none met moving arms: {harm}")
         return
     rows = measure(PER_TYPE, PER_TOPIC)
     publish(NAME, table, command="make bench-fuzz", seeds=[SEED], n=PER_TYPE, rows=rows, goals=goals(rows))

@@ -92,6 +92,7 @@ class Attacker(Node):
         self.found = GraphFindings()
         self._judge = Judge(valid.robot, Findings())
         self._beside = dict(beside or {})
+        self._good_by_episode: dict[int, dict[str, Any]] = {}
         self._command_topic = valid.robot.command_topics[0]
         good = valid.of_episode(1) | self._beside
         qos = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -137,7 +138,7 @@ class Attacker(Node):
         if name in self._clients_by_name:
             topic = name.removesuffix(SERVICE)
             client = self._clients_by_name[name]
-            request = self._valid.of_episode(episode_id).get(topic)
+            request = self._of_episode(episode_id).get(topic)
             kind = SERVICES[topic].Request
             request = self._hostile.message(request if isinstance(request, kind) else kind())
             client.remove_pending_request(client.call_async(request))
@@ -166,7 +167,12 @@ class Attacker(Node):
         if name == topics.ACTION_CHUNK and self._requests:
             return answer_to(self._rng.choice(list(self._requests.values())), self._valid, self._rng)
         good = self._beside.get(name)
-        return self._valid.of_episode(episode_id)[name] if good is None else good
+        return self._of_episode(episode_id)[name] if good is None else good
+
+    def _of_episode(self, episode_id: int) -> dict[str, Any]:
+        if episode_id not in self._good_by_episode:
+            self._good_by_episode[episode_id] = self._valid.of_episode(episode_id)
+        return self._good_by_episode[episode_id]
 
     def _bad_bytes(self, good: Any) -> bytes:
         if self._rng.random() < BYTES_SHARE:

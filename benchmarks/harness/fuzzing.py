@@ -16,7 +16,7 @@ import random
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+import torch
 import yaml
 from rclpy.action import ActionServer
 from rclpy.executors import SingleThreadedExecutor
@@ -99,7 +100,7 @@ RMWError = rclpy_implementation.RMWError
 PER_LIFE = 300
 """Hostile messages that a node takes before a fresh one replaces it: some leave it deaf, on purpose, to what
 follows."""
-VALID_EVERY, TIMERS_EVERY, DRIVE_EVERY = 40, 25, 3
+VALID_EVERY, TIMERS_EVERY, DRIVE_EVERY = 40, 25, 5
 BYTES_SHARE = 0.3
 
 
@@ -136,6 +137,17 @@ class Findings:
         for tally in self.tallies.values():
             sent[tally.type] += tally.sent
         return sent
+
+    def add(self, other: Findings) -> None:
+        """Take in what was found elsewhere."""
+        for (node, topic), own in other.tallies.items():
+            tally = self.tally(node, topic, own.type)
+            tally.sent += own.sent
+            tally.undecodable += own.undecodable
+            tally.crashes += own.crashes
+        for counter in ("crashes", "violations", "published", "steps"):
+            getattr(self, counter).update(getattr(other, counter))
+        self.examples = other.examples | self.examples
 
     def tally(self, node: str, topic: str, kind: str) -> Tally:
         """The tally of a topic of a node, made when it is asked for first."""
@@ -473,14 +485,15 @@ def campaign(
     count: int,
     seed: int,
     say: Callable[[str], None],
-    findings: Findings | None = None,
+    known: Collection[str] = (),
+    part: tuple[int, int] = (0, 1),
 ) -> Findings:
     """`count` hostile messages of every type into the nodes in `specs`, shared between those that take the type.
 
-    Of types that `findings` of an earlier campaign has in full, these nodes get one in KNOWN_SHARE.
+    Of the types in `known`, which other nodes get in full, it is one in KNOWN_SHARE. `part` (k, n): only every n-th
+    node from the k-th on is worked on, with the share of the whole that it would have.
     """
-    findings = findings or Findings()
-    before: Mapping[str, int] = findings.types()
+    findings = Findings()
     with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
         subjects = [
             Subject(spec, valid, findings, seed + 10 * i, Path(folder) / str(i)) for i, spec in enumerate(specs)
@@ -488,16 +501,38 @@ def campaign(
         takers = Counter(kind for subject in subjects for kind in subject.types())
 
         def share(kind: str) -> int:
-            wanted = count // KNOWN_SHARE if before.get(kind, 0) >= count else count
-            return -(-wanted // takers[kind])
+            return -(-(count // KNOWN_SHARE if kind in known else count) // takers[kind])
 
         gc.freeze()  # a collection after every life of a node looks at what that life made, not at all of torch
         try:
-            for spec, subject in zip(specs, subjects, strict=True):
+            for subject in subjects[part[0] :: part[1]]:
                 sent, crashed = findings.types().total(), findings.crashes.total()
                 subject.run(share)
                 sent, crashed = findings.types().total() - sent, findings.crashes.total() - crashed
-                say(f"{spec.name}: {sent} messages, {crashed} crashes")
+                say(f"{subject.spec.name}: {sent} messages, {crashed} crashes")
         finally:
             gc.unfreeze()
+    return findings
+
+
+def types_of(specs: Sequence[NodeSpec], valid: ValidMessages) -> set[str]:
+    """Every type that one of the nodes takes."""
+    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
+        subjects = [Subject(spec, valid, Findings(), 0, Path(folder) / str(i)) for i, spec in enumerate(specs)]
+        return {kind for subject in subjects for kind in subject.types()}
+
+
+def all_handlers(run: Path, count: int, seed: int, part: tuple[int, int] = (0, 1)) -> Findings:
+    """Both campaigns in this process, or a part of them: the graph's nodes, then those of the equipped robot.
+
+    Nodes of other processes are not met: messages go into the callbacks, and another part has nodes of the same names.
+    """
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "OFF"
+    torch.set_num_threads(1)
+    say = lambda words: print(f"fuzz: {words}", flush=True)  # noqa: E731
+    every, _, valid = graph_nodes(run)
+    findings = campaign(every, valid, count, seed, say, part=part)
+    known = types_of(every, valid)
+    equipped_specs, own_valid = equipped_nodes(run / "equipped")
+    findings.add(campaign(equipped_specs, own_valid, count, seed + 1, say, known, part))
     return findings

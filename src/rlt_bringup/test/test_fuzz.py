@@ -57,7 +57,7 @@ def test_every_type_that_a_robot_a_device_or_a_person_s_node_takes_is_fuzzed(wor
     every = [*world[0].values()]
     kinds = set()
     for specs, valid in ((every, world[1]), equipped):
-        kinds |= set(fuzzing.campaign(specs, valid, 1, 0, lambda _: None).types())
+        kinds |= fuzzing.types_of(specs, valid)
     assert {
         "geometry_msgs/msg/Twist",
         "geometry_msgs/msg/WrenchStamped",
@@ -69,6 +69,16 @@ def test_every_type_that_a_robot_a_device_or_a_person_s_node_takes_is_fuzzed(wor
         "rlt_msgs/action/RunEpisodes_Goal",
         "rlt_msgs/srv/Estop",
     } <= kinds
+
+
+def test_parts_together_send_what_one_process_would(world):
+    specs = [world[0][name] for name in ("recorder", "auto_handoff", "camera_view")]
+    whole = fuzzing.campaign(specs, world[1], 30, 0, lambda _: None)
+    parts = fuzzing.Findings()
+    for k in range(2):
+        parts.add(fuzzing.campaign(specs, world[1], 30, 0, lambda _: None, part=(k, 2)))
+    assert {key: t.sent for key, t in parts.tallies.items()} == {key: t.sent for key, t in whole.tallies.items()}
+    assert parts.types() == whole.types()
 
 
 @pytest.mark.parametrize("number", range(4))
