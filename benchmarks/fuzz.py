@@ -1,8 +1,10 @@
 """`make bench-fuzz`: malformed and hostile messages into every node of the graph.
 
-First 100,000 per message type straight through the handlers of the real nodes (`harness.fuzzing`), the executor in both
-ways of ticking; then 5,000 per topic and service over DDS into a graph of real processes that drives the simulated arms
-meanwhile (`harness.fuzz_graph`). QUICK=1 sends a few hundred and re-reads the goals from the committed result.
+First 100,000 per message type straight through the handlers of the real nodes (`harness.fuzzing`): of the graph, of a
+robot with every sensor that a robot file can name, of a SpaceMouse and leader arms, and of what a person starts beside
+it. Executors tick in both ways and are driven meanwhile. Then 5,000 per topic, service and action over DDS into graphs
+of real processes that drive the simulated arms meanwhile (`harness.fuzz_graph`). QUICK=1 sends a few hundred and
+re-reads the goals from the committed result.
 """
 
 from __future__ import annotations
@@ -10,28 +12,39 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from harness.fuzz_graph import attack_graph, reports
-from harness.fuzzing import Findings, campaign, graph_nodes
+from harness.fuzz_graph import attack_equipped_graph, attack_graph, reports
+from harness.fuzzing import Findings, all_handlers, graph_nodes
 from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
 
 NAME = "fuzz"
 SEED = 0
 PER_TYPE, PER_TOPIC = 100_000, 5_000
 QUICK_PER_TYPE, QUICK_PER_TOPIC = 300, 60
+DRIVEN = ("VLA", "RL", "HUMAN", "clamped")
+PROCESSES = 2
+STEPS_EACH = 10_000
+"""Control steps that each of DRIVEN must have taken part in: else the limits were not met."""
 
 
 def measure(per_type: int, per_topic: int) -> list[dict[str, Any]]:
     """One row per message type, and one for the graph over DDS."""
-    torch.set_num_threads(1)
     say = lambda words: print(f"fuzz: {words}", flush=True)  # noqa: E731
-    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as folder:
-        every, training, valid = graph_nodes(Path(folder))
-        findings = campaign(every, valid, per_type, SEED, say)
-        overheard = attack_graph(training, valid, Path(folder) / "log", per_topic, SEED, say)
+    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as name:
+        folder = Path(name)
+        findings = Findings()
+        with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+            parts = [(k, PROCESSES) for k in range(PROCESSES)]
+            runs = [folder / f"part{k}" for k in range(PROCESSES)]
+            for found in pool.map(all_handlers, runs, [per_type] * PROCESSES, [SEED] * PROCESSES, parts):
+                findings.add(found)
+        _, training, valid = graph_nodes(folder)
+        overheard = attack_graph(training, valid, folder / "log", per_topic, SEED, say)
+        attack_equipped_graph(folder / "on_a_timer", per_topic, SEED + 1, say, overheard)
     return [*rows_of(findings), {"kind": "graph", **reports(overheard)}]
 
 
@@ -46,7 +59,8 @@ def rows_of(findings: Findings) -> list[dict[str, Any]]:
         for key in ("sent", "undecodable", "crashes"):
             row[key] += getattr(tally, key)
     found = [row for _, row in sorted(rows.items()) if row["type"]]
-    return [*found, {"kind": "words", "crashes": dict(findings.crashes), "violations": dict(findings.violations)}]
+    words = {"crashes": dict(findings.crashes), "violations": dict(findings.violations), "steps": dict(findings.steps)}
+    return [*found, {"kind": "words", **words}]
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
@@ -56,10 +70,14 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     graph = next(row for row in rows if row["kind"] == "graph")
     least, over_dds = min(row["sent"] for row in handlers), min(graph["sent"].values())
     crashes, deaths = sum(words["crashes"].values()), len(graph["deaths"])
+    driven = min(words["steps"].get(name, 0) for name in DRIVEN)
     moved = sum(words["violations"].values()) + sum(graph["violations"].values())
     return [
         Goal("messages per type through the handlers, fewest", least, f">= {PER_TYPE}", least >= PER_TYPE),
         Goal("messages per topic over DDS, fewest", over_dds, f">= {PER_TOPIC}", over_dds >= PER_TOPIC),
+        Goal(
+            "control steps by VLA, RL, a human, and clamped, fewest", driven, f">= {STEPS_EACH}", driven >= STEPS_EACH
+        ),
         Goal("handlers that raised", crashes, "0", crashes == 0),
         Goal("processes that ended", deaths, "0", deaths == 0),
         Goal("commands or actions beyond a limit, or not finite", moved, "0", moved == 0),
@@ -84,11 +102,16 @@ def table(document: Mapping[str, Any]) -> str:
     header = ("type", "nodes", "sent", "no message of the type", "handlers that raised")
     head = f"`{document['command']}`, commit `{document['commit'][:10]}`, {machine['cpu']}, {machine['cores']} cores."
     sent = Counter(graph["sent"])
+    words = next(row for row in rows if row["kind"] == "words")
+    steps = ", ".join(f"{words['steps'].get(name, 0):,} {name}" for name in DRIVEN)
+    driven = f"Control steps that the executors took between the messages: {steps}."
     tail = (
         f"Over DDS: {sent.total():,} messages and requests on {len(sent)} topics and services; "
-        f"{len(graph['deaths'])} processes ended; {graph['commands']:,} commands reached the arms meanwhile."
+        f"{len(graph['deaths'])} processes ended; {graph['commands']:,} commands reached the arms meanwhile. On a "
+        "timer: "
+        f"{', '.join(f'{count:,} steps by {name}' for name, count in sorted(graph['steps'].items()))}."
     )
-    return f"{head}\n\n{markdown_table(header, lines)}\n\n{tail}\n\n{goal_table(document['goals'])}"
+    return f"{head}\n\n{markdown_table(header, lines)}\n\n{driven}\n\n{tail}\n\n{goal_table(document['goals'])}"
 
 
 def main() -> None:
@@ -99,8 +122,9 @@ def main() -> None:
             print(f"{goal.name}: {goal.value}")
         sent = sum(row["sent"] for row in rows if row["kind"] == "handlers")
         show_committed(NAME, f"{sent} messages through the handlers, {QUICK_PER_TOPIC} per topic over DDS")
-        if not all(goal.met for goal in goals(rows)[2:]):
-            raise SystemExit("fuzz: a hostile message did harm")
+        if not goals(rows)[2].value or not all(goal.met for goal in goals(rows)[3:]):
+            harm = {key: row[key] for row in rows[-2:] for key in ("crashes", "violations", "deaths") if row.get(key)}
+            raise SystemExit(f"fuzz: a hostile message did harm, or none met moving arms: {harm}")
         return
     rows = measure(PER_TYPE, PER_TOPIC)
     publish(NAME, table, command="make bench-fuzz", seeds=[SEED], n=PER_TYPE, rows=rows, goals=goals(rows))

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from ament_index_python.packages import get_package_share_directory
-from harness.clean_runs import CleanRun, Jitter
+from harness.clean_runs import CAMERA, CleanRun, Jitter
 from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
 
 from rlt_common.config import RobotConfig, load_robot
-from rlt_control.inputs import HUMAN, JOINT_STATES, MANAGER, make_watchdog
+from rlt_control.inputs import CAMERAS, HUMAN, JOINT_STATES, MANAGER, make_watchdog
+from rlt_vla_node.synchroniser import input_watchdog
 
 NAME = "safety"
 SEEDS = (0, 1, 2)
@@ -28,7 +29,8 @@ JITTERS = (
 )
 """Made up; the last one stalls for longer than the time-out of 100 ms now and then, and has to be stopped."""
 CLEAN = ("quiet machine", "loaded machine")
-SILENCED = (JOINT_STATES, MANAGER, HUMAN, "wrench")
+SILENCED = (JOINT_STATES, MANAGER, HUMAN, "wrench", "pose", CAMERAS, CAMERA + "base")
+"""The last one is one camera's images, which camera_ingest misses and tells the executor of."""
 SILENCES = 20
 WARM_S = (3.0, 8.0)
 TAKEN_OVER_S = (13.5, 15.5)
@@ -36,10 +38,14 @@ TAKEN_OVER_S = (13.5, 15.5)
 
 
 def robot() -> RobotConfig:
-    """The simulated cell's arms on a robot's timer, each with a force sensor."""
+    """The simulated cell's arms on a robot's timer, each with a force sensor and a measured pose; drivers obey."""
     cell = load_robot(get_package_share_directory("rlt_bringup") + "/config/robots/sim.yaml")
-    arms = (replace(arm, wrench_topic=f"{arm.name}/wrench", max_force=30.0, max_torque=3.0) for arm in cell.arms)
-    return replace(cell, tick="timer", arms=tuple(arms))
+    sensors = {"max_force": 30.0, "max_torque": 3.0}
+    arms = (
+        replace(arm, wrench_topic=f"{arm.name}/wrench", pose_topic=f"{arm.name}/pose", **sensors) for arm in cell.arms
+    )
+    drivers = (replace(driver, ready_topic="ready") for driver in cell.drivers)
+    return replace(cell, tick="timer", arms=tuple(arms), drivers=tuple(drivers))
 
 
 def clean(jitter: Jitter, seeds: tuple[int, ...], hours: float) -> dict[str, Any]:
@@ -63,6 +69,7 @@ def silence(name: str, count: int) -> dict[str, Any]:
     """How long after an input fell silent the arms held, on the loaded machine."""
     jitter = next(jitter for jitter in JITTERS if jitter.name == "loaded machine")
     table = {row.name.partition(".")[0]: row.timeout_s for row in make_watchdog(robot()).table(0.0)}
+    table |= {CAMERA + row.name: row.timeout_s for row in input_watchdog(robot()).table(0.0)}
     took = []
     for seed in range(count):
         began = float(np.random.default_rng(seed).uniform(*(TAKEN_OVER_S if name == HUMAN else WARM_S)))

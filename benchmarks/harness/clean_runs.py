@@ -1,9 +1,11 @@
 """Clean runs of a robot's executor core on a simulated clock, with inputs that come as unevenly as on a real machine.
 
-Everything that the executor hears is an event in simulated time: joint states and wrenches at 100 Hz, the manager's
-sign of life at 10 Hz, a human's commands at 50 Hz while one is in control, a chunk some time after its request. Each
-source has jitter of its own, a transport delay, and now and then it stalls; so does the executor, whose ticks are then
-late. Nothing is at fault in a clean run: whatever the watchdog stops is a false stop.
+Everything that the executor hears is an event in simulated time: joint states, wrenches and measured tool poses at
+100 Hz, the manager's sign of life at 10 Hz, a human's commands at 50 Hz while one is in control, camera_ingest's word
+at 50 Hz, a chunk some time after its request; the drivers have said once that they obey. camera_ingest judges, by its
+own table, images that come at each camera's rate. Each source has jitter of its own, a transport delay, and now and
+then it stalls; so does the executor, whose ticks are then late. Nothing is at fault in a clean run: whatever the
+watchdog stops is a false stop. Images that repeat are left out: a sensor that works never sends the same one again.
 """
 
 from __future__ import annotations
@@ -19,8 +21,19 @@ import numpy as np
 from rlt_common.config import RobotConfig
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.inputs import HUMAN, JOINT_STATES, MANAGER, make_watchdog, wrench
+from rlt_control.inputs import (
+    CAMERAS,
+    HUMAN,
+    JOINT_STATES,
+    MANAGER,
+    make_watchdog,
+    pose,
+    readiness,
+    wrench,
+)
 from rlt_control.records import Chunk, Episode, Executed, HumanCommand, Phase, Request, RobotState, Source
+from rlt_vla_node.camera_ingest_node import HEALTH_S
+from rlt_vla_node.synchroniser import input_watchdog
 
 STRIDE, PREFETCH, ROWS = 2, 10, 20
 """Control steps: a chunk is asked for 0.2 s ahead, and 0.4 s of it are played."""
@@ -36,7 +49,9 @@ SCRIPT = (
 NO_LIMIT = 1 << 30
 NO_ROW = "no chunk row"
 HOME = [0.0, -0.35, 0.85, 0.0, -0.5, 0.0, 0.0]
-PERIODS_S = {JOINT_STATES: 0.01, MANAGER: 0.1, HUMAN: 0.02, "wrench": 0.01}
+CAMERA = "camera "
+"""Before a camera's name: its images, which camera_ingest hears, not the executor."""
+PERIODS_S = {JOINT_STATES: 0.01, MANAGER: 0.1, HUMAN: 0.02, "wrench": 0.01, "pose": 0.01, CAMERAS: HEALTH_S}
 INFERENCE_S = (0.06, 0.12)
 """From a request to its chunk, uniform."""
 
@@ -102,7 +117,7 @@ class CleanRun:
     """One robot for some time: episodes one after the other, each with a take-over by a human in its critical phase.
 
     Args:
-        robot: ticks on a timer; every arm has a force sensor.
+        robot: ticks on a timer; every arm has a force sensor and measures its pose.
         jitter: how unevenly everything comes.
         seed: of the jitter.
         silent: (input, s): from then on this input says nothing: for measuring how soon a true stop comes.
@@ -119,7 +134,11 @@ class CleanRun:
             len(robot.joint_names),
             self._arms,
             self.watchdog,
+            ready_inputs=readiness(robot),
         )
+        for name in readiness(robot):
+            self.watchdog.heard(name, 0.0)
+        self._ingest = input_watchdog(robot)
         self._q = np.array(HOME * len(robot.arms))
         self._state: RobotState | None = None
         self._stages = _stages()
@@ -127,13 +146,14 @@ class CleanRun:
         self._move_on(0.0)
         self._queue: list[tuple[float, int, Callable[[float], None]]] = []
         self._events = 0
-        self._sources = {name: Stalls(jitter, self._rng) for name in (*PERIODS_S, "chunk", "tick")}
+        periods_s = PERIODS_S | {CAMERA + camera.name: 1.0 / camera.rate_hz for camera in robot.cameras}
+        self._sources = {name: Stalls(jitter, self._rng) for name in (*periods_s, "chunk", "tick")}
         self._held = ""
         self._played = False
         self.tally = Tally()
         self.held_s: float | None = None
-        for name in (JOINT_STATES, MANAGER, HUMAN, "wrench"):
-            self._listen(name, self._sources[name].messages(PERIODS_S[name], self._rng.uniform(0.0, PERIODS_S[name])))
+        for name, period_s in periods_s.items():
+            self._listen(name, self._sources[name].messages(period_s, self._rng.uniform(0.0, period_s)))
 
     def run(self, duration_s: float) -> Tally:
         """Run for `duration_s` of simulated time, or until a true stop."""
@@ -172,6 +192,16 @@ class CleanRun:
         elif name == "wrench":
             for arm in self._robot.arms:
                 self.watchdog.heard(wrench(arm), now_s, stamp_ns)
+        elif name == "pose":
+            for arm in self._robot.arms:
+                self.watchdog.heard(pose(arm), now_s, stamp_ns)
+        elif name.startswith(CAMERA):
+            self._ingest.heard(name.removeprefix(CAMERA), now_s, stamp_ns)
+        elif name == CAMERAS:
+            if fault := self._ingest.first_fault(sent_s, apart_from=self._robot.state_topics):
+                self.watchdog.refuse(CAMERAS, fault)
+            else:
+                self.watchdog.heard(CAMERAS, now_s)
         elif self._episode.human_in_control:
             self._core.offer_human(HumanCommand(True, np.full(14, 1e-4), now_s))
 
@@ -201,7 +231,8 @@ class CleanRun:
             self._held, self._played = "", True
             return
         held = self._core.hold_reason.replace("the operator has taken over; ", "").partition(":")[0]
-        if self._silent is not None and now_s > self._silent[1] and held.startswith(self._silent[0]):
+        held_by = CAMERAS if self._silent and self._silent[0].startswith(CAMERA) else self._silent and self._silent[0]
+        if self._silent is not None and now_s > self._silent[1] and held.startswith(held_by):
             self.held_s = now_s
         if held != self._held and self._played:
             if held.startswith(NO_ROW):

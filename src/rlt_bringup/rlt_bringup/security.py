@@ -66,11 +66,12 @@ NODES: dict[str, Interfaces] = {
             topics.TELEOP_COMMAND,
             topics.OPERATOR_EVENT,
             topics.ESTOP,
+            topics.CAMERA_HEALTH,
             SENSORS,
         ),
         reply=(topics.SERVICE_ESTOP, topics.SERVICE_RESET_ESTOP),
     ),
-    "camera_ingest": Interfaces(publish=(topics.OBSERVATION,), subscribe=(STATES, CAMERAS)),
+    "camera_ingest": Interfaces(publish=(topics.OBSERVATION, topics.CAMERA_HEALTH), subscribe=(STATES, CAMERAS)),
     "vla": Interfaces(
         publish=(topics.VLA_OUTPUT,),
         subscribe=(
@@ -183,10 +184,12 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
     sim_time = bool(node.parameters.get("use_sim_time"))
     lockstep = robot.tick == "joint_states"
     clock = CLOCK.lstrip("/") if node.remap else CLOCK  # a namespace has a clock of its own
-    publish = [clock if name == CLOCK else name for name in _resolved(own.publish, robot) if name != CLOCK or lockstep]
+    unused = (topics.CAMERA_HEALTH,) if lockstep else (CLOCK,)
+    publish = [clock if name == CLOCK else name for name in _resolved(own.publish, robot) if name not in unused]
     subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([clock] if sim_time else [])]
     if node.name == "sim_robot" and not lockstep:
-        subscribe = [name for name in subscribe if name not in (topics.CONTROL_STATE, topics.SIMULATION_ACK)]
+        unused = (topics.CONTROL_STATE, topics.SIMULATION_ACK)
+    subscribe = [name for name in subscribe if name not in unused]
     return dataclasses.replace(
         own,
         publish=tuple(sorted({*publish, *EVERY_NODE_PUBLISHES})),

@@ -37,7 +37,9 @@ def test_stalls_longer_than_the_time_out_are_counted_once_each(safety, clean_run
     assert {"joint_states", "wrench.left"} <= set(tally.stops)
 
 
-@pytest.mark.parametrize("name", ["joint_states", "episode_state", "teleop_command", "wrench"])
+@pytest.mark.parametrize(
+    "name", ["joint_states", "episode_state", "teleop_command", "wrench", "pose", "cameras", "camera base"]
+)
 def test_a_silent_input_is_stopped_within_its_time_out_and_a_tick(safety, name):
     row = safety.silence(name, 3)
     assert row["timeout_ms"] - 110.0 < row["median_ms"] <= row["worst_ms"] <= row["timeout_ms"] + 100.0

@@ -13,6 +13,7 @@ import pytest
 import rclpy
 import yaml
 from ament_index_python.packages import get_package_share_directory
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState, Joy
@@ -44,6 +45,7 @@ class Surroundings(Node):
         self.buttons, self.forward = set(), 0.0
         self.joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.QOS_CONTROL)
         self.chunks = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK)
+        self.cameras = self.create_publisher(DiagnosticStatus, topics.CAMERA_HEALTH, topics.QOS_CONTROL)
         self.joy = self.create_publisher(Joy, topics.JOY, topics.QOS_EVENT)
         self.starter = self.create_client(StartEpisode, topics.SERVICE_START_EPISODE)
         self.create_subscription(Float64MultiArray, robot.command_topics[0], self._on_command, topics.QOS_CONTROL)
@@ -101,6 +103,7 @@ class Cell:
         """One control period."""
         around = self.around
         around.say_joints()
+        around.cameras.publish(DiagnosticStatus(level=DiagnosticStatus.OK))
         if self.pad_plugged:
             around.say_pad()
         self._due = max(self._due + 0.02, time.monotonic())
@@ -173,7 +176,7 @@ def cell(tmp_path):
     robot.write_text(yaml.safe_dump(values))
     files = {"robot": str(robot), "task": f"{CONFIG}/tasks/screw.yaml"}
     parameters = {
-        "chunk_executor": {**files, "manager_timeout_s": 5.0},
+        "chunk_executor": {**files, "manager_timeout_s": 5.0, "cameras_timeout_s": 2.0},
         "episode_manager": {**files, "run_directory": str(tmp_path / "run"), "record": False},
         "joy_operator": {"robot": str(robot), "mapping": f"{CONFIG}/joy/xbox.yaml", "silence_s": 0.3},
     }

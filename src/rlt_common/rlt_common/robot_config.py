@@ -57,7 +57,7 @@ class RobotConfig:
     camera_timeout_frames: int = param(
         2,
         "frames of a camera that may be missing before it counts as stalled, or repeat its image before it counts as "
-        "frozen; either ends the observations, and so the motion",
+        "frozen; either holds the arms and ends the observations",
         minimum=1,
         maximum=1000,
     )

@@ -12,6 +12,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 JOINT_STATES = "joint_states"
 OBSERVATION = "observation"
+CAMERA_HEALTH = "camera_health"
 VLA_OUTPUT = "vla_output"
 CHUNK_REQUEST = "chunk_request"
 ACTION_CHUNK = "action_chunk"

@@ -3,7 +3,8 @@
 Pure: the caller says what was heard, when (monotonic, s) and with which stamp. An input is at fault when
 
 - it never spoke, or was silent for longer than its time-out;
-- what it said was refused (:meth:`Watchdog.refuse`), until it says something usable;
+- what it said was refused (:meth:`Watchdog.refuse`), until it says something usable; an alarm (:meth:`Watchdog.alarm`)
+  lasts besides until somebody has looked (:meth:`Watchdog.looked`), so that a peak between two looks is not missed;
 - its stamps jumped: they went back, or ran away from the time between two messages by more than the time-out. It stays
   at fault until it has run evenly for a whole time-out.
 
@@ -45,6 +46,8 @@ class _Input:
     stamp_ns: int | None = None
     repeats: int = 0
     refusal: str = ""
+    unseen: bool = False  # an alarm that nobody has looked at yet
+    over: bool = False  # the input has said something usable since
     jump: str = ""
     settled_s: float = 0.0
 
@@ -73,14 +76,29 @@ class Watchdog:
             if advance_s < 0.0 or abs(off_s) > own.timeout_s:
                 own.jump = f"its stamps jumped by {off_s:+.3f} s"
                 own.settled_s = now_s + own.timeout_s
-        own.heard_s, own.refusal = now_s, ""
+        own.heard_s, own.over = now_s, own.unseen
+        if not own.unseen:
+            own.refusal = ""
         if stamp_ns is not None:
             own.stamp_ns = stamp_ns
         return True
 
     def refuse(self, name: str, reason: str) -> None:
         """The input said something that cannot be used: at fault until it says something that can."""
-        self._inputs[name].refusal = reason
+        own = self._inputs[name]
+        own.refusal, own.over = reason, False
+
+    def alarm(self, name: str, reason: str) -> None:
+        """Refuse a single sample that must not be missed: usable ones that follow do not end it before a look."""
+        self.refuse(name, reason)
+        self._inputs[name].unseen = True
+
+    def looked(self) -> None:
+        """Whoever acts on the faults has done so: alarms that are over end."""
+        for own in self._inputs.values():
+            if own.over:
+                own.refusal = ""
+            own.unseen = own.over = False
 
     def fault(self, name: str, now_s: float) -> str:
         """Why the input is not to be trusted at `now_s`, in words that begin with its name; "" when it is."""

@@ -85,6 +85,33 @@ def test_a_slightly_older_stamp_is_out_of_order_and_no_sign_of_life():
     assert subject.age_s("joints", now_s + 0.05) == pytest.approx(0.05)
 
 
+def test_an_alarm_lasts_until_it_was_looked_at_and_the_input_is_well_again():
+    subject = watchdog()
+    subject.heard("joints", 1.0)
+    subject.alarm("joints", "60 N")
+    subject.heard("joints", 1.001)
+    assert subject.fault("joints", 1.01) == "joints: 60 N", "asking is not looking: diagnostics ask too"
+    assert subject.fault("joints", 1.01) == "joints: 60 N"
+    subject.looked()
+    assert subject.fault("joints", 1.01) == ""
+    subject.alarm("joints", "70 N")
+    subject.looked()
+    assert subject.fault("joints", 1.02) == "joints: 70 N", "nothing usable was said since"
+    subject.heard("joints", 1.03)
+    assert subject.fault("joints", 1.03) == ""
+
+
+def test_an_alarm_after_one_that_is_over_is_looked_at_too():
+    subject = watchdog()
+    subject.alarm("joints", "60 N")
+    subject.heard("joints", 1.0)
+    subject.alarm("joints", "80 N")
+    subject.looked()
+    assert subject.fault("joints", 1.0) == "joints: 80 N"
+    subject.heard("joints", 1.01)
+    assert subject.fault("joints", 1.01) == ""
+
+
 def test_the_first_fault_is_that_of_the_first_input():
     subject = Watchdog({"a": 0.1, "b": 0.1})
     subject.heard("b", 0.0)

@@ -80,7 +80,9 @@ class ArmSensors:
             said_ns = stamp_ns(header.stamp)
         except CodecError as error:
             reason = reason or str(error)
-        if reason:
-            self._watchdog.refuse(name, reason)
+        if (
+            reason
+        ):  # sensors speak more often than the arms are commanded: a peak must not be over before it is acted on
+            self._watchdog.alarm(name, reason)
         else:
             self._watchdog.heard(name, self._now_s(), said_ns)

@@ -4,8 +4,10 @@ Subscribes  the topics in `states` of the robot file, joint_states by default (s
             action_chunk (rlt_msgs/ActionChunk),
             episode_state (rlt_msgs/EpisodeState, latched), teleop_command (rlt_msgs/TeleopCommand),
             operator_event (rlt_msgs/OperatorEvent: only the emergency stop), estop (std_msgs/Bool: true stops, false
-            does nothing), and what arms and drivers report (see `arm_sensors`): `wrench_topic`
-            (geometry_msgs/WrenchStamped), `pose_topic` (geometry_msgs/PoseStamped), `ready_topic` (std_msgs/Bool)
+            does nothing; heard from reliable and from best-effort publishers), camera_health
+            (diagnostic_msgs/DiagnosticStatus; not in lockstep), and what arms and drivers report (see `arm_sensors`):
+            `wrench_topic` (geometry_msgs/WrenchStamped), `pose_topic` (geometry_msgs/PoseStamped), `ready_topic`
+            (std_msgs/Bool)
 Publishes   the command topics in `drivers` of the robot file (each in its driver's own type, see `drivers`; not with
             `dry_run`), executed_action (rlt_msgs/ExecutedAction), chunk_request (rlt_msgs/ChunkRequest),
             control_state (rlt_msgs/ControlState, latched), /diagnostics
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -50,6 +53,7 @@ from rlt_control.arms import build_integrator
 from rlt_control.drivers import build_encoders
 from rlt_control.drivers.encoder import Command, Encoder
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
+from rlt_control.joint_jumps import JumpLimit
 from rlt_control.real_time import (
     RUNAWAY_S,
     TickLateness,
@@ -91,6 +95,12 @@ class NodeParameters:
         minimum=0.02,
         maximum=2.0,
     )
+    cameras_timeout_s: float = param(
+        inputs.CAMERAS_TIMEOUT_S,
+        "s without a word of camera_ingest, which speaks every 0.02 s, before the arms hold; not in lockstep",
+        minimum=0.05,
+        maximum=2.0,
+    )
     dry_run: bool = param(
         False, "send nothing to the arms; everything else runs as if it were sent and the arms had followed"
     )
@@ -117,7 +127,11 @@ class ChunkExecutorNode(Node):
         self.lockstep = self.robot.tick == "joint_states"
         parameters = self.parameters
         self.watchdog = inputs.make_watchdog(
-            self.robot, parameters.human_timeout_s, parameters.manager_timeout_s, parameters.wrench_timeout_s
+            self.robot,
+            parameters.human_timeout_s,
+            parameters.manager_timeout_s,
+            parameters.wrench_timeout_s,
+            parameters.cameras_timeout_s,
         )
         self.core = ChunkExecutor(
             build_integrator(self.robot),
@@ -136,6 +150,7 @@ class ChunkExecutorNode(Node):
         )
         self._joints = JointOrder(self.robot.joint_names)
         self._sources = JointStateSources(self.robot)
+        self._jumps = JumpLimit(self.robot)
         self._state: RobotState | None = None
         self._answered_ns = -1
         self._last_target: np.ndarray | None = None
@@ -160,7 +175,12 @@ class ChunkExecutorNode(Node):
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED)
         self.create_subscription(TeleopCommand, topics.TELEOP_COMMAND, self._on_teleop, topics.QOS_CONTROL)
         self.create_subscription(OperatorEvent, topics.OPERATOR_EVENT, self._on_event, topics.QOS_EVENT)
-        self.create_subscription(Bool, topics.ESTOP, self._on_estop_topic, topics.QOS_EVENT)
+        # A reliable reader hears no best-effort publisher, a best-effort one may miss a message: an emergency stop must
+        # be heard from whoever says it.
+        for qos in (topics.QOS_EVENT, topics.QOS_SENSOR):
+            self.create_subscription(Bool, topics.ESTOP, self._on_estop_topic, qos)
+        if not self.lockstep:
+            self.create_subscription(DiagnosticStatus, topics.CAMERA_HEALTH, self._on_cameras, topics.QOS_CONTROL)
         self._sensors = ArmSensors(
             self, self.robot, self.watchdog, now_s, lambda: None if self._state is None else self._state.q
         )
@@ -196,6 +216,13 @@ class ChunkExecutorNode(Node):
             for name in told:
                 self.watchdog.refuse(name, str(error))
             return
+        # In lockstep a refused state would be said again for ever, and a simulator knows where its arms are.
+        if state is not None and not self.lockstep:
+            reason = self.core.implausible(state) or self._jumps.refusal(self._state, state)
+            if reason:
+                for name in told:
+                    self.watchdog.refuse(name, reason)
+                return
         now = self._now_s()
         if not all([self.watchdog.heard(name, now, said_ns) for name in told]) or state is None:
             return
@@ -248,12 +275,18 @@ class ChunkExecutorNode(Node):
         elif self.lockstep and message.enabled:
             self._lockstep_tick()
 
+    def _on_cameras(self, message: DiagnosticStatus) -> None:
+        if message.level in (OK, WARN):
+            self.watchdog.heard(inputs.CAMERAS, self._now_s())
+        else:
+            self.watchdog.refuse(inputs.CAMERAS, message.message or "camera_ingest does not say why")
+
     def _on_event(self, message: OperatorEvent) -> None:
         if message.event == OperatorEvent.EVENT_ESTOP:
             self._stop(f"operator ({message.source or 'unnamed'})")
 
     def _on_estop_topic(self, message: Bool) -> None:
-        if message.data:
+        if message.data and not self.core.estop_reason:  # what is reliable comes twice
             self._stop(f"{topics.ESTOP} topic")
 
     def _on_estop(self, request: Estop.Request, response: Estop.Response) -> Estop.Response:

@@ -7,7 +7,8 @@ what stops it. A hold, and a human's hand, change the commanded pose either way 
 from the measured pose in every step would sink. Limits, in the order they are applied:
 
 1. step: each component is clipped to the largest step;
-2. leash: the commanded pose stays near the measured one, so the force in contact is bounded;
+2. leash: the commanded pose stays near the measured one, so the force in contact is bounded; where the measured pose
+   has moved away, it follows by no more than a step from the pose commanded before;
 3. workspace: the tool, with what it holds, stays in a box;
 4. joints: inverse kinematics, then joint ranges and the largest joint velocity times the control period.
 
@@ -264,6 +265,7 @@ class DeltaPoseIntegrator:
             part = delta[ARM_DIM * arm : ARM_DIM * (arm + 1)]
             new_position = np.clip(position + part[:3], at - limits.leash_position, at + limits.leash_position)
             new_rotation = limit_rotation(rotation_matrix(part[3:6]) @ rotation, facing, limits.leash_rotation)
+            new_position, new_rotation = self._within_a_step(new_position, new_rotation, commanded[arm])
             new_position, new_rotation = self._boxes[arm].limit(new_position, new_rotation, commanded[arm])
             joint = self._grippers[arm]
             # A joint that starts outside its range may come back, but not go further out.
@@ -284,7 +286,7 @@ class DeltaPoseIntegrator:
             share = float(np.min(largest[columns] / np.maximum(move, largest[columns] + np.finfo(float).tiny)))
             ends = (goal != solution) | (goal <= self._lower) | (goal >= self._upper)
             if (move > largest[columns]).any() or ends[columns].any():
-                targets[columns], poses[arm] = self._as_far_as(arm, goal, share, start[arm], commanded[arm])
+                targets[columns], poses[arm] = self._as_far_as(arm, goal, share, commanded[arm])
                 block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
                 applied[block] = _change(start[arm], poses[arm], applied[block][-1])
         targets[self._grippers] = grips
@@ -298,23 +300,31 @@ class DeltaPoseIntegrator:
         period = self._limits.period_s
         return self._velocity * min(period, period if period_s is None else max(period_s, 0.0))
 
-    def _as_far_as(
-        self, arm: int, goal: np.ndarray, share: float, start: Pose, commanded: Pose
-    ) -> tuple[np.ndarray, Pose]:
+    def _within_a_step(self, position: np.ndarray, rotation: np.ndarray, commanded: Pose) -> Pose:
+        """The pose nearest to (`position`, `rotation`) that is at most a step away from the one commanded before.
+
+        A measured pose that is wrong, or an arm that was pushed, drags the leash along; the arm must not leap after it.
+        """
+        before, facing = commanded
+        most = self._limits.step_rotation
+        turn = rotation_vector(rotation @ facing.T)
+        if np.abs(turn).max() > most + 1e-9:  # else exactly what was asked, to the last bit
+            rotation = rotation_matrix(np.clip(turn, -most, most)) @ facing
+        return np.clip(position, before - self._limits.step_position, before + self._limits.step_position), rotation
+
+    def _as_far_as(self, arm: int, goal: np.ndarray, share: float, commanded: Pose) -> tuple[np.ndarray, Pose]:
         """The arm's joints, and the pose they reach, `share` of the way to `goal` (n,), or less, or not at all.
 
         All joints of the arm slow down together, so the tool goes where it was to go, only not as far. Where the end of
         a joint's range bends that way out of a limit of the tool, a part of it may still be inside.
         """
         columns = self._columns[arm]
-        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1]
-        # From a measured pose the one commanded before may be further away than a step: then the way back counts.
-        most = np.maximum(most, np.abs(_change(start, commanded, 0.0)[:-1])) + 1e-9
+        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1] + 1e-9
         for part in (share, share / 2, share / 4):
             joints = self._targets.copy()
             joints[columns] += part * (goal[columns] - joints[columns])
             pose = self._kinematics.forward(joints)[arm]
-            if (np.abs(_change(start, pose, 0.0)[:-1]) <= most).all() and self._boxes[arm].admits(pose, commanded):
+            if (np.abs(_change(commanded, pose, 0.0)[:-1]) <= most).all() and self._boxes[arm].admits(pose, commanded):
                 return joints[columns], pose
         return self._targets[columns], commanded
 

@@ -6,7 +6,7 @@ targets to send, a record of what was executed and, when the chunk in play runs 
 Rules
 - Only BASE and CRITICAL move. In every other phase, after an emergency stop, or without a fresh robot state: hold.
 - An input at fault (see `inputs`) holds the arms where they are measured to be and flushes the chunk in play; when the
-  fault is over, motion goes on from there with a new chunk.
+  fault is over, motion goes on from there with a new chunk. A force peak between two ticks holds in the next one.
 - A chunk that nobody asked for, of another episode or epoch, for other arms, of a wrong shape or with a value that is
   not finite is refused whole; a broken one ends the chunk in play too.
 - Row r of a chunk belongs to control step first_step + r: a late chunk is trimmed by the steps really consumed.
@@ -24,7 +24,7 @@ import numpy as np
 from rlt_common.watchdog import Watchdog
 from rlt_control.chunk_play import ChunkPlay
 from rlt_control.delta_pose import DeltaPoseIntegrator, StepResult
-from rlt_control.inputs import CHUNKS, COMMAND_TOPIC, HUMAN, JOINT_STATES, MANAGER
+from rlt_control.inputs import CAMERAS, CHUNKS, COMMAND_TOPIC, HUMAN, JOINT_STATES, MANAGER
 from rlt_control.records import (
     MOVING,
     Chunk,
@@ -77,8 +77,8 @@ class ChunkExecutor:
         config: see ExecutorConfig.
         joints: n, length of the robot's joint vector.
         arm_names: the arms in the order of the action vector.
-        watchdog: the inputs (`inputs.make_watchdog`); the caller says what it hears of joint states, manager, wrenches
-            and command topic, the executor itself what it is offered.
+        watchdog: the inputs (`inputs.make_watchdog`); the caller says what it hears of joint states, manager, cameras,
+            wrenches and command topic, the executor itself what it is offered.
         state_inputs: its inputs that together make the robot state: where one is at fault nothing is known of the arms.
         ready_inputs: its inputs in which drivers say whether they obey: while one does not, others may move the arms.
     """
@@ -195,11 +195,15 @@ class ChunkExecutor:
         self.estop_reason = ""
         self.hold_reason = "emergency stop was reset: start a new episode"
 
+    def implausible(self, state: RobotState) -> str:
+        """Why the arms cannot be where they are measured to be; "" when they can."""
+        return self._integrator.implausible(state.q)
+
     def not_needed(self) -> tuple[str, ...]:
-        """Inputs that the arms do not depend on now: the manager before the first episode, a human out of control."""
+        """Inputs that the arms do not depend on now: manager and cameras between episodes, a human out of control."""
         idle = self._episode is None or self._episode.phase not in MOVING
         human = not idle and self._episode.human_in_control
-        return (*((MANAGER,) if idle else ()), *(() if human else (HUMAN,)))
+        return (*((MANAGER, CAMERAS) if idle else ()), *(() if human else (HUMAN,)))
 
     def tick(self, state: RobotState | None, now_s: float) -> Tick:
         """One control period.
@@ -208,6 +212,11 @@ class ChunkExecutor:
             state: newest measured joints, or None before the first.
             now_s: monotonic time, s, on the clock of the watchdog.
         """
+        tick = self._tick(state, now_s)
+        self.watchdog.looked()
+        return tick
+
+    def _tick(self, state: RobotState | None, now_s: float) -> Tick:
         self.counters.ticks += 1
         self._period_s = None if self._ticked_s is None or self._config.wait_for_chunk else now_s - self._ticked_s
         self._ticked_s = now_s

@@ -20,6 +20,8 @@ MANAGER = "episode_state"
 HUMAN = "teleop_command"
 CHUNKS = "action_chunk"
 COMMAND_TOPIC = "command_topic"
+CAMERAS = "cameras"
+"""What camera_ingest says of all of them (camera_health)."""
 
 UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 """What the graph says of a publisher before it has heard of its node."""
@@ -27,6 +29,7 @@ UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 HUMAN_TIMEOUT_S = 0.1
 MANAGER_TIMEOUT_S = 0.5
 WRENCH_TIMEOUT_S = 0.1
+CAMERAS_TIMEOUT_S = 0.1
 
 
 def wrench(arm: ArmConfig) -> str:
@@ -54,8 +57,12 @@ def make_watchdog(
     human_timeout_s: float = HUMAN_TIMEOUT_S,
     manager_timeout_s: float = MANAGER_TIMEOUT_S,
     wrench_timeout_s: float = WRENCH_TIMEOUT_S,
+    cameras_timeout_s: float = CAMERAS_TIMEOUT_S,
 ) -> Watchdog:
-    """The table of a robot's inputs. A late chunk needs no time-out: a step without a row holds by itself."""
+    """The table of a robot's inputs. A late chunk needs no time-out: a step without a row holds by itself.
+
+    In lockstep cameras are no input: without an observation there is no chunk, and time stands still.
+    """
     lockstep = robot.tick == "joint_states"
     timeouts = {
         **dict.fromkeys(robot.state_inputs, NEVER if lockstep else robot.state_timeout_s),
@@ -64,6 +71,8 @@ def make_watchdog(
         CHUNKS: NEVER,
         COMMAND_TOPIC: NEVER,
     }
+    if not lockstep:
+        timeouts[CAMERAS] = cameras_timeout_s
     for arm in robot.arms:
         if arm.wrench_topic:
             timeouts[wrench(arm)] = NEVER if lockstep else wrench_timeout_s

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from ament_index_python.packages import get_package_share_directory
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import WrenchStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -58,6 +58,7 @@ class Peer(Node):
             TeleopCommand: self.create_publisher(TeleopCommand, topics.TELEOP_COMMAND, topics.QOS_CONTROL),
             Bool: self.create_publisher(Bool, topics.ESTOP, topics.QOS_EVENT),
         }
+        self.cameras = self.create_publisher(DiagnosticStatus, topics.CAMERA_HEALTH, topics.QOS_CONTROL)
         self.wrench = self.create_publisher(WrenchStamped, WRENCH, topics.QOS_SENSOR)
         self.estop = self.create_client(Estop, topics.SERVICE_ESTOP)
         self.reset = self.create_client(ResetEstop, topics.SERVICE_RESET_ESTOP)
@@ -81,6 +82,7 @@ class Bench:
         self.step = 0
         unheard = () if topics.JOINT_STATES in self.node._sources.topics else (JointState,)
         talk = [publisher for kind, publisher in self.peer.talk.items() if kind not in unheard]
+        talk += [] if self.node.lockstep else [self.peer.cameras]
         self.until(lambda: all(publisher.get_subscription_count() for publisher in talk), "matched endpoints")
         self.until(lambda: self.peer.estop.service_is_ready() and self.peer.reset.service_is_ready(), "services")
 
@@ -134,6 +136,11 @@ class Bench:
             "arm_names": ["left", "right"],
         }
         self.say(ActionChunk(**{**values, **fields}))
+
+    def cameras(self, fault=""):
+        """camera_ingest says how the cameras are."""
+        level = DiagnosticStatus.ERROR if fault else DiagnosticStatus.OK
+        self.peer.cameras.publish(DiagnosticStatus(level=level, message=fault))
 
     def request(self):
         self.until(lambda: self.heard(ChunkRequest), "a chunk request")

@@ -10,7 +10,8 @@ from ament_index_python.packages import get_package_share_directory
 from rlt_common.config import RobotConfig, load_robot
 from rlt_control.arms import build_integrator
 from rlt_control.executor import ChunkExecutor, ExecutorConfig
-from rlt_control.inputs import JOINT_STATES, MANAGER, make_watchdog, readiness
+from rlt_control.inputs import CAMERAS, JOINT_STATES, MANAGER, make_watchdog, readiness
+from rlt_control.joint_jumps import JumpLimit
 from rlt_control.records import Chunk, Episode, HumanCommand, Phase, RobotState, Source, Tick
 
 SIMULATED = load_robot(get_package_share_directory("rlt_bringup") + "/config/robots/sim.yaml")
@@ -30,8 +31,11 @@ class Rig:
             build_integrator(robot), ExecutorConfig(**config), 14, ARMS, self.watchdog, ready_inputs=readiness(robot)
         )
         self.q = HOME.copy()
+        self.wrong = np.zeros(14)  # added to what is measured in the next tick
+        self.heard_of: RobotState | None = None
+        self.jumps = JumpLimit(robot)
         self.ticks = 0
-        self.joints_speak = self.manager_speaks = True
+        self.joints_speak = self.manager_speaks = self.cameras_speak = True
         self.clock_offset_ns = 0
 
     @property
@@ -39,7 +43,8 @@ class Rig:
         return self.ticks * 0.02
 
     def state(self) -> RobotState:
-        return RobotState(self.ticks * PERIOD_NS + self.clock_offset_ns, self.q.copy())
+        q = self.q + self.wrong if self.q.shape == self.wrong.shape else self.q.copy()
+        return RobotState(self.ticks * PERIOD_NS + self.clock_offset_ns, q)
 
     def start(self, phase=Phase.BASE, episode_id=1, epoch=1, **changes) -> None:
         episode = Episode(episode_id, epoch, phase, False, 10, 0, 1000, 1000)
@@ -52,14 +57,26 @@ class Rig:
     def tick(self) -> Tick:
         state = self.state()
         if self.joints_speak:
-            self.watchdog.heard(JOINT_STATES, self.now_s, state.stamp_ns)
+            self.measure(state)
         if self.manager_speaks:
             self.watchdog.heard(MANAGER, self.now_s)
+        if self.cameras_speak and CAMERAS in self.watchdog:
+            self.watchdog.heard(CAMERAS, self.now_s)
         tick = self.executor.tick(state, self.now_s)
         if tick.joint_target is not None:
             self.q = tick.joint_target.copy()
         self.ticks += 1
+        self.wrong = np.zeros(14)
         return tick
+
+    def measure(self, state: RobotState) -> None:
+        """Take a joint state as the node does."""
+        before = self.heard_of
+        usable = state.q.shape == HOME.shape and np.isfinite(state.q).all()
+        if usable and (reason := self.executor.implausible(state) or self.jumps.refusal(before, state)):
+            self.watchdog.refuse(JOINT_STATES, reason)
+        elif self.watchdog.heard(JOINT_STATES, self.now_s, state.stamp_ns) and usable:
+            self.heard_of = state
 
     def chunk(self, request, dx=0.001, source=Source.RL, **changes) -> Chunk:
         """An answer to `request`: every row moves the right arm by `dx` m along x."""

@@ -110,7 +110,8 @@ class Cell(Bench):
                 name = f"pose.{arm.name}"
                 self.until(lambda name=name: self.says_now(name), name)
         self.say(self.state)
-        self.hear(["episode_state"])
+        self.cameras()
+        self.hear(["episode_state", "cameras"])
         before = {topic: len(messages) for topic, messages in self.double.heard.items()}
         self.node.timer_tick(0.0)
         if not self.silent:
@@ -261,8 +262,9 @@ def test_a_driver_that_does_not_obey_holds_the_arms_and_nothing_jumps_when_it_do
     driven.period()
     assert driven.node.core.hold_reason.startswith("ready.left_forward_position_controller/commands: left_io_and_stat")
     assert "says that the driver does not obey" in driven.node.core.hold_reason
-    driven.double.q[:6] += 0.3  # somebody moves the left arm at the pendant
-    driven.period()
+    for _ in range(10):
+        driven.double.q[:6] += 0.03  # somebody moves the left arm at the pendant
+        driven.period()
     driven.period()
     moved = driven.double.q.copy()
     driven.obey(True)
@@ -320,6 +322,8 @@ def test_a_dry_run_does_everything_and_sends_nothing(tmp_path):
             double.say("joint_states", round(bench.now_s * 1e9))
             bench.episode(phase)
         bench.until(lambda: bench.node._state is not None, "the robot's state")
+        bench.cameras()
+        bench.until(lambda: bench.node.watchdog.age_s("cameras", bench.now_s) is not None, "the cameras")
         bench.node.timer_tick(0.0)
         bench.chunk(bench.request(), first_step=0, rows=4, actions=floats(np.full((4, 14), 1e-3)))
         bench.until(lambda: bench.node.watchdog.age_s("action_chunk", bench.now_s) is not None, "the chunk")

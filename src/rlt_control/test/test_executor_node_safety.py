@@ -8,6 +8,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from executor_bench import CONFIG, HOME, WRENCH, Bench, stopped
 from geometry_msgs.msg import WrenchStamped
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_common import topics
@@ -25,7 +26,8 @@ class Robot(Bench):
         super().__init__(context, robot=robot, moved_clock=True)
         self.q = list(HOME)
         self.newtons = 0.0
-        self.sensor_speaks = self.manager_speaks = self.joints_speak = True
+        self.sensor_speaks = self.manager_speaks = self.joints_speak = self.cameras_speak = True
+        self.camera_fault = ""
         self.state = None
         self.until(lambda: self.peer.wrench.get_subscription_count(), "the wrench's reader")
 
@@ -39,6 +41,7 @@ class Robot(Bench):
         for name, speaks in (
             ("joint_states", self.joints_speak),
             ("episode_state", self.manager_speaks and self.state is not None),
+            ("cameras", self.cameras_speak and not self.camera_fault),
             ("wrench.right", self.sensor_speaks and self.newtons <= 30.0),
         ):
             if speaks:
@@ -52,10 +55,14 @@ class Robot(Bench):
             message.header.stamp = to_time(round(self.now_s * 1e9))
             message.wrench.force.z = self.newtons
             self.peer.wrench.publish(message)
+        if self.cameras_speak:
+            self.cameras(self.camera_fault)
         for name, before in ages.items():
             self.until(lambda name=name, before=before: self.handled(name, before), f"{name} to be heard")
         if self.sensor_speaks and self.newtons > 30.0:
             self.until(lambda: "force" in node.watchdog.fault("wrench.right", self.now_s), "the force to be heard")
+        if self.cameras_speak and self.camera_fault:
+            self.until(lambda: self.camera_fault in node.watchdog.fault("cameras", self.now_s), "the cameras' fault")
         return self.tick()
 
     def tick(self):
@@ -148,6 +155,23 @@ def test_an_emergency_stop_is_at_the_driver_before_the_second_tick_and_never_let
     assert robot.sources(1) == [RL], "nothing was executed since"
 
 
+@pytest.mark.parametrize("reliability", [ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE])
+def test_the_stop_s_topic_is_heard_from_any_publisher_and_again_after_a_reset(robot, reliability):
+    robot.go()
+    button = robot.peer.create_publisher(Bool, topics.ESTOP, QoSProfile(depth=1, reliability=reliability))
+    robot.until(lambda: button.get_subscription_count(), "the reader")
+
+    def pressed():
+        button.publish(Bool(data=True))
+        robot.executor.spin_once(timeout_sec=0.05)
+        return robot.node.core.estop_reason
+
+    for _ in range(2):
+        robot.until(pressed, "the stop")
+        assert robot.node.core.estop_reason == "estop topic"
+        robot.node._on_reset_estop(None, ResetEstop.Response())
+
+
 def test_false_on_the_stop_s_topic_does_nothing(robot):
     robot.go()
     robot.say(Bool(data=False))
@@ -171,12 +195,50 @@ def test_a_hold_is_at_the_driver_in_the_next_tick(robot):
     assert robot.heard(ControlState)[-1].hold_reason == "no chunk row for this step"
 
 
+def test_cameras_at_fault_hold_in_the_next_tick_inside_a_chunk_and_motion_goes_on_when_they_are_well(robot):
+    robot.go()
+    robot.camera_fault = "camera base: 100 ms old, time-out 80 ms"
+    robot.period()
+    assert robot.sources(1) == [HOLD]
+    text, values = robot.diagnosis()
+    assert text == "cameras: camera base: 100 ms old, time-out 80 ms"
+    assert "camera base: 100 ms old" in values["input cameras"]
+    robot.camera_fault = ""
+    requests = len(robot.heard(ChunkRequest))
+    while len(robot.heard(ChunkRequest)) == requests:
+        robot.period()
+        robot.executor.spin_once(timeout_sec=0.05)
+    robot.chunk(robot.request())
+    robot.until(lambda: robot.node.core._play._next or robot.node.core._play.chunk, "the new chunk")
+    robot.period()
+    assert robot.sources(1) == [RL]
+
+
+def test_a_force_peak_that_is_over_before_the_next_tick_holds_in_it(robot):
+    robot.go()
+    for newtons in (80.0, 1.0):
+        robot.now_s += 0.001
+        age = robot.node.watchdog.age_s("wrench.right", robot.now_s)
+        message = WrenchStamped()
+        message.header.stamp = to_time(round(robot.now_s * 1e9))
+        message.wrench.force.z = newtons
+        robot.peer.wrench.publish(message)
+        if newtons > 30.0:
+            robot.until(lambda: "force" in robot.node.watchdog.fault("wrench.right", robot.now_s), "the peak")
+        else:
+            robot.until(lambda age=age: robot.handled("wrench.right", age), "the sample after it")
+    robot.tick()
+    assert robot.sources(1) == [HOLD]
+    assert robot.node.core.hold_reason == "wrench.right: force 80.0 N, limit 30 N"
+
+
 @pytest.mark.parametrize(
     ("silent", "words", "periods"),
     [
         ("sensor_speaks", "wrench.right: ", 6),
         ("joints_speak", "joint_states: ", 6),
         ("manager_speaks", "episode_state: ", 26),
+        ("cameras_speak", "cameras: ", 6),
     ],
 )
 def test_a_silent_input_holds_and_diagnostics_name_it(robot, silent, words, periods):
@@ -204,6 +266,7 @@ def test_every_input_has_its_row_in_diagnostics(robot):
         "teleop_command",
         "action_chunk",
         "command_topic",
+        "cameras",
         "wrench.right",
     }
     assert rows["joint_states"] == "0 ms of 100 ms"
@@ -216,6 +279,31 @@ def test_joint_states_that_are_broken_hold_at_once(robot):
     robot.until(lambda: robot.node.watchdog.fault("joint_states", robot.now_s), "the refusal")
     assert robot.tick() is None
     assert robot.diagnosis()[0] == "joint_states: positions of left_waist is not finite"
+
+
+def test_a_first_joint_state_that_is_out_of_range_does_not_stand_in_the_way_of_those_that_follow(robot):
+    robot.joints(position=[1e6, *HOME[1:]])
+    robot.until(lambda: "is measured at 1e+06" in robot.node.watchdog.fault("joint_states", robot.now_s), "the refusal")
+    assert robot.node._state is None
+    robot.go()
+
+
+def test_a_joint_state_that_no_arm_can_have_reached_is_not_taken_and_an_emergency_stop_does_not_go_there(robot):
+    robot.go()
+    at, far = robot.node._state.q, list(robot.q)
+    far[7] += 1.0
+    robot.now_s += 0.001
+    robot.joints(position=far)
+    robot.until(lambda: robot.node.watchdog.fault("joint_states", robot.now_s), "the refusal")
+    assert robot.tick() is None
+    assert "joint right_waist is measured" in robot.diagnosis()[0]
+    sent = len(robot.heard(Float64MultiArray))
+    robot.say(Bool(data=True))
+    robot.until(lambda: robot.node.core.estop_reason, "the stop")
+    robot.joints(position=robot.q)
+    robot.until(lambda: not robot.node.watchdog.fault("joint_states", robot.now_s), "a right one")
+    robot.tick()
+    np.testing.assert_allclose(robot.heard(Float64MultiArray)[sent].data, at, atol=1e-3)
 
 
 def test_a_broken_chunk_holds_and_diagnostics_say_why(robot):

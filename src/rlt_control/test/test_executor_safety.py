@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlt_control import inputs
-from rlt_control.records import Frame, HumanCommand, Phase, Source, Tick
+from rlt_control.joint_jumps import JumpLimit
+from rlt_control.records import Frame, HumanCommand, Phase, RobotState, Source, Tick
 
 FORCE = replace(
     ROBOT, arms=(ROBOT.arms[0], replace(ROBOT.arms[1], wrench_topic="wrench", max_force=20.0, max_torque=2.0))
@@ -20,7 +21,7 @@ WRENCH = inputs.wrench(FORCE.arms[1])
 def push(rig: Rig, newtons: float) -> None:
     """The right arm's sensor says so many newtons."""
     if reason := inputs.wrench_refusal(FORCE.arms[1], (newtons, 0.0, 0.0), (0.0, 0.0, 0.0)):
-        rig.watchdog.refuse(WRENCH, reason)
+        rig.watchdog.alarm(WRENCH, reason)
     else:
         rig.watchdog.heard(WRENCH, rig.now_s)
 
@@ -105,6 +106,68 @@ def test_a_clock_that_jumps_holds_until_it_has_run_evenly(jump_s):
     goes_on(rig, tick)
 
 
+@pytest.mark.parametrize("actions", ["tool_pose", "joints"])
+@pytest.mark.parametrize("relative_to", ["commanded", "measured"])
+@pytest.mark.parametrize("driver", ["chunk", "human", "hold"])
+def test_one_plausible_but_wrong_joint_state_moves_the_tool_by_no_more_than_a_step(driver, actions, relative_to):
+    rig = Rig(replace(ROBOT, actions=actions, relative_to=relative_to))
+    rig.start(rows=40, human_in_control=driver != "chunk")
+    if driver == "chunk":
+        assert rig.answer(rig.tick().request, dx=0.0005) == ""
+    for k in range(8):
+        if driver == "human":
+            human(rig, dx=0.0005)
+        rig.wrong[7] = 0.2 if k == 5 else 0.0
+        before = rig.executor._integrator._kinematics.forward(rig.q)
+        tick = rig.tick()
+        after = rig.executor._integrator._kinematics.forward(rig.q)
+        moved = max(np.abs(p1 - p0).max() for (p0, _), (p1, _) in zip(before, after, strict=True))
+        assert tick.executed is not None
+        assert moved <= ROBOT.limits.step_translation * 1.1, f"in tick {k}"
+
+
+def test_a_joint_state_that_no_arm_can_have_reached_is_refused_and_named():
+    rig = Rig().in_motion()
+    before = rig.q.copy()
+    rig.wrong[7] = 0.5
+    assert rig.tick().joint_target is None
+    assert rig.executor.hold_reason == (
+        "joint_states: joint right_waist is measured 0.5 rad from where it was 20 ms before, its velocity limit is "
+        "10 rad/s"
+    )
+    np.testing.assert_array_equal(rig.q, before)
+    goes_on(rig)
+
+
+def test_arms_that_really_are_elsewhere_are_believed_after_the_time_that_the_way_would_have_taken():
+    rig = Rig().in_motion()
+    rig.q[7] += 1.5  # at twice 10 rad/s
+    elsewhere = rig.q.copy()
+    held = 0
+    while rig.tick().joint_target is None:
+        held += 1
+    assert held == 3
+    np.testing.assert_allclose(rig.q, elsewhere, atol=1e-3)
+
+
+def test_grippers_old_stamps_and_first_states_are_not_judged_by_their_speed():
+    limit = JumpLimit(ROBOT)
+    first, off = RobotState(10_000_000_000, HOME), HOME.copy()
+    off[7] = 1.0
+    assert limit.refusal(None, first) == ""
+    assert limit.refusal(first, RobotState(10_001_000_000, off)) != ""
+    assert limit.refusal(first, RobotState(10_000_000_000, off)) == ""
+    assert limit.refusal(first, RobotState(5_000_000_000, off)) == ""
+    gripped = HOME.copy()
+    gripped[6] = 0.9
+    assert limit.refusal(first, RobotState(10_001_000_000, gripped)) == ""
+    slow = JumpLimit(replace(ROBOT, joint_velocity_limits={"right_waist": 0.5}))
+    near = HOME.copy()
+    near[7] += 0.03
+    assert "its velocity limit is 0.5 rad/s" in slow.refusal(first, RobotState(10_005_000_000, near))
+    assert slow.refusal(first, RobotState(10_050_000_000, near)) == ""
+
+
 def test_broken_joint_states_hold_at_once():
     rig = Rig().in_motion()
     rig.watchdog.refuse(inputs.JOINT_STATES, "left_waist is not finite")
@@ -135,6 +198,36 @@ def test_a_manager_that_is_silent_holds_and_the_steps_are_recorded():
     assert rig.executor.hold_reason.startswith("episode_state: ")
     rig.manager_speaks = True
     goes_on(rig)
+
+
+@pytest.mark.parametrize("human_drives", [False, True])
+def test_cameras_at_fault_stop_a_chunk_and_a_human_in_the_next_tick(human_drives):
+    rig = Rig()
+    rig.start(rows=60, human_in_control=human_drives)
+    if not human_drives:
+        rig.answer(rig.tick().request)
+    human(rig)
+    assert rig.tick().executed.source == (Source.HUMAN if human_drives else Source.RL)
+    rig.cameras_speak = False
+    rig.watchdog.refuse(inputs.CAMERAS, "camera base: 100 ms old, time-out 80 ms")
+    human(rig)
+    assert rig.tick().executed.source == Source.HOLD
+    assert rig.executor.hold_reason == "cameras: camera base: 100 ms old, time-out 80 ms"
+
+
+def test_an_ingest_that_is_silent_stops_a_chunk_within_its_time_out():
+    rig = Rig()
+    rig.start(rows=60)
+    rig.answer(rig.tick().request)
+    rig.cameras_speak = False
+    sources = [rig.tick().executed.source for _ in range(20)]
+    assert sources.index(Source.HOLD) * 0.02 == pytest.approx(0.1, abs=0.021)
+    rig.cameras_speak = True
+    goes_on(rig)
+
+
+def test_in_lockstep_cameras_are_no_input():
+    assert inputs.CAMERAS not in Rig(wait_for_chunk=True).watchdog
 
 
 def test_a_manager_that_falls_silent_inside_a_chunk_stops_it():
@@ -183,6 +276,36 @@ def test_the_commanded_pose_falls_back_to_the_measured_one_when_the_force_is_too
     assert np.abs(pressed - stuck).max() > 0.01
     push(rig, 25.0)
     np.testing.assert_allclose(rig.tick().joint_target, stuck, atol=1e-3)
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_a_force_peak_between_two_ticks_holds_in_the_next_one_and_only_there(rising):
+    rig = Rig(FORCE)
+    rig.start()
+    push(rig, 1.0)
+    rig.answer(rig.tick().request)
+    push(rig, 1.0)
+    assert rig.tick().executed.source == Source.RL
+    for newtons in (19.0, 60.0, 25.0, 3.0) if rising else (60.0, 3.0):  # a sensor of a few hundred Hz
+        push(rig, newtons)
+    assert rig.tick().executed.source == Source.HOLD
+    assert "limit 20 N" in rig.executor.hold_reason
+    push(rig, 3.0)
+    first = rig.tick()
+    assert rig.executor.hold_reason == "no chunk row for this step", "the chunk of before is not gone on with"
+    push(rig, 3.0)
+    goes_on(rig, first)
+
+
+def test_a_force_peak_between_episodes_holds_nothing_later():
+    rig = Rig(FORCE)
+    push(rig, 60.0)
+    push(rig, 1.0)
+    rig.tick()
+    rig.start()
+    push(rig, 1.0)
+    rig.answer(rig.tick().request)
+    assert rig.tick().executed.source == Source.RL
 
 
 @pytest.mark.parametrize(
@@ -370,10 +493,22 @@ def test_an_emergency_stop_holds_in_the_next_tick_whatever_else_is_wrong():
         np.testing.assert_array_equal(tick.joint_target, held_at)
 
 
+SPIKE, IMPOSSIBLE = 0.2, 3.0
+"""rad that one sample of one joint is off: within what the joint could have moved in a period, and beyond it."""
 EVENTS = ["tick", "chunk", "broken", "silence", "speak", "jump", "quiet manager", "loud manager", "refuse", "human"]
+EVENTS += ["spike", "impossible"]
+
+
+def steady(rig: Rig) -> bool:
+    """Nothing is at fault, and nothing was before: no tick will start anew from the measured joints."""
+    executor = rig.executor
+    fault = rig.watchdog.first_fault(rig.now_s, apart_from=(inputs.HUMAN,)) or executor.estop_reason
+    return executor._trusted and not fault and executor.step > 0 and executor._hold_target is None
 
 
 @settings(max_examples=80, deadline=None)
+@example(["tick", "chunk", "tick", "spike", "tick", "impossible", "tick", "chunk", "spike"])
+@example(["take", "human", "human", "spike", "human", "spike", "impossible", "human"])
 @example(["tick"] * 5 + ["silence"] + ["tick"] * 3 + ["chunk"])  # the joint states' age is just their time-out
 @given(st.lists(st.sampled_from([*EVENTS, "take", "give", "estop", "reset"]), max_size=80))
 def test_whatever_is_at_fault_no_tick_moves_the_tool_by_more_than_a_step_and_faults_hold(events):
@@ -402,6 +537,8 @@ def test_whatever_is_at_fault_no_tick_moves_the_tool_by_more_than_a_step_and_fau
             rig.executor.estop("x", rig.state())
         elif event == "reset":
             rig.executor.reset_estop()
+        elif (event == "impossible" and rig.heard_of is not None) or (event == "spike" and steady(rig)):
+            rig.wrong[7] = SPIKE if event == "spike" else -IMPOSSIBLE
         before = rig.executor._integrator._kinematics.forward(rig.q)
         fault, now_s = bool(rig.executor.estop_reason), rig.now_s
         tick = rig.tick()

@@ -2,13 +2,14 @@
 
 Subscribes  joint_states (sensor_msgs/JointState), each camera's topic (sensor_msgs/Image or CompressedImage, taken
             serialised: only the frames that are used are decoded)
-Publishes   observation (rlt_msgs/Observation) every `stride` control steps, /diagnostics
+Publishes   observation (rlt_msgs/Observation) every `stride` control steps, /diagnostics, and for the executor
+            camera_health (diagnostic_msgs/DiagnosticStatus) every 0.02 s of wall time, not in lockstep
 
 An observation carries the stamp of its robot state. In lockstep (`camera_tolerance_s: 0`) image and state stamps must
 be equal. A camera's `delay_s` is taken off its stamps before they are matched.
-A stalled or frozen camera is an ERROR in /diagnostics, which has a row per input with its age and time-out, and stops
-the observations. A late, irregular, or badly exposed one is a WARN; its measured rate, age, skew and exposure are in a
-row `camera <name>`.
+A stalled or frozen camera is an ERROR in camera_health, so that the arms hold, and in /diagnostics, which has a row per
+input with its age and time-out; it stops the observations. A late, irregular, or badly exposed one is a WARN; its
+measured rate, age, skew and exposure are in a row `camera <name>`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -45,6 +47,7 @@ from rlt_vla_node.synchroniser import (
 )
 
 WATCH_S = 0.2
+HEALTH_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class NodeParameters:
     frozen_images: int = param(
         -1,
         "so many equal images in a row count as a frozen camera; 0: not watched; -1: as the robot file's "
-        "camera_timeout_frames says, but not in lockstep (a noiseless simulated camera repeats its image while nothing "
-        "moves, a real sensor never does)",
+        "camera_timeout_frames says, but not of a simulator (whose noiseless camera repeats its image while nothing "
+        "moves; a real sensor never does)",
         minimum=-1,
         maximum=10_000,
     )
@@ -95,7 +98,11 @@ class CameraIngestNode(Node):
         for camera in self.robot.cameras:
             callback = partial(self._on_image, camera)
             subscribe_to_driver(self, image_type(camera), camera.topic, callback, camera_qos, raw=True)
-        self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(WATCH_S, self._watch, clock=steady)
+        if self.robot.tick == "timer":
+            self._camera_health = self.create_publisher(DiagnosticStatus, topics.CAMERA_HEALTH, topics.QOS_CONTROL)
+            self.create_timer(HEALTH_S, self._tell_camera_health, clock=steady)
 
     def _on_joint_states(self, topic: str, part: JointState) -> None:
         now, told = time.monotonic(), self._sources.inputs_of(topic, part.name)
@@ -158,6 +165,20 @@ class CameraIngestNode(Node):
         )
         skew_s = [(record.stamp_ns - complete.stamp_ns) * 1e-9 for record in complete.images]
         return observation_to_msg(data, [camera.encoding for camera in cameras], skew_s, self.robot.frame)
+
+    def _camera_fault(self, now_s: float) -> str:
+        """Why there are no trustworthy images now, "" when there are: all that the arms must not move without."""
+        if problems := self._synchroniser.problems(now_s):
+            return "; ".join(problems)
+        if self._refusal:
+            return f"observation refused: {self._refusal}"
+        fault = self._watchdog.first_fault(now_s, apart_from=self._sources.topics)
+        return f"camera {fault}" if fault else ""
+
+    def _tell_camera_health(self) -> None:
+        fault = self._camera_fault(time.monotonic())
+        status = DiagnosticStatus(level=ERROR if fault else OK, name=self.get_name(), message=fault or "observing")
+        self._camera_health.publish(status)
 
     def _camera_warnings(self, timing: Mapping[str, TimingReport]) -> str:
         """What to do about pictures and clocks. Pictures are looked at here, not where observations are made."""

@@ -43,9 +43,13 @@ class SyncConfig:
 
 
 def sync_config(robot: RobotConfig, task: TaskConfig, frozen_images: int = -1) -> SyncConfig:
-    """What robot and task files say. `frozen_images` -1: after camera_timeout_frames repeats, but never in lockstep."""
+    """What robot and task files say. `frozen_images` -1: after camera_timeout_frames repeats, but never of a simulator.
+
+    Its cameras have no noise: arms that hold would look frozen, and so hold for ever.
+    """
     if frozen_images < 0:
-        frozen_images = 0 if robot.tick == "joint_states" else robot.camera_timeout_frames + 1
+        simulated = robot.tick == "joint_states" or robot.reset == "service"
+        frozen_images = 0 if simulated else robot.camera_timeout_frames + 1
     return SyncConfig(
         tolerance_ns=round(robot.camera_tolerance_s * 1e9),
         period_ns=round(task.stride * robot.period_s * 1e9),

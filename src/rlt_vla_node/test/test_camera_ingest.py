@@ -36,7 +36,8 @@ def rig_of(start, cell, tmp_path):
             ("base/image_raw", kind, qos),
             ("wrist/image_raw", Image, qos_profile_sensor_data),
         )
-        rigs.append(Rig(CameraIngestNode(), Probe(INGEST_OUTPUTS, inputs)))
+        outputs = (*INGEST_OUTPUTS, (topics.CAMERA_HEALTH, DiagnosticStatus, topics.QOS_CONTROL))
+        rigs.append(Rig(CameraIngestNode(), Probe(outputs, inputs)))
         rigs[-1].until(rigs[-1].probe.matched, "discovery")
         return rigs[-1]
 
@@ -93,6 +94,56 @@ def test_a_camera_s_delay_is_taken_off_before_states_are_matched(rig_of, cell, o
         assert message.image_skew_s[0] == pytest.approx(0.002, abs=1e-6)
 
 
+def health(rig):
+    """What the newest camera_health says: (level, message)."""
+    seen = rig.probe.seen[topics.CAMERA_HEALTH]
+    return (seen[-1].level, seen[-1].message) if seen else (None, "")
+
+
+def test_camera_health_is_an_error_until_all_cameras_speak_and_again_when_one_falls_silent(rig_of, cell, observation):
+    rig = rig_of({}, camera_timeout_frames=10)
+    rig.until(lambda: health(rig)[0] == DiagnosticStatus.ERROR, "the error before the first image")
+    assert "nothing heard yet" in health(rig)[1]
+    frame = 0
+
+    def all_speak():
+        nonlocal frame
+        frame += 1
+        now = rig.node.get_clock().now().nanoseconds
+        say(rig, cell, image(observation(frame, 0).images[0], now), now, frame)
+
+    def well():
+        all_speak()
+        return health(rig)[0] == DiagnosticStatus.OK
+
+    rig.until(well, "the cameras to be well")
+    rig.until(lambda: health(rig)[0] == DiagnosticStatus.ERROR, "the error, with no image any more")
+    assert "camera base: " in health(rig)[1]
+    assert "time-out 400 ms" in health(rig)[1]
+    rig.until(well, "the cameras to be well again")
+
+
+def test_camera_health_names_a_frozen_camera(rig_of, cell, observation):
+    rig = rig_of({}, camera_timeout_frames=25)
+    same = observation(0, 0).images[0]
+
+    def frozen():
+        now = rig.node.get_clock().now().nanoseconds
+        say(rig, cell, image(same, now), now, now)
+        return "camera base is frozen: 26 equal images in a row" in health(rig)[1]
+
+    rig.until(frozen, "the frozen camera")
+    assert health(rig)[0] == DiagnosticStatus.ERROR
+
+
+def test_an_image_that_cannot_be_read_is_in_camera_health_too(rig_of, cell):
+    rig = rig_of({}, camera_timeout_frames=1000, state_timeout_s=10.0)
+    bayer = Image(height=16, width=16, step=16, encoding="bayer_rggb8", data=bytes(256))
+    bayer.header.stamp = to_time(START_NS)
+    say(rig, cell, bayer, START_NS)
+    rig.until(lambda: "image encoding 'bayer_rggb8'" in health(rig)[1], "the error")
+
+
 def test_an_image_that_cannot_be_read_names_the_camera_and_what_to_do(rig_of, cell):
     rig = rig_of({})
     bayer = Image(height=16, width=16, step=16, encoding="bayer_rggb8", data=bytes(256))
@@ -117,8 +168,9 @@ def test_what_is_measured_of_a_camera_is_in_diagnostics_and_a_black_one_is_a_war
     assert rig.probe.level("camera_ingest")[0] == DiagnosticStatus.WARN
     said = [part for part in rig.probe.level("camera_ingest")[1].split("; ") if "black" in part]
     assert [part.partition(":")[0] for part in said] == ["camera base"]
-    rig.until(lambda: "25.0 Hz" in row_of(rig, "camera base"), "the row of the camera")
-    assert "skew 1 ms (p99 1), 0 of 12 dropped" in row_of(rig, "camera base")
+    rig.until(lambda: "0 of 12 dropped" in row_of(rig, "camera base"), "the row of the camera")
+    assert "25.0 Hz" in row_of(rig, "camera base")
+    assert "skew 1 ms (p99 1)" in row_of(rig, "camera base")
 
 
 def row_of(rig, key):

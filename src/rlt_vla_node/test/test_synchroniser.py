@@ -215,6 +215,12 @@ def test_a_robot_s_cameras_may_miss_or_repeat_two_frames_and_a_simulator_s_may_r
     assert sync_config(robot, cell.task, 7).frozen_images == 7
 
 
+def test_images_of_a_simulator_that_ticks_by_a_timer_may_repeat_for_arms_that_hold_look_frozen(cell):
+    on_a_timer = replace(cell.robot, tick="timer", reset="operator")
+    assert sync_config(on_a_timer, cell.task).frozen_images == on_a_timer.camera_timeout_frames + 1
+    assert sync_config(replace(on_a_timer, reset="service"), cell.task).frozen_images == 0
+
+
 def test_with_a_robot_s_settings_a_frozen_camera_ends_the_sets_and_a_live_one_begins_them_again(cell):
     s = Synchroniser(CAMERAS, replace(sync_config(replace(cell.robot, tick="timer"), cell.task), tolerance_ns=0))
     made = []
