@@ -23,7 +23,7 @@ from rlt_vla_node.demonstration_encoding import MAX_EPISODE_BYTES
 from rlt_vla_node.episode_frames import AGE_POINTS, FrameRules, read_frames
 from rlt_vla_node.lerobot_columns import IMAGES, PHASES, SOURCES, Columns
 from rlt_vla_node.lerobot_writer import LerobotWriter, whole_folder
-from rlt_vla_node.video import CODECS
+from rlt_vla_node.video import CODECS, DEFAULT_CODEC
 
 REPORT = "meta/rlt.json"
 """What the conversion found, beside LeRobot's own files."""
@@ -42,7 +42,7 @@ class Wanted:
 
     failures: bool = False
     allow_gaps: bool = False
-    codec: str = "h264"
+    codec: str = DEFAULT_CODEC
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ CODECS: Mapping[str, Codec] = {
     "lossless": Codec("libx264rgb", "rgb24", {"g": "10", "qp": "0"}),
 }
 """av1 is what LeRobot writes itself, option by option. lossless keeps every bit (H.264 in RGB)."""
-DEFAULT_CODEC = "h264"
+DEFAULT_CODEC = "lossless"
 
 
 class VideoWriter:

@@ -1,6 +1,9 @@
 """Episode files to a data set: labels, gaps, columns, what is left when it fails, and the command."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -163,6 +166,31 @@ def test_nothing_that_looks_whole_is_left_of_a_conversion_that_failed(tmp_path, 
     killed.mkdir()
     with pytest.raises(DatasetError, match="is in the way"):
         run(tmp_path / "in") if target.rename(tmp_path / "other") else None
+
+
+DIE = """\
+import os, signal, sys
+from rlt_common.config import load_robot, load_task
+from rlt_vla_node.dataset_conversion import Wanted, convert
+from rlt_vla_node.episode_frames import frame_rules
+source, target, robot, task = sys.argv[1], sys.argv[2], load_robot(sys.argv[3]), load_task(sys.argv[4])
+die = lambda done, total, words: os.kill(os.getpid(), signal.SIGKILL)
+convert(source, target, robot, task, frame_rules(robot, task), Wanted(), None, die)
+"""
+
+
+def test_a_conversion_that_is_killed_leaves_no_data_set_and_can_be_repeated(tmp_path, cell, run):
+    for seed in (1, 2):
+        record(tmp_path / f"in/{seed}.mcap", cell.robot, seed)
+    target = tmp_path / "dataset"
+    command = [sys.executable, "-c", DIE, tmp_path / "in", target, cell.robot_path, cell.task_path]
+    assert subprocess.run(list(map(str, command)), check=False, timeout=120).returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert (tmp_path / ".dataset.part" / UNFINISHED).exists()
+    run(tmp_path / "in")
+    assert len(rows(target, "index")) == 40
+    assert not (target / UNFINISHED).exists()
+    assert not (tmp_path / ".dataset.part").exists()
 
 
 def test_folders_without_what_is_wanted_are_refused(tmp_path, cell, run):
