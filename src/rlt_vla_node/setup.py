@@ -26,6 +26,7 @@ setup(
             "vla = rlt_vla_node.vla_node:main",
             "adapt = rlt_vla_node.adapt:main",
             "encode = rlt_vla_node.encode_command:main",
+            "dataset = rlt_vla_node.dataset_command:main",
             "handoff = rlt_vla_node.handoff_command:main",
         ],
     },

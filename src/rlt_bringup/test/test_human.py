@@ -4,6 +4,7 @@ The Joy messages are those of the keyboard node (test_keyboard.py of rlt_teleop 
 """
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -19,6 +20,7 @@ from rlt_rl_node.episode_store import EpisodeStore
 from rlt_rl_node.networks import Layout
 from rlt_rl_node.records import EpisodeKey
 from rlt_rl_node.replay import Replay
+from rlt_vla_node import dataset_command
 
 ROBOT = load_robot(config_file("robots", "sim"))
 TASK = load_task(config_file("tasks", "screw"))
@@ -148,3 +150,16 @@ def test_the_replay_has_the_human_s_action_in_place_of_the_reference(played):
     assert torch.equal(action[human], reference[human])
     wholly = human.all(1)
     assert wholly.any(), "whole chunks of the human's"
+
+
+def test_the_episode_becomes_a_data_set_with_its_drivers(played, tmp_path):
+    files = ["--robot", str(config_file("robots", "sim")), "--task", str(played / "own.yaml")]
+    dataset_command.main([*files, "--episodes", str(played / "episodes"), "--output", str(tmp_path / "set")])
+    table = pq.read_table(tmp_path / "set/data/chunk-000/file-000.parquet")
+    steps = sorted(executed(played), key=lambda message: message.step)
+    assert table["control_source"].to_pylist() == [message.source for message in steps]
+    assert {HUMAN, HOLD, VLA} == set(table["control_source"].to_pylist())
+    assert table["is_intervention"].to_pylist() == [message.source == HUMAN for message in steps]
+    assert table["action"].to_pylist() == [list(message.action) for message in steps]
+    assert table["executed.joint_target"].to_pylist() == [list(message.joint_target) for message in steps]
+    assert [place for place, reward in enumerate(table["next.reward"].to_pylist()) if reward] == [len(steps) - 1]

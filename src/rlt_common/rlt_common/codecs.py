@@ -150,14 +150,19 @@ def observation_to_msg(
     return message
 
 
-def observation_from_msg(message: Observation) -> ObservationData:
-    """Decode images and split the proprioception into its blocks. Raises CodecError with what does not fit."""
+def blocks_from_msg(message: Observation) -> dict[str, np.ndarray]:
+    """Proprioception block -> (n,) float32, SI units. Raises CodecError with what does not fit."""
     names, sizes = list(message.block_names), list(message.block_sizes)
     if len(names) != len(sizes) or len(set(names)) != len(names):
         raise CodecError(f"observation names blocks {names} with sizes {sizes}")
     values = vector(message.proprioception, sum(sizes), "observation proprioception")
     edges = np.cumsum([0, *sizes])
-    blocks = {name: values[edges[i] : edges[i + 1]] for i, name in enumerate(names)}
+    return {name: values[edges[i] : edges[i + 1]] for i, name in enumerate(names)}
+
+
+def observation_from_msg(message: Observation) -> ObservationData:
+    """Decode images and split the proprioception into its blocks. Raises CodecError with what does not fit."""
+    blocks = blocks_from_msg(message)
     if len(message.images) != len(message.camera_names) or not message.images:
         raise CodecError(f"observation names {len(message.camera_names)} cameras and has {len(message.images)} images")
     images = [decode_image(image) for image in message.images]

@@ -54,6 +54,7 @@ class Demonstration:
         samples: one every `stride` steps, the first at step 0.
         stride: control steps between samples.
         actions: (T, 14) float32, applied after limits.
+        joint_targets: (T, 14) float64, rad or m, sent to the arms.
         hand_off_step: step at which the critical phase began (T when it never did).
         success: the task was done in time.
     """
@@ -62,6 +63,7 @@ class Demonstration:
     samples: tuple[Sample, ...]
     stride: int
     actions: np.ndarray
+    joint_targets: np.ndarray
     hand_off_step: int
     success: bool
 
@@ -94,6 +96,7 @@ def demonstrate(
     integrator.reset(cell.joint_state()[0])
     samples: list[Sample] = []
     actions: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
     hand_off = None
     success = False
     for step in range(max_steps):
@@ -105,6 +108,7 @@ def demonstrate(
         result = integrator.step(expert.act(), cell.joint_state()[0])
         cell.apply(result.joint_targets)
         actions.append(result.applied.astype(np.float32))
+        targets.append(result.joint_targets.copy())
         success = cell.task_state().success
         if success:
             break
@@ -113,6 +117,7 @@ def demonstrate(
         samples=tuple(samples),
         stride=stride,
         actions=np.stack(actions),
+        joint_targets=np.stack(targets),
         hand_off_step=len(actions) if hand_off is None else hand_off,
         success=success,
     )

@@ -75,7 +75,7 @@ def write_demonstration(path: Path, demo: Demonstration, episode_id: int, robot:
             clamped=[False] * len(action),
             row=-1,
             joint_names=list(robot.joint_names),
-            joint_target=doubles(np.zeros(0)),
+            joint_target=doubles(demo.joint_targets[step]),
         )
         executed.header.stamp = to_time(stamp)
         writer.write(topics.EXECUTED_ACTION, "rlt_msgs/msg/ExecutedAction", serialize_message(executed), stamp)

@@ -48,9 +48,11 @@ from rlt_vla_node.demonstration_encoding import NoDemonstrationsError
 from rlt_vla_node.encode_command import encode
 from rlt_vla_node.evaluation import encode_frames, evaluate
 from rlt_vla_node.inference import LayoutError
+from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations, is_dataset
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.tensors import tensors_hash
 from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, build_auxiliary
+from rlt_vla_node.video import VideoError
 
 STATE_FILE = "training.safetensors"
 MAX_STATE_BYTES = 4 * 1024**3
@@ -313,7 +315,7 @@ def build_config(task: TaskConfig, options: Mapping[str, Any]) -> AdaptConfig:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; every parameter of AdaptConfig is an option without a default of its own."""
     parser = argparse.ArgumentParser(prog="adapt", description="adapt the built-in VLA and train the RL token")
-    parser.add_argument("--demonstrations", required=True, help="folder of episode files")
+    parser.add_argument("--demonstrations", required=True, help="folder of episode files, or of a data set")
     parser.add_argument("--output", required=True, help="folder for the checkpoint")
     parser.add_argument("--pretraining", help="safetensors file of pre-training images")
     parser.add_argument("--resume", action="store_true", help="go on after a crash; does nothing when finished")
@@ -332,9 +334,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         robot, task = load_robot(options.robot), load_task(options.task)
         config = build_config(task, given)
-        demonstrations = load_demonstrations(
-            options.demonstrations, robot, task, config.frame_stride, _reading_progress
-        )
+        load = dataset_demonstrations if is_dataset(options.demonstrations) else load_demonstrations
+        demonstrations = load(options.demonstrations, robot, task, config.frame_stride, _reading_progress)
         poses = load_pose_images(options.pretraining, robot, task) if options.pretraining else None
         output = Path(options.output)
         adaptation = Adaptation(config, robot, task, demonstrations, poses, output, options.seed, _say)
@@ -353,6 +354,7 @@ def main(arguments: list[str] | None = None) -> None:
         ResumeError,
         CheckpointError,
         LayoutError,
+        VideoError,
         FloatingPointError,
         OSError,
     ) as error:
@@ -371,6 +373,9 @@ def _adapt_another(arguments: list[str]) -> None:
 
 def _encode(robot: RobotConfig, task: TaskConfig, demonstrations: Path, output: Path, seed: int) -> None:
     """Whoever adapts on other episodes than demonstrations has a VLA all the same."""
+    if is_dataset(demonstrations):
+        _say(f"{demonstrations} is a data set: encode its episode files (encode) for the learner's replay")
+        return
     try:
         encode(robot, task, demonstrations, output, seed)
     except NoDemonstrationsError as error:

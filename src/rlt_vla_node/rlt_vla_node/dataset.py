@@ -178,7 +178,7 @@ def read_joined(path: Path, period_ns: int) -> tuple[list[ExecutedAction], dict[
     executed, messages = [], []
     for topic, _, message in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION)):
         (messages if topic == topics.OBSERVATION else executed).append(message)
-    _refuse_dry_run(path, executed)
+    refuse_dry_run(path, executed)
     executed.sort(key=lambda message: (stamp_ns(message.header.stamp), message.step))
     stamps = [stamp_ns(message.header.stamp) for message in executed]
     rows = ((executed_row(stamps, stamp_ns(message.header.stamp), period_ns), message) for message in messages)
@@ -196,7 +196,7 @@ def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride
                 executed.append(message)
         else:
             errors[stamp_ns(message.header.stamp)] = vector(message.task_error, None, "task_error")
-    _refuse_dry_run(path, executed)
+    refuse_dry_run(path, executed)
     executed.sort(key=lambda message: message.step)
     steps = [message.step for message in executed]
     if not executed or steps != list(range(steps[0], steps[0] + len(steps))):
@@ -222,7 +222,8 @@ def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride
     return episode
 
 
-def _refuse_dry_run(path: Path, executed: Sequence[ExecutedAction]) -> None:
+def refuse_dry_run(path: Path, executed: Sequence[ExecutedAction]) -> None:
+    """Raise DatasetError when a step of it was not sent to the arms."""
     if any(message.dry_run for message in executed):
         raise DatasetError(f"{path}: is a dry run: nothing of it was sent to the arms: remove the file")
 

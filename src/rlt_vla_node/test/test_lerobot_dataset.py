@@ -1,0 +1,222 @@
+"""Data sets read by LeRobot's own class as training samples: ours, what the VLA saw to the bit, and others'."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from dataset_episodes import VLA_FILE, moving_images, record
+from torch.utils.data import DataLoader, Subset
+
+from rlt_common.vla_config import load_vla
+from rlt_vla_node.chunk_layout import ChunkLayout
+from rlt_vla_node.dataset import DatasetError
+from rlt_vla_node.dataset_conversion import Wanted, convert
+from rlt_vla_node.episode_frames import frame_rules
+from rlt_vla_node.lerobot_dataset import TrainingSamples, dataset_info, open_dataset, training_loader
+from rlt_vla_node.lerobot_import import MissingExtraError, import_lerobot
+
+try:
+    LEROBOT = import_lerobot("datasets.lerobot_dataset")
+except MissingExtraError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+HORIZON = 5
+
+
+@pytest.fixture
+def made(tmp_path, cell):
+    """Records two episodes, converts them, and returns the data set's folder and what was recorded."""
+
+    def make(vla=None, codec="lossless", keep_repositioning=False, **given):
+        folder, target = tmp_path / "in", tmp_path / "dataset"
+        recorded = {
+            seed: record(folder / f"{seed}.mcap", cell.robot, seed, steps=steps, **given)
+            for seed, steps in ((1, 11), (2, 8))
+        }
+        rules = frame_rules(cell.robot, cell.task, keep_repositioning=keep_repositioning)
+        convert(folder, target, cell.robot, cell.task, rules, Wanted(codec=codec, failures=True), vla)
+        return target, recorded
+
+    return make
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A data set that LeRobot's own writer made, two episodes of 12 frames at 10 Hz, one camera of 32 x 24 pixels."""
+
+    def make(**given):
+        folder = tmp_path / "foreign"
+        features = {
+            "observation.images.laptop": {
+                "dtype": "video",
+                "shape": (24, 32, 3),
+                "names": ["height", "width", "channels"],
+            },
+            "observation.state": {"dtype": "float32", "shape": (6,), "names": None},
+            "action": {"dtype": "float32", "shape": (6,), "names": None},
+        }
+        data = LEROBOT.LeRobotDataset.create("somebody/something", 10, features, root=folder, **given)
+        rng = np.random.default_rng(0)
+        frames = []
+        for episode in range(2):
+            for step in range(12):
+                frame = {
+                    "observation.images.laptop": moving_images(episode, step, 24, 32)[0],
+                    "observation.state": rng.normal(size=6).astype(np.float32),
+                    "action": rng.normal(size=6).astype(np.float32),
+                }
+                frames.append(frame)
+                data.add_frame({**frame, "task": f"task {episode}"})
+            data.save_episode(parallel_encoding=False)
+        data.finalize()
+        return folder, frames
+
+    return make
+
+
+def places(recorded):
+    return [(seed, step) for seed, episode in recorded.items() for step in episode.executed]
+
+
+def test_a_sample_is_what_the_vla_saw_and_what_was_executed_from_there_on(made, cell):
+    folder, recorded = made()
+    samples = TrainingSamples(folder, HORIZON)
+    assert len(samples) == 19
+    for sample, (seed, step) in zip(samples, places(recorded), strict=True):
+        seen, episode = recorded[seed].seen(step), recorded[seed]
+        for camera, name in enumerate(("base", "wrist")):
+            image = sample[f"observation.images.{name}"]
+            assert image.dtype == torch.float32
+            rgb = (image * 255).round().byte().permute(1, 2, 0).numpy()
+            np.testing.assert_array_equal(rgb, seen.images[camera])
+        np.testing.assert_array_equal(sample["observation.state"], seen.state(cell.task.vla_state))
+        steps = [k for k in range(step, step + HORIZON) if k in episode.executed]
+        np.testing.assert_array_equal(sample["action"][: len(steps)], episode.actions(steps))
+        assert sample["action_is_pad"].tolist() == [False] * len(steps) + [True] * (HORIZON - len(steps))
+        assert sample["task"] == cell.task.instruction
+
+
+def test_with_a_vla_file_a_chunk_is_where_the_arms_were_sent(made, cell, tmp_path):
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    vla = load_vla(tmp_path / "vla.yaml")
+    folder, recorded = made(vla)
+    layout = ChunkLayout(vla, cell.robot)
+    sample = TrainingSamples(folder, HORIZON, vla.control_hz)[2]
+    np.testing.assert_array_equal(sample["action"], layout.targets(recorded[1].targets(range(2, 2 + HORIZON))))
+    np.testing.assert_array_equal(sample["observation.state"], layout.state_vector(recorded[1].seen(2).blocks))
+    assert sample["task"] == "do the policy's task"
+
+
+def test_rows_of_a_policy_at_another_rate_end_where_the_frames_do(made):
+    folder, recorded = made()
+    half = TrainingSamples(folder, 3, control_hz=25.0)[0]
+    np.testing.assert_array_equal(half["action"], recorded[1].actions([1, 3, 5]))
+    thirty = TrainingSamples(folder, 4, control_hz=30.0)[0]
+    np.testing.assert_array_equal(thirty["action"], recorded[1].actions([1, 2, 4, 6]))
+
+
+def test_columns_statistics_and_names_are_lerobots(made):
+    folder, recorded = made(vla=None, codec="h264")
+    data = open_dataset(folder)
+    assert isinstance(data, LEROBOT.LeRobotDataset)
+    assert (data.num_episodes, data.num_frames, data.fps) == (2, 19, 50)
+    item = data[10]
+    assert bool(item["is_intervention"])
+    assert (float(item["next.reward"]), bool(item["next.success"]), bool(item["next.done"])) == (1.0, True, True)
+    assert float(data[9]["next.reward"]) == 0.0
+    assert int(item["source.step"]) == 10
+    actions = np.concatenate([episode.actions(episode.executed) for episode in recorded.values()])
+    stats = data.meta.stats["action"]
+    np.testing.assert_allclose(stats["mean"], actions.mean(axis=0), atol=1e-8)
+    np.testing.assert_allclose(stats["std"], actions.astype(np.float64).std(axis=0))
+    assert data.meta.stats["observation.images.base"]["mean"].shape == (3, 1, 1)
+
+
+def test_only_state_and_action_are_inputs_and_outputs_to_lerobots_policies(made):
+    features = import_lerobot("datasets.utils").dataset_to_policy_features(open_dataset(made()[0]).meta.features)
+    assert set(features) == {
+        "observation.images.base",
+        "observation.images.wrist",
+        "observation.state",
+        "action",
+    }
+
+
+def test_holds_failures_and_repositioning_begin_no_sample(made):
+    folder, recorded = made(holds=[3], repositioning=[6], keep_repositioning=True)
+    samples = TrainingSamples(folder, HORIZON)
+    steps = [step for _, step in places(recorded)]
+    expected = [row for row, step in enumerate(steps) if step not in (3, 6)]
+    assert samples.rows.tolist() == expected
+    assert samples[1]["action_is_pad"].tolist() == [False] * 5
+    assert samples[3]["action_is_pad"].tolist() == [False, False, True, True, True], "step 4, repositioning at 6"
+
+
+def test_a_failure_begins_no_sample(made):
+    folder, _ = made(label="failure")
+    with pytest.raises(DatasetError, match="no frame of it is a demonstration"):
+        TrainingSamples(folder, HORIZON)
+
+
+def test_shards_are_seeded_and_together_they_are_all(made):
+    samples = TrainingSamples(made()[0], HORIZON)
+
+    def order(rank, epoch=0, workers=0):
+        loader = training_loader(samples, 2, seed=3, epoch=epoch, rank=rank, world=2, workers=workers)
+        return torch.cat([batch["index"] for batch in loader]).tolist()
+
+    first, second = order(0), order(1)
+    assert not set(first) & set(second)
+    assert order(0) == first != order(0, epoch=1)
+    assert order(0, workers=2) == first
+    assert len(set(first) | set(second)) >= 16
+
+
+def test_workers_read_the_same_images(made):
+    samples = TrainingSamples(made()[0], HORIZON)
+    alone = samples[7]["observation.images.base"]
+    batch = next(iter(DataLoader(Subset(samples, [7, 0]), batch_size=2, num_workers=1)))
+    assert torch.equal(batch["observation.images.base"][0], alone)
+
+
+def test_the_last_episodes_are_held_out(made):
+    train, held = TrainingSamples(made()[0], HORIZON).split(0.1)
+    assert (len(train), len(held)) == (11, 8)
+    assert [int(sample["index"]) for sample in held] == list(range(11, 19))
+
+
+def test_a_data_set_of_lerobots_own_writer(foreign):
+    folder, frames = foreign(vcodec="h264")
+    samples = TrainingSamples(folder, 4, cameras={"front": "laptop"}, image_shape=(16, 16))
+    assert len(samples) == 24
+    for row in (0, 5, 13, 23):
+        sample, end = samples[row], 12 * (row // 12 + 1)
+        own = np.stack([frames[k]["action"] for k in range(row, min(row + 4, end))])
+        np.testing.assert_array_equal(sample["action"][: len(own)], own)
+        assert sample["action_is_pad"].sum() == 4 - len(own)
+        np.testing.assert_array_equal(sample["observation.state"], frames[row]["observation.state"])
+        assert sample["task"] == f"task {row // 12}"
+        assert sample["observation.images.front"].shape == (3, 16, 16)
+    seen = TrainingSamples(folder, 1)[17]["observation.images.laptop"].permute(1, 2, 0).numpy() * 255
+    assert np.abs(seen - frames[17]["observation.images.laptop"]).mean() < 8
+    train, held = samples.split(0.5)
+    assert (len(train), len(held)) == (12, 12)
+
+
+def test_what_cannot_be_read_is_said(made, foreign, tmp_path):
+    folder, _ = made()
+    with pytest.raises(DatasetError, match="no camera for 'front': it has base, wrist"):
+        TrainingSamples(folder, 1, cameras={"front": "laptop"})
+    with pytest.raises(DatasetError, match=r"is no LeRobot data set: meta/info\.json"):
+        dataset_info(tmp_path)
+    info = folder / "meta/info.json"
+    told = json.loads(info.read_text())
+    info.write_text(json.dumps({**told, "codebase_version": "v2.1"}))
+    with pytest.raises(DatasetError, match=r"layout 'v2\.1', v3\.0 is needed: convert it with .*v21_to_v30"):
+        TrainingSamples(folder, 1)
+    info.write_text(json.dumps(told))
+    shutil.rmtree(folder / "videos/observation.images.wrist")
+    with pytest.raises(DatasetError, match="LeRobot does not open it"):
+        TrainingSamples(folder, 1)
