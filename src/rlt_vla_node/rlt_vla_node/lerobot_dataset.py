@@ -196,6 +196,12 @@ class TrainingSamples(Dataset):
         held = np.isin(self.episodes, names[len(names) - count :])
         return Subset(self, np.flatnonzero(~held).tolist()), Subset(self, np.flatnonzero(held).tolist())
 
+    def column(self, name: str) -> np.ndarray | None:
+        """(N, width) or (N,) the numbers or words of a column, of every frame; None where there is no such column."""
+        if name not in self._data.hf_dataset.column_names:
+            return None
+        return np.array(self._data.hf_dataset.with_format("numpy")[name])
+
     def _moved_since(self, row: int) -> Tensor:
         """(horizon,) bool: from the first repositioning at or after this frame on."""
         until = self._moved[row : row + int(self._offsets[-1]) + 1]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlt_common.vla_config import VlaConfig
 from rlt_vla_node.backend import (
     KIND_IMAGE,
     KIND_PROPRIOCEPTION,
@@ -106,3 +107,16 @@ def open_tiny(folder: Path | str, rate_hz: float = 50.0) -> TinyPolicy:
     policy = tiny_policy(0, rate_hz)
     policy.module.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return policy
+
+
+def open_backend(config: VlaConfig) -> TinyPolicy:
+    """The entry point of the backend `tiny` (:func:`install`)."""
+    return open_tiny(config.source, config.control_hz)
+
+
+def install(folder: Path) -> None:
+    """Make `folder`, once it is on the path, an installed package that brings this module as the backend `tiny`."""
+    facts = folder / "tiny_vla-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-vla\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[rlt_vla_node.backends]\ntiny = tiny_policy:open_backend\n")

@@ -1,0 +1,133 @@
+"""`adapt --vla`: from episode files to a checkpoint that the VLA node's code opens, with a real installed backend."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_policy
+from dataset_episodes import record
+
+from rlt_common.vla_config import load_vla
+from rlt_vla_node import adapt
+from rlt_vla_node.backends import open_backend
+from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
+from rlt_vla_node.inference import run_observation
+
+pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not installed: make extras")
+pytest.importorskip("lerobot", reason="LeRobot is not installed: make extras")
+
+PARTS = "[left.joints, left.gripper, right.joints, right.gripper]"
+QUICK = ["--steps", "4", "--batch", "4", "--heads", "2", "--workers", "0", "--warmup-steps", "1", "--report-steps", "2"]
+
+
+@pytest.fixture
+def run(tmp_path, cell, monkeypatch):
+    """Runs `adapt --vla` on three recorded episodes in tmp_path; returns the output folder."""
+    tiny_policy.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    tiny_policy.tiny_policy(seed=2).save_policy(tmp_path / "weights")
+    (tmp_path / "vla.yaml").write_text(
+        f"backend: tiny\nsource: {tmp_path / 'weights'}\ncontrol_hz: 50.0\nstate: {PARTS}\nactions: {PARTS}\n"
+        "action_kind: absolute\ncameras: {a: wrist, b: base}\n"
+    )
+    task = tmp_path / "task.yaml"
+    task.write_text(cell.task_path.read_text())
+    for seed in (1, 2, 3):
+        record(tmp_path / "episodes" / f"{seed}.mcap", cell.robot, seed, steps=24)
+
+    def command(*more, output="vla"):
+        words = ["--vla", tmp_path / "vla.yaml", "--robot", cell.robot_path, "--task", task, *QUICK]
+        adapt.main([*map(str, words), "--output", str(tmp_path / output), *more])
+        return tmp_path / output
+
+    return command
+
+
+@pytest.fixture
+def demonstrations(tmp_path):
+    return ["--demonstrations", str(tmp_path / "episodes")]
+
+
+@pytest.mark.parametrize("train", ["full", "frozen"])
+def test_episodes_become_a_checkpoint_that_is_opened_with_its_own_weights(
+    run, demonstrations, cell, observation, train
+):
+    output = run(*demonstrations, "--train", train)
+    model = load_checkpoint(output).fitted(cell.robot, cell.task)
+    facts = json.loads((output / "config.json").read_text())
+    assert facts["adapted"] == (train == "full")
+    assert (model.backend.spec.fingerprint != facts["provenance"]["vla"]) == (train == "full")
+    assert facts["hash"] == model.hash
+    outputs = run_observation(model, model.batch([observation(3, 0)]), seed=1)
+    assert outputs.reference.shape == (cell.task.horizon, cell.robot.action_dim)
+    assert outputs.rl_token.shape == (tiny_policy.WIDTH,), "as wide as the VLA where nothing else is said"
+    spread = np.array(facts["statistics"]["action_spread"])
+    assert spread.shape == (14,)
+    assert (spread > 0).all()
+    figures = json.loads((output / "metrics.json").read_text())
+    assert {"reconstruction", "shuffled", "chunk_error", "probe_state"} <= set(figures)
+    assert ("flow" in figures) == (train == "full")
+    assert "<svg" in (output / "curves.svg").read_text()
+    assert list((output / "demonstrations").glob("*.mcap")), "the learner's replay begins with what was demonstrated"
+
+
+def test_a_run_that_is_killed_goes_on_and_a_finished_one_is_left_alone(
+    run, demonstrations, tmp_path, monkeypatch, capsys
+):
+    whole = run(*demonstrations, output="whole/vla")
+    from rlt_vla_node.vla_trainer import VlaTrainer
+
+    advance = VlaTrainer._advance
+
+    def interrupted(self, loader):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        advance(self, loader)
+
+    monkeypatch.setattr(VlaTrainer, "_advance", interrupted)
+    with pytest.raises(SystemExit, match="--resume goes on"):
+        run(*demonstrations, "--checkpoint-steps", "2", output="cut/vla")
+    monkeypatch.setattr(VlaTrainer, "_advance", advance)
+    cut = run(*demonstrations, "--checkpoint-steps", "2", "--resume", output="cut/vla")
+    assert "resuming at step 2 of 4" in capsys.readouterr().out
+    hashes = [load_checkpoint(folder).hash for folder in (whole, cut)]
+    assert hashes[0] == hashes[1]
+    run(*demonstrations, "--checkpoint-steps", "2", "--resume", output="cut/vla")
+    assert "already holds this adaptation" in capsys.readouterr().out
+
+
+def test_other_weights_in_the_place_of_the_vla_s_are_refused(run, demonstrations, tmp_path):
+    output = run(*demonstrations, "--train", "frozen")
+    tiny_policy.tiny_policy(seed=5).save_policy(tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        load_checkpoint(output)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backend": "nowhere"}, "no 'nowhere'; installed: .*tiny"),
+        ({"cameras": "{a: wrist, b: ceiling}"}, "no camera 'ceiling'"),
+        ({"control_hz": "100.0"}, "last 6 control steps"),
+        ({"state": "[left.joints]"}, "names 6 values in state"),
+    ],
+)
+def test_a_vla_file_that_does_not_fit_is_refused_before_anything_is_read(run, demonstrations, tmp_path, change, words):
+    path = tmp_path / "vla.yaml"
+    lines = [line for line in path.read_text().splitlines() if line.split(":")[0] not in change]
+    path.write_text("\n".join([*lines, *(f"{key}: {value}" for key, value in change.items())]) + "\n")
+    with pytest.raises(SystemExit, match=words):
+        run(*demonstrations)
+
+
+def test_the_instruction_is_the_task_s_where_the_vla_file_has_none(run, demonstrations, cell):
+    output = run(*demonstrations, "--train", "frozen")
+    assert json.loads((output / "config.json").read_text())["vla"]["instruction"] == cell.task.instruction
+
+
+def test_the_vla_file_opens_what_it_says(run, tmp_path):
+    config = load_vla(tmp_path / "vla.yaml")
+    assert open_backend(replace(config, instruction="go")).spec.name == "tiny"
+    assert "tiny_policy" in sys.modules
