@@ -55,7 +55,8 @@ def test_everything_copied_from_the_repository_exists():
 
 def test_every_requirements_file_reaches_the_image():
     text = DOCKERFILE.read_text(encoding="utf-8")
-    absent = [path.name for path in ROOT.glob("requirements*.txt") if path.name not in text]
+    files = [*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]
+    absent = [path.name for path in files if path.name not in text]
     assert absent == []
 
 
