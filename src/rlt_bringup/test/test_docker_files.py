@@ -78,8 +78,8 @@ def test_both_services_meet_on_the_hosts_network_and_shared_memory(services):
 
 
 def test_only_the_robot_side_has_the_gamepad_and_only_the_gpu_side_the_gpu(services):
-    assert "/dev/input:/dev/input" in services["robot"]["volumes"]
-    assert services["robot"]["device_cgroup_rules"] == ["c 13:* rw"]
+    assert "/dev/input:/dev/input:ro" in services["robot"]["volumes"]
+    assert services["robot"]["device_cgroup_rules"] == ["c 13:* r"]
     assert services["gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
     for name, service in services.items():
         assert "devices" not in service

@@ -83,12 +83,15 @@ class GamepadNode(Node):
 
 
 def find_pad(wanted: str) -> evdev.InputDevice:
-    """Open the pad at a path, or the first gamepad whose name contains `wanted`. Raises OSError when there is none."""
+    """Open the pad at a path, or the first gamepad whose name contains `wanted`, for reading: containers allow no more.
+
+    Raises OSError when there is none.
+    """
     if wanted.startswith("/"):
-        return evdev.InputDevice(wanted)
+        return evdev.InputDevice(wanted, readonly=True)
     seen = []
-    for path in evdev.list_devices():
-        device = evdev.InputDevice(path)
+    for path in evdev.list_devices(writable=False):
+        device = evdev.InputDevice(path, readonly=True)
         keys = device.capabilities().get(ecodes.EV_KEY, [])
         if wanted.lower() in device.name.lower() and ecodes.BTN_SOUTH in keys:
             return device
