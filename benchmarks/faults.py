@@ -53,7 +53,7 @@ BY_HAND = {
     "nodes": {**SHORT["nodes"], "joy_operator": {"silence_s": 2.0}},
 }
 """Episodes that a person drives: long, and the bench's own process may be late with the pad's state."""
-SETTLE_S, STEADY_S = 3.0, 0.5
+SETTLE_S, STEADY_S = 3.0, 0.2
 TICK_S = 0.1
 """How often the bench looks; the scripted graph's steps are 20 ms apart."""
 LATE_CHUNK_S = 0.5
