@@ -71,7 +71,7 @@ class Row:
     went_on: int
     """Times after which the run went on."""
     lost: int
-    """Labelled episodes without a whole file."""
+    """Episodes with a confirmed label and without a whole file."""
     median_s: float | None = None
     """From the fault, or its end, to the next step."""
     worst_s: float | None = None
@@ -159,7 +159,10 @@ class Bench:
             graph.spin(SETTLE_S)
             unexplained, lost, discards = graph.watch.unexplained(), graph.lost(), graph.discards
         every = [value for values in times.values() for value in values]
-        note = f"{len(graph.seen.labelled)} episodes labelled, {discards} discarded by the person"
+        note = (
+            f"{len(graph.seen.labelled)} labels confirmed, {len(graph.seen.refused)} episodes told to be lost, "
+            f"{discards} discarded by the person"
+        )
         bad = len(unexplained)
         words = "; ".join([note, *unexplained[:2], *lost[:3]])
         return [
@@ -533,7 +536,7 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
             in_time == kills > 0,
         ),
         Goal("faults after which the run went on", went_on, f"all {tried}", went_on == tried),
-        Goal("labelled episodes lost", lost, "0", lost == 0),
+        Goal("episodes with a confirmed label lost", lost, "0", lost == 0),
         Goal("faults left out", left_out, "0", left_out == 0),
     ]
 
@@ -570,7 +573,7 @@ def table(document: Mapping[str, Any]) -> str:
         "held",
         "s until the arms held, median (worst), within bound",
         "went on",
-        "labelled episodes lost",
+        "confirmed labels lost",
         "s until on, median (worst)",
         "note",
     )

@@ -23,7 +23,7 @@ from rlt_vla_node.adapt import vla_config
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.builtin import build_vla
 from rlt_vla_node.checkpoint import load_checkpoint, save_checkpoint
-from rlt_vla_node.encoding import EncodingConfig, OutputEncoder
+from rlt_vla_node.encoding import EncodingConfig, Item, OutputEncoder
 from rlt_vla_node.inference import FrozenModel
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.scheduler import Request, Scheduler, Step
@@ -72,7 +72,7 @@ class CriticalPhase:
     def __init__(self, plant: Plant, config: EncodingConfig, messages: Sequence[Observation]) -> None:
         """`messages`: one every `stride` control steps, from step 0 on; the phase ends a stride after the last."""
         self._plant, self._config, self._messages = plant, config, messages
-        self._encoder = OutputEncoder(plant.model, plant.task, config, plant.robot.frame)
+        self._encoder = OutputEncoder(plant.model, plant.task, config, plant.robot)
         self._steps = len(messages) * plant.task.stride
 
     def serve(self) -> Phase:
@@ -95,7 +95,7 @@ class CriticalPhase:
         def group() -> None:
             items = scheduler.next_group()
             sizes.append(len(items))
-            decoded = [(item.episode_id, item.epoch, observation_from_msg(item.observation)) for item in items]
+            decoded = [Item(item.episode_id, item.epoch, observation_from_msg(item.observation)) for item in items]
             outputs.extend(self._encoder.strided(decoded))
 
         arrivals = []

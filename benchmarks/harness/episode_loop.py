@@ -39,7 +39,7 @@ from rlt_sim.task_cell import make_cell
 from rlt_teleop.episode_machine import MOVING, Driver, EpisodeMachine, Label, Phase, Purpose
 from rlt_teleop.episode_request import spec_from_request
 from rlt_vla_node import encoding
-from rlt_vla_node.encoding import OutputEncoder
+from rlt_vla_node.encoding import Item, OutputEncoder
 from rlt_vla_node.inference import FrozenModel
 from rlt_vla_node.proprioception import Proprioception
 from rlt_vla_node.scheduler import Scheduler
@@ -64,8 +64,7 @@ class Plant:
     @classmethod
     def build(cls, robot: RobotConfig, task: TaskConfig, model: FrozenModel) -> Plant:
         """Raises LayoutError or ParameterError when robot, task and model do not belong together."""
-        model.check(robot, task)
-        return cls(robot, task, model, make_cell(robot, task), Proprioception(robot))
+        return cls(robot, task, model.fitted(robot, task), make_cell(robot, task), Proprioception(robot))
 
     def observe(self, stamp_ns: int, position: np.ndarray, velocity: np.ndarray, effort: np.ndarray) -> ObservationData:
         """What the cameras see now, with the joint state (each (J,)) of the same moment."""
@@ -107,7 +106,7 @@ class EpisodeLoop:
         self._scheduler: Scheduler[ObservationData] = Scheduler(
             settings.encoding.group_size, task.stride, self._period_ns
         )
-        self._encoder = OutputEncoder(plant.model, task, settings.encoding, robot.frame)
+        self._encoder = OutputEncoder(plant.model, task, settings.encoding, robot)
         self._assembly = EpisodeAssembly(self._period_ns, task.stride, task.prefetch_steps)
         self._tell()
 
@@ -240,7 +239,7 @@ class EpisodeLoop:
         episode, steps = self._machine.episode, self._executor.step
         self._scheduler.on_control(episode.episode_id, moving=False, next_step=steps)
         while group := self._scheduler.next_group():
-            for output in self._encoder.strided([(g.episode_id, g.epoch, g.observation) for g in group]):
+            for output in self._encoder.strided([Item(g.episode_id, g.epoch, g.observation, g.anchor) for g in group]):
                 rl_messages.collect_output(self._assembly, output)
         self._assembly.control_stopped(episode.episode_id, episode.epoch, steps)
         data = None
@@ -250,7 +249,8 @@ class EpisodeLoop:
             data = self._assembly.take(episode.episode_id)
         else:
             self._assembly.forget(episode.episode_id)
-        self._machine.confirm("")
+        self._machine.confirm(episode.episode_id)
+        self._machine.close("")
         self._trained += episode.purpose == Purpose.TRAIN
         outcome = EpisodeOutcome.of(
             episode_id=episode.episode_id,

@@ -58,6 +58,9 @@ class Watched:
     unlabelled: list[str] = field(default_factory=list)
     """Steps that no chunk of their episode and epoch explains."""
     labelled: dict[int, str] = field(default_factory=dict)
+    """Labels that were confirmed: what the operator was told to be safe."""
+    refused: set[int] = field(default_factory=set)
+    """Labelled episodes that the operator was told to be lost, and so discards."""
     durable: set[int] = field(default_factory=set)
     health: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -140,7 +143,9 @@ class Watch(Node):
 
     def _on_episode(self, message: EpisodeState) -> None:
         self.phase = message.phase
-        if message.label in LABELS:
+        if message.confirmation == EpisodeState.CONFIRMATION_LOST:
+            self.seen.refused.add(message.episode_id)
+        elif message.confirmation == EpisodeState.CONFIRMATION_DONE and message.label in LABELS:
             self.seen.labelled[message.episode_id] = LABELS[message.label]
 
     def _on_control(self, message: ControlState) -> None:
@@ -265,7 +270,7 @@ class FaultyGraph:
             os.kill(self.runner.pid(name), signal.SIGCONT)
 
     def lost(self) -> list[str]:
-        """Episodes that were labelled and have no whole file that says so."""
+        """Episodes whose labels were confirmed and that have no whole file that says so."""
         missing = []
         for episode_id, label in sorted(self.seen.labelled.items()):
             path = self.run / "episodes" / f"{episode_id:06d}.mcap"

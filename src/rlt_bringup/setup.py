@@ -44,6 +44,7 @@ setup(
             "demo = rlt_bringup.demo:main",
             "check_robot = rlt_bringup.check_robot:main",
             "healthcheck = rlt_bringup.healthcheck:main",
+            "restart_executor = rlt_bringup.restart_executor:main",
         ],
     },
 )

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory, get_packages_with_prefixes
+from ament_index_python.packages import get_packages_with_prefixes
 
-from rlt_bringup import shared_learner
+from rlt_bringup import drivers, shared_learner
 from rlt_common import topics
-from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
+from rlt_common.config import RobotConfig, TaskConfig, config_file, load_robot, load_task
 from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_common.run_files import inside
@@ -82,7 +82,11 @@ class GraphOptions:
     view: bool = param(False, "show the cameras as a web page, http://127.0.0.1:8091")
     seed: int = param(0, "run seed", minimum=0, maximum=2**31 - 1)
     drivers: bool = param(
-        True, "include the drivers' launch files that the robot file names (launch); false: they run already"
+        True,
+        "include the launch files of the arms' drivers that the robot file names (launch); false: they run already",
+    )
+    cameras: bool = param(
+        True, "likewise of the cameras' drivers, and open the video devices that it names; false: they run already"
     )
     host: str = param(
         "all",
@@ -127,7 +131,7 @@ class Resolved:
     """The scripted operator presses the buttons, not a human."""
     lockstep: bool
     video_devices: bool
-    """A camera of the robot file names a device, which a node of ours opens."""
+    """A camera of the robot file names a device, which a node of ours is to open."""
     drivers: tuple[DriverLaunch, ...]
     """Launch files to include on this machine."""
     task: TaskConfig
@@ -135,21 +139,6 @@ class Resolved:
 
 RUN_FOLDERS = ("checkpoints", "demonstrations", "encoded", "episodes", "log", "stages")
 """In the run directory; the checkpoint of the VLA may be elsewhere."""
-
-
-def config_file(kind: str, name: str) -> Path:
-    """A file given by path, or by name in rlt_bringup's config/<kind>. Raises ParameterError naming what there is."""
-    if name.endswith(".yaml"):
-        path = Path(name).expanduser().resolve()
-        if not path.is_file():
-            raise ParameterError(f"{kind}: no file {path}")
-        return path
-    folder = Path(get_package_share_directory("rlt_bringup")) / "config" / kind
-    path = folder / f"{name}.yaml"
-    if path.parent != folder or not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ParameterError(f"{kind}: no {name!r}; there are: {known}; or give the path of a .yaml file")
-    return path
 
 
 def resolve(options: GraphOptions) -> Resolved:
@@ -177,6 +166,8 @@ def resolve(options: GraphOptions) -> Resolved:
     if scripted and options.joy:
         raise ParameterError(f"joy: the scripted operator needs none, got {options.joy!r}: add operator: human")
     joy_file = config_file("joy", "scripted" if scripted else options.joy or "xbox")
+    mapping = load_mapping(joy_file)
+    beside = options.host != "gpu" and options.learner != shared_learner.ALONE
     known = (*NODE_NAMES, *COMMAND_NAMES)
     unknown = sorted(set(task.nodes) - set(known))
     if unknown:
@@ -188,12 +179,14 @@ def resolve(options: GraphOptions) -> Resolved:
         run=run,
         checkpoint=checkpoint,
         joy_file=joy_file,
-        joy_reader=load_mapping(joy_file).reader,
+        joy_reader=mapping.reader,
         simulated=simulated,
         scripted=scripted,
         lockstep=robot.tick == "joint_states",
-        video_devices=any(camera.device for camera in robot.cameras),
-        drivers=robot.launch if options.drivers and options.host != "gpu" and options.learner != "alone" else (),
+        video_devices=options.cameras and any(camera.device for camera in robot.cameras),
+        drivers=drivers.included(
+            robot.launch if beside else (), options.drivers, options.cameras, mapping.motion == "leader"
+        ),
         task=task,
     )
 
@@ -309,7 +302,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                 },
             )
         )
-    else:
+    elif options.host != "gpu":
         nodes += _device(resolved)
     if options.view:
         nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))

@@ -18,6 +18,7 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
@@ -103,7 +104,7 @@ def _actions(context: LaunchContext, task: str) -> list:
             else []
         ),
         *(_driver(driver, options.namespace) for driver in resolved.drivers),
-        *(_node(spec, options) for spec in describe(resolved)),
+        *(action for spec in describe(resolved) for action in _started(spec, options, str(resolved.run))),
     ]
 
 
@@ -131,9 +132,30 @@ def _command_arguments(mode: str, resolved) -> list[str]:
 def _driver(driver: DriverLaunch, namespace: str) -> GroupAction:
     """A driver's launch file in our namespace. Nothing is forwarded: our `mode` is not the driver's."""
     source = AnyLaunchDescriptionSource(str(drivers.launch_file(driver)))
-    include = IncludeLaunchDescription(source, launch_arguments=list(driver.arguments.items()))
-    pushed = [PushRosNamespace(namespace)] if namespace else []
+    include = IncludeLaunchDescription(source, launch_arguments=list(drivers.arguments(driver).items()))
+    own = drivers.namespace_of(driver, namespace)
+    pushed = [PushRosNamespace(own)] if own else []
     return GroupAction([*pushed, include], scoped=True, forwarding=False)
+
+
+def _started(spec: NodeSpec, options: GraphOptions, run: str) -> list:
+    """A node; one that is not respawned is started again when the operator says so."""
+    node = _node(spec, options)
+    if spec.respawn:
+        return [node]
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list:
+        if context.is_shutdown:
+            return []
+        why = ["--wait", spec.name, "--why", f"status {event.returncode}"]
+        command = [sys.executable, "-m", "rlt_bringup.restart_executor", "--run", run, *why]
+        question = ExecuteProcess(cmd=command, output="screen")
+        return [question, RegisterEventHandler(OnProcessExit(target_action=question, on_exit=answered))]
+
+    def answered(event: ProcessExited, context: LaunchContext) -> list:
+        return [] if context.is_shutdown or event.returncode else _started(spec, options, run)
+
+    return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended))]
 
 
 def _node(spec: NodeSpec, options: GraphOptions) -> Node:

@@ -253,6 +253,8 @@ def _request(output: VlaOutput, chunk: ActionChunk | None) -> ChunkRequest:
         epoch=output.epoch,
         request_id=output.request_id,
         not_before=output.header.stamp,
+        first_step=output.anchor_row,
+        anchor=output.anchor,
     )
     request.header.stamp = output.header.stamp
     if chunk is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, nan
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, WrenchStamped
@@ -15,9 +16,11 @@ from std_msgs.msg import Bool
 
 from rlt_common.codecs import CodecError, stamp_ns
 from rlt_common.config import RobotConfig
-from rlt_common.joint_states import JointStateError, JointStateSources
+from rlt_common.driver_config import MEASURED, StateConfig
+from rlt_common.joint_states import JointOrder, JointStateError, JointStateSources
 from rlt_common.kinematics import ArmKinematics, build_kinematics
 from rlt_control.arms import motion_limits
+from rlt_control.inputs import WRENCH_TIMEOUT_S
 from rlt_control.measured_pose import MeasuredPose
 
 MOST_AHEAD_S, MOST_AGE_S = 0.02, 0.1
@@ -32,15 +35,27 @@ class Endpoints:
     publisher_types: Sequence[str] = ()
     subscribers: Sequence[str] = ()
     subscriber_types: Sequence[str] = ()
+    publishers_latch: Sequence[bool] = ()
+    """Whether each publisher is transient local."""
 
 
 @dataclass
 class Heard:
-    """Messages of one topic: when they came and what they were stamped, ns by the ROS clock."""
+    """Messages of one input: when they came and what they were stamped, ns by the ROS clock."""
 
     stamps: list[int] = field(default_factory=list)
     came: list[int] = field(default_factory=list)
-    refused: str = ""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Why messages were refused, and how many for each reason."""
+
+    def refuse(self, reason: str) -> None:
+        """Count a message that cannot be used."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def take(self, stamp_ns: int, now_ns: int) -> None:
+        """Count one that can."""
+        self.stamps.append(stamp_ns)
+        self.came.append(now_ns)
 
     @property
     def rate_hz(self) -> float | None:
@@ -65,9 +80,12 @@ class RobotCheck:
     def __init__(self, robot: RobotConfig) -> None:
         self._robot = robot
         self._sources = JointStateSources(robot)
+        self._order = JointOrder(robot.joint_names)
         self.kinematics: ArmKinematics = build_kinematics(robot)
         self._limits = motion_limits(robot, self.kinematics)
-        self.states = {topic: Heard() for topic in self._sources.topics}
+        self.states = {name: Heard() for name in robot.state_inputs}
+        self.topics = self._sources.topics
+        """Topics of joint states."""
         self.wrenches = {arm.name: Heard() for arm in robot.arms if arm.wrench_topic}
         self.poses = {arm.name: Heard() for arm in robot.arms if arm.pose_topic}
         self._judges = {a.name: MeasuredPose(robot, a, self.kinematics) for a in robot.arms if a.pose_topic}
@@ -75,47 +93,66 @@ class RobotCheck:
         self._force = dict.fromkeys(self.wrenches, 0.0)
         self._torque = dict.fromkeys(self.wrenches, 0.0)
         self._lacking: set[str] = set()
-        self._unmeasured = {state.topic: state.missing for state in robot.states}
+        self._others: dict[str, tuple[str, ...]] = {}
         self.q: np.ndarray | None = None
         """(n,) newest joints, in the robot's order."""
 
     def on_state(self, topic: str, message: JointState, now_ns: int) -> None:
         """A message of one of the state topics."""
-        heard = self.states[topic]
+        inputs = self._sources.inputs_of(topic, message.name)
+        if not inputs:
+            self._others[topic] = tuple(message.name)
         try:
             stamp = stamp_ns(message.header.stamp)
             merged = self._sources.take(topic, message)
             if merged is not None:
                 self.q = self._in_order(merged)
         except (CodecError, JointStateError) as error:
-            heard.refused = str(error)
+            for name in inputs:
+                self.states[name].refuse(str(error))
             return
-        heard.refused = ""
-        heard.stamps.append(stamp)
-        heard.came.append(now_ns)
-        for name in ("velocity", "effort"):
-            if name not in self._unmeasured[topic] and not getattr(message, name):
-                self._lacking.add(f"{topic}: no {name}")
+        for name, state in zip(self._robot.state_inputs, self._robot.states, strict=True):
+            if name in inputs:
+                self.states[name].take(stamp, now_ns)
+                self._lacking |= {f"{name}: {lack}" for lack in self._lacks(state, message)}
+
+    def _lacks(self, state: StateConfig, message: JointState) -> list[str]:
+        """What the proprioception needs of an entry's joints, and the message does not say."""
+        found = []
+        joints = state.joints or self._robot.joint_names
+        for measured in MEASURED:
+            wanted = [
+                name
+                for joint, name in zip(joints, state.names or joints, strict=True)
+                if not state.lacks(measured, joint)
+            ]
+            values = dict(zip(message.name, getattr(message, measured), strict=False))
+            if wanted and not values:
+                found.append(f"no {measured}")
+            else:
+                found += [
+                    f"{measured} of {name} is not finite" for name in wanted if not isfinite(values.get(name, nan))
+                ]
+        return found
 
     def _in_order(self, message: JointState) -> np.ndarray:
-        positions = dict(zip(message.name, message.position, strict=False))
-        if missing := [joint for joint in self._robot.joint_names if joint not in positions]:
-            raise JointStateError(f"has no joint {missing[0]!r}; it names {list(message.name)}")
-        return np.array([positions[joint] for joint in self._robot.joint_names])
+        return self._order.positions(message.name, message.position)
 
     def on_wrench(self, arm: str, message: WrenchStamped, now_ns: int) -> None:
         """A message of an arm's force sensor."""
         heard, wrench = self.wrenches[arm], message.wrench
-        try:
-            stamp = stamp_ns(message.header.stamp)
-        except CodecError as error:
-            heard.refused = str(error)
+        force = np.array([wrench.force.x, wrench.force.y, wrench.force.z])
+        torque = np.array([wrench.torque.x, wrench.torque.y, wrench.torque.z])
+        if not (np.isfinite(force).all() and np.isfinite(torque).all()):
+            heard.refuse("holds a value that is not finite")
             return
-        heard.stamps.append(stamp)
-        heard.came.append(now_ns)
-        force, torque = wrench.force, wrench.torque
-        self._force[arm] = max(self._force[arm], float(np.linalg.norm([force.x, force.y, force.z])))
-        self._torque[arm] = max(self._torque[arm], float(np.linalg.norm([torque.x, torque.y, torque.z])))
+        try:
+            heard.take(stamp_ns(message.header.stamp), now_ns)
+        except CodecError as error:
+            heard.refuse(str(error))
+            return
+        self._force[arm] = max(self._force[arm], float(np.linalg.norm(force)))
+        self._torque[arm] = max(self._torque[arm], float(np.linalg.norm(torque)))
 
     def on_pose(self, arm: str, message: PoseStamped, now_ns: int) -> None:
         """A measured tool pose of an arm; judged once the joints are known."""
@@ -123,11 +160,12 @@ class RobotCheck:
         try:
             stamp = stamp_ns(message.header.stamp)
         except CodecError as error:
-            heard.refused = str(error)
+            heard.refuse(str(error))
             return
-        heard.refused = self._judges[arm].refusal(message, self.q) if self.q is not None else ""
-        heard.stamps.append(stamp)
-        heard.came.append(now_ns)
+        if self.q is not None and (reason := self._judges[arm].refusal(message, self.q)):
+            heard.refuse(reason)
+            return
+        heard.take(stamp, now_ns)
 
     def on_ready(self, topic: str, message: Bool) -> None:
         """Whether a driver obeys."""
@@ -135,24 +173,31 @@ class RobotCheck:
 
     # ---- findings
 
-    def problems(self, graph: Mapping[str, Endpoints], types: Mapping[str, str], executor: str) -> list[str]:
+    def problems(
+        self,
+        graph: Mapping[str, Endpoints],
+        types: Mapping[str, str],
+        executor: str,
+        orders: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[str]:
         """One sentence per problem.
 
         Args:
-            graph: command topic -> who is there.
+            graph: command topic or `ready_topic` -> who is there.
             types: command topic -> message type that the executor would send.
             executor: full name of the chunk executor, which may command.
+            orders: command topic -> `joints` of the controller that takes it, where it could be read.
         """
         found = []
-        for topic, heard in self.states.items():
-            found += self._stream(topic, heard, self._robot.state_timeout_s, self._robot.control_hz)
+        for state, (name, heard) in zip(self._robot.states, self.states.items(), strict=True):
+            found += self._stream(name, heard, self._robot.state_timeout_s, self._robot.control_hz, state.topic)
         found += sorted(
             f"{lack}: the proprioception needs it: have the driver measure it, or say `missing` in states"
             for lack in self._lacking
         )
         for arm in self._robot.arms:
             if arm.wrench_topic:
-                found += self._stream(arm.wrench_topic, self.wrenches[arm.name], 0.1, 0.0)
+                found += self._stream(arm.wrench_topic, self.wrenches[arm.name], WRENCH_TIMEOUT_S, 0.0)
                 found += self._at_rest(arm.name, arm.max_force, arm.max_torque)
             if arm.pose_topic:
                 found += self._stream(arm.pose_topic, self.poses[arm.name], self._robot.state_timeout_s, 0.0)
@@ -160,17 +205,40 @@ class RobotCheck:
             if not obeys:
                 said = "was never heard" if obeys is None else "is false"
                 found.append(f"{topic} {said}: its driver does not obey: start the program on the robot")
+            if topic in graph and not all(graph[topic].publishers_latch):
+                found.append(
+                    f"{topic}: its publisher is volatile, and the executor asks for what was said before it came: it "
+                    "would hear nothing: have the driver latch it, or give chunk_executor in the task file "
+                    f"qos_overrides./{topic.lstrip('/')}.subscription.durability: volatile, with the topic's full name"
+                )
         found += self._where()
-        for topic, endpoints in graph.items():
-            found += _command_topic(topic, endpoints, types[topic], executor)
+        for topic, kind in types.items():
+            if topic in graph:
+                found += _command_topic(topic, graph[topic], kind, executor)
+        for driver in self._robot.drivers:
+            if orders and driver.topic in orders:
+                found += _order(driver.topic, driver.names or self._robot.joints_of(driver), orders[driver.topic])
         return found
 
-    def _stream(self, topic: str, heard: Heard, timeout_s: float, least_hz: float) -> list[str]:
-        if heard.refused:
-            return [f"{topic} {heard.refused}"]
+    def ordered_by_number(self) -> tuple[str, ...]:
+        """Command topics whose messages name no joints: only the controller's own order says which value is whose."""
+        return tuple(driver.topic for driver in self._robot.drivers if driver.type == "joint_positions")
+
+    def _stream(
+        self, name: str, heard: Heard, timeout_s: float, least_hz: float, topic: str | None = None
+    ) -> list[str]:
+        topic, found, refused = topic or name, [], sum(heard.refused.values())
+        if refused:
+            reason = max(heard.refused, key=heard.refused.__getitem__)
+            found = [f"{name} {reason} ({refused} of {refused + len(heard.came)} messages were refused)"]
         if not heard.came:
-            return [f"{topic}: nothing came: start the arm's driver, or correct the topic in the robot file"]
-        found, age_s, rate = [], heard.age_s, heard.rate_hz
+            if not found and topic in self._others:
+                names = ", ".join(self._others[topic]) or "none"
+                return [
+                    f"{name}: messages came, and they name none of its joints, only: {names}: correct names in states"
+                ]
+            return found or [f"{name}: nothing came: start the arm's driver, or correct the topic in the robot file"]
+        topic, age_s, rate = name, heard.age_s, heard.rate_hz
         if age_s < -MOST_AHEAD_S:
             found.append(f"{topic}: stamps are {-age_s:.3f} s ahead of this machine's clock: synchronise the clocks")
         elif age_s > MOST_AGE_S:
@@ -219,6 +287,20 @@ class RobotCheck:
                     f"{low.tolist()} to {high.tolist()}: move it inside, or correct where the arm stands in the model"
                 )
         return found
+
+
+def _order(topic: str, sent: Sequence[str], taken: Sequence[str]) -> list[str]:
+    if list(sent) == list(taken):
+        return []
+    if sorted(sent) == sorted(taken):
+        return [
+            f"{topic}: its controller's joints are in the order {', '.join(taken)}, and the robot file's in the order "
+            f"{', '.join(sent)}: every value would move another joint: give joints of this driver in the controller's"
+        ]
+    return [
+        f"{topic}: its controller moves {', '.join(taken)}, and the robot file sends {', '.join(sent)}: correct joints "
+        "of this driver, or say in names what the controller calls them"
+    ]
 
 
 def _command_topic(topic: str, endpoints: Endpoints, kind: str, executor: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Runs a graph of nodes where `ros2 launch` is not installed: a thin reader of the same description.
 
 `python -m rlt_bringup.runner --task screw --robot sim --mode train --run runs/screw` starts every node as a process,
-writes its output to <run>/log/<node>.log, starts what may be respawned again when it dies, and stops all on Ctrl-C.
+writes its output to <run>/log/<node>.log, starts what may be respawned again when it dies, and stops all on Ctrl-C. An
+executor that died is started again when a person says so: with Enter, or with `restart_executor`. Where nobody is
+there to ask (a scripted operator, no terminal) its death ends the run.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import ctypes
 import dataclasses
 import functools
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import typing
 from collections.abc import Sequence
@@ -27,12 +31,18 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.drivers import command
 from rlt_bringup.graph import GRAPH_MODES, RESPAWN_DELAY_S, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.restart_consent import RestartConsent
+from rlt_bringup.restart_executor import asked_for
 from rlt_bringup.security import enclave, secured
 from rlt_common.atomic import no_follow
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_tail
 
 STOP_TIMEOUT_S = 10.0
+YOUNG_S = 10.0
+"""A node that ends with an error sooner than that was started wrong: it would do so again."""
+KEY = "; in the graph's own terminal Enter does"
+RESTART_COMMAND = "scripts/with_env.sh python -m rlt_bringup.restart_executor"
 KEYBOARD_COMMAND = "scripts/with_env.sh python -m rlt_teleop.keyboard_node"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -47,8 +57,10 @@ class RunnerError(RuntimeError):
 class _Process:
     spec: NodeSpec
     popen: subprocess.Popen
+    started_s: float
     restarts: int = 0
     restart_at_s: float | None = None
+    asked: bool = False
 
 
 class GraphRunner:
@@ -58,15 +70,22 @@ class GraphRunner:
         nodes: what to run.
         log_folder: where <node>.log goes.
         namespace, log_level: for every node.
+        consent: asks a person when what must not be respawned has died; None: nobody is there, it ends the run.
     """
 
     def __init__(
-        self, nodes: Sequence[NodeSpec], log_folder: Path, namespace: str = "", log_level: str = "info"
+        self,
+        nodes: Sequence[NodeSpec],
+        log_folder: Path,
+        namespace: str = "",
+        log_level: str = "info",
+        consent: RestartConsent | None = None,
     ) -> None:
         self._nodes = list(nodes)
         self._log_folder = log_folder
         self._namespace = namespace
         self._log_level = log_level
+        self._consent = consent
         self._processes: dict[str, _Process] = {}
         self._parameter_folder = tempfile.TemporaryDirectory(prefix="rlt_parameters_")
 
@@ -82,23 +101,30 @@ class GraphRunner:
         self._log_folder.mkdir(parents=True, exist_ok=True)
         commands = {spec.name: self._command(spec) for spec in self._nodes}
         for spec in self._nodes:
-            self._processes[spec.name] = _Process(spec, self._spawn(spec, commands[spec.name]))
+            self._processes[spec.name] = _Process(spec, self._spawn(spec, commands[spec.name]), time.monotonic())
 
     def poll(self) -> None:
-        """Restart what died and may be respawned. Raises RunnerError with the log's end for anything else that died."""
+        """Restart what died and may be respawned, or what a person has consented to.
+
+        Raises RunnerError with the log's end for anything else that died, and for what was started wrong: it ended with
+        an error in its first seconds.
+        """
         now = time.monotonic()
         for process in self._processes.values():
             if process.restart_at_s is not None:
                 if now >= process.restart_at_s:
                     process.restart_at_s = None
-                    process.restarts += 1
-                    process.popen = self._spawn(process.spec, self._command(process.spec))
+                    self._start_again(process)
                 continue
             code = process.popen.poll()
             if code is None:
                 continue
-            if not process.spec.respawn or code > 0:
+            wrong = code > 0 and not process.asked and now - process.started_s < YOUNG_S
+            if wrong or (not process.spec.respawn and self._consent is None):
                 raise RunnerError(f"{process.spec.name} ended with status {code}:\n{self.log_end(process.spec.name)}")
+            if not process.spec.respawn:
+                self._ask(process, code)
+                continue
             print(f"graph: {process.spec.name} died (status {code}); starting it again", flush=True)
             process.restart_at_s = now + RESPAWN_DELAY_S
 
@@ -115,8 +141,25 @@ class GraphRunner:
         process = self._processes[name]
         if process.popen.poll() is None:
             raise RunnerError(f"{name} is still running")
+        self._start_again(process)
+
+    def _start_again(self, process: _Process) -> None:
         process.restarts += 1
+        process.started_s, process.asked = time.monotonic(), False
         process.popen = self._spawn(process.spec, self._command(process.spec))
+
+    def _ask(self, process: _Process, code: int) -> None:
+        """Ask a person whether it may be started again, once; start it when the answer has come."""
+        name, consent = process.spec.name, self._consent
+        if not process.asked:
+            process.asked = True
+            print(f"graph: {self.log_end(name)}")
+            if problem := consent.ask(name, f"status {code}"):
+                print(f"graph: from another terminal it cannot be started again: {problem}")
+            print("graph: " + asked_for(consent.run, name, f"status {code}", RESTART_COMMAND) + KEY, flush=True)
+        elif consent.given():
+            print(f"graph: {name} is started again", flush=True)
+            self._start_again(process)
 
     def log_end(self, name: str, lines: int = 15) -> str:
         """The last lines of a node's log."""
@@ -137,6 +180,8 @@ class GraphRunner:
                 popen.kill()
                 popen.wait()
         self._processes.clear()
+        if self._consent is not None:
+            self._consent.withdraw()
         self._parameter_folder.cleanup()
 
     def _command(self, spec: NodeSpec) -> list[str]:
@@ -219,7 +264,10 @@ def main(arguments: list[str] | None = None) -> None:
         resolved = resolve(options)
         resolved.run.mkdir(parents=True, exist_ok=True)
         stop = _stop_on_signals()
-        with GraphRunner(describe(resolved), resolved.run / "log", options.namespace, options.log_level) as runner:
+        attended = sys.stdin.isatty() or not resolved.scripted
+        consent = RestartConsent(resolved.run, _enter_pressed) if attended else None
+        log = resolved.run / "log"
+        with GraphRunner(describe(resolved), log, options.namespace, options.log_level, consent) as runner:
             print(f"graph: running; logs in {resolved.run / 'log'}; Ctrl-C stops it", flush=True)
             if resolved.joy_reader == "keyboard":
                 print("graph: the keys are read in another terminal: " + KEYBOARD_COMMAND, flush=True)
@@ -230,6 +278,14 @@ def main(arguments: list[str] | None = None) -> None:
                 time.sleep(0.2)
     except (ParameterError, RunnerError, OSError) as error:
         sys.exit(f"run_graph: {error}")
+
+
+def _enter_pressed() -> bool:
+    """Whether Enter was pressed in this terminal since the last call."""
+    if not sys.stdin.isatty() or not select.select([sys.stdin], [], [], 0.0)[0]:
+        return False
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    return True
 
 
 def _stop_on_signals() -> typing.Callable[[], bool]:

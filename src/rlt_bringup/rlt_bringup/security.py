@@ -25,8 +25,8 @@ from rlt_common.config import RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
 from rlt_teleop.joy_mapping import load_mapping
 
-CAMERAS, COMMAND, STATES, SENSORS = "{cameras}", "{command}", "{states}", "{sensors}"
-"""Stand for the topics that the robot's file names."""
+CAMERAS, COMMAND, STATES, SENSORS, ORDERS = "{cameras}", "{command}", "{states}", "{sensors}", "{orders}"
+"""Stand for the topics that the robot's file names; ORDERS for the services in which controllers tell their joints."""
 EVERY_NODE_PUBLISHES = ("/parameter_events",)
 EVERY_NODE_REPLIES = ("~/get_type_description",)
 LOG = "/rosout"
@@ -117,12 +117,12 @@ NODES: dict[str, Interfaces] = {
     ),
     "auto_handoff": Interfaces(subscribe=(topics.VLA_OUTPUT, topics.EPISODE_STATE), request=(topics.SERVICE_HANDOFF,)),
     "joy_operator": Interfaces(publish=(topics.OPERATOR_EVENT, topics.TELEOP_COMMAND)),  # and its mapping's topics
-    "gamepad": Interfaces(publish=(topics.JOY,)),
+    "gamepad": Interfaces(publish=(topics.JOY,), subscribe=(topics.JOY_FEEDBACK,)),
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
     "camera_check": Interfaces(subscribe=(STATES, CAMERAS), health=False),
-    "check_robot": Interfaces(subscribe=(STATES, SENSORS), health=False),
+    "check_robot": Interfaces(subscribe=(STATES, SENSORS, CAMERAS), request=(ORDERS,), health=False),
     "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS), health=False),  # of the cameras one, chosen at its start
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
@@ -148,14 +148,14 @@ NODES: dict[str, Interfaces] = {
             topics.CONTROL_STATE,
             topics.TRAINING_STATUS,
             topics.RECORDER_STATUS,
-            topics.EXECUTED_ACTION,
             topics.RELABEL,
             topics.DIAGNOSTICS,
         ),
         health=False,
     ),
     "feedback": Interfaces(
-        publish=(topics.JOY_FEEDBACK,), subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS)
+        publish=(topics.JOY_FEEDBACK,),
+        subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS, topics.DIAGNOSTICS),
     ),
     "healthcheck": Interfaces(subscribe=(topics.DIAGNOSTICS,), health=False, parameters=False),
     "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,), health=False),
@@ -228,6 +228,7 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
         publish=tuple(sorted(set(publish))),
         subscribe=tuple(sorted(set(subscribe))),
         reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES, *(PARAMETER_SERVICES if own.parameters else ())})),
+        request=tuple(sorted(set(_resolved(own.request, robot)))),
     )
 
 
@@ -283,6 +284,11 @@ def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
         COMMAND: list(robot.command_topics),
         STATES: list(robot.state_topics),
         SENSORS: list(robot.sensor_topics),
+        ORDERS: [
+            f"{driver.topic.rpartition('/')[0]}/get_parameters"
+            for driver in robot.drivers
+            if driver.type == "joint_positions" and "/" in driver.topic
+        ],
     }
     return [resolved for name in names for resolved in places.get(name, [name])]
 

@@ -118,15 +118,25 @@ def test_a_file_that_was_torn_or_damaged_is_refused(tmp_path):
             episode_metadata(path)
 
 
-def test_a_labelled_episode_is_lost_without_a_whole_file_that_says_so(watch, tmp_path):
+def test_an_episode_with_a_confirmed_label_is_lost_without_a_whole_file_that_says_so(watch, tmp_path):
     graph = FaultyGraph([], tmp_path, "commands")
     graph.watch = watch
     for episode_id, label in enumerate((EpisodeState.LABEL_SUCCESS,) * 3, start=1):
-        watch._on_episode(EpisodeState(episode_id=episode_id, label=label))
+        watch._on_episode(EpisodeState(episode_id=episode_id, label=label, confirmation=EpisodeState.CONFIRMATION_DONE))
     for episode_id, label in ((1, "success"), (2, "failure")):
         EpisodeWriter(tmp_path / "episodes" / f"{episode_id:06d}.mcap").finish({"label": label})
     lost = graph.lost()
     assert [words.split(":")[0].split(" (")[0] for words in lost] == ["episode 2", "episode 3"]
+
+
+def test_a_label_that_was_never_confirmed_is_not_lost_and_one_that_was_refused_is_counted(watch, tmp_path):
+    graph = FaultyGraph([], tmp_path, "commands")
+    graph.watch = watch
+    for confirmation in (EpisodeState.CONFIRMATION_PENDING, EpisodeState.CONFIRMATION_LOST):
+        label = EpisodeState.LABEL_DISCARD if confirmation else EpisodeState.LABEL_SUCCESS
+        watch._on_episode(EpisodeState(episode_id=1, label=label, confirmation=confirmation))
+    assert graph.lost() == []
+    assert watch.seen.refused == {1}
 
 
 def test_only_the_ingest_of_cameras_listens_to_the_relay(tmp_path):

@@ -31,6 +31,7 @@ COMMANDS = "forward_position_controller/commands"
 TYPE = "std_msgs/msg/Float64MultiArray"
 IN_ORDER = {f"{COMMANDS}": Endpoints(subscribers=["/driver"], subscriber_types=[TYPE])}
 MS = 1_000_000
+NAMES = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())["joint_names"]
 
 
 def robot_file(tmp_path, **changes):
@@ -78,7 +79,13 @@ def test_arms_in_order_have_no_problem(checked):
         ({"period_ns": 40 * MS}, "joint_states: 25.0 Hz, and the arms are controlled at 50 Hz"),
         ({"age_ns": -300 * MS}, "stamps are 0.300 s ahead of this machine's clock"),
         ({"age_ns": 400 * MS}, "messages are 0.40 s old when they come"),
-        ({"name": ["a"] * 14}, "has no joint 'left_waist'"),
+        ({"name": ["a"] * 14}, "joint_states: messages came, and they name none of its joints, only: a, a"),
+        ({"name": ["a", *NAMES[1:]]}, "joint_states has no joint 'left_waist'"),
+        (
+            {"velocity": [0.0] * 13 + [float("nan")]},
+            "velocity of right_gripper is not finite: the proprioception needs",
+        ),
+        ({"newtons": float("nan")}, "wrench holds a value that is not finite (50 of 50 messages were refused)"),
         ({"velocity": []}, "joint_states: no velocity: the proprioception needs"),
         ({"position": [9.0, *HOME[1:]]}, "joint left_waist is at 9.0000, outside"),
         ({"position": [1.5, *HOME[1:]]}, "arm left: the tool is at"),
@@ -140,6 +147,61 @@ def test_command_topics_are_judged(checked, endpoints, says):
     assert says in found[0]
 
 
+def test_what_was_wrong_once_is_said_though_all_was_well_again(checked):
+    speak(checked, count=20)
+    early = JointState(name=NAMES, position=[float("nan")] * 14)
+    early.header.stamp = to_time(1_390_000_000)
+    checked.on_state("joint_states", early, 1_392_000_000)
+    wrench = WrenchStamped()
+    wrench.wrench.torque.x = float("inf")
+    checked.on_wrench("right", wrench, 1_392_000_000)
+    for k in range(20, 40):
+        state = JointState(name=NAMES, position=HOME, velocity=HOME, effort=HOME)
+        good = WrenchStamped()
+        state.header.stamp = good.header.stamp = to_time(1_000_000_000 + k * 20 * MS - 2 * MS)
+        checked.on_state("joint_states", state, 1_000_000_000 + k * 20 * MS)
+        checked.on_wrench("right", good, 1_000_000_000 + k * 20 * MS)
+    assert checked.problems(IN_ORDER, {COMMANDS: TYPE}, "/chunk_executor") == [
+        "joint_states positions of left_waist is not finite (1 of 41 messages were refused)",
+        "wrench holds a value that is not finite (1 of 41 messages were refused)",
+    ]
+
+
+def test_two_publishers_of_one_topic_are_heard_apart(tmp_path):
+    arms, grippers = [n for n in NAMES if "gripper" not in n], [n for n in NAMES if "gripper" in n]
+    states = [{"topic": "joint_states", "joints": joints} for joints in (arms, grippers)]
+    states[1]["missing"] = ["velocity", "effort.left_gripper"]
+    check = RobotCheck(load_robot(robot_file(tmp_path, states=states)))
+    nan = float("nan")
+    for k in range(50):
+        now = 1_000_000_000 + k * 20 * MS
+        for joints, fields in (
+            (arms, {"velocity": [0.0] * 12, "effort": [0.0] * 12}),
+            (grippers, {"effort": [nan, 0.0]}),
+        ):
+            state = JointState(name=joints, position=[HOME[NAMES.index(joint)] for joint in joints], **fields)
+            state.header.stamp = to_time(now - 2 * MS)
+            check.on_state("joint_states", state, now)
+    assert not [line for line in check.problems({}, {}, "/chunk_executor") if "joint_states" in line]
+    np.testing.assert_allclose(check.q, HOME)
+    assert set(check.states) == {"joint_states:left_waist", "joint_states:left_gripper"}
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (NAMES, None),
+        (sorted(NAMES), "its controller's joints are in the order left_elbow, left_forearm_roll"),
+        (NAMES[:7], "the robot file sends left_waist, left_shoulder"),
+    ],
+)
+def test_the_order_of_a_controller_that_is_told_no_names_is_compared(checked, order, says):
+    speak(checked)
+    found = checked.problems(IN_ORDER, {COMMANDS: TYPE}, "/chunk_executor", {COMMANDS: order})
+    assert len(found) == (says is not None)
+    assert says is None or says in found[0]
+
+
 def test_drivers_whose_clocks_are_apart_are_said(tmp_path):
     names = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())["joint_names"]
     sides = {"left/joint_states": names[:7], "right/joint_states": names[7:]}
@@ -180,13 +242,49 @@ def test_on_a_live_graph_it_hears_the_driver_and_finds_who_else_commands(cell, c
     assert "joint_states" in told
     assert "arm left: tool at" in told
     assert "no driver listens" not in told
+    assert f"not checked: {COMMANDS}: the order of its controller's joints could not be read" in told
+    assert "base" in told, "the cameras are looked at too"
     stranger = Node("old_script")
     try:
         stranger.create_publisher(Float64MultiArray, COMMANDS, topics.QOS_CONTROL)
-        assert check_robot.check(robot, 2.0) >= 1
+        assert check_robot.check(robot, 2.0, cameras=False) >= 1
         assert f"{COMMANDS}: /old_script publishes there too" in capsys.readouterr().out
     finally:
         stranger.destroy_node()
+
+
+class Controller(Node):
+    """A forward_command_controller as far as the graph sees it, whose driver says once, volatile, that it obeys."""
+
+    def __init__(self, joints):
+        super().__init__("forward_position_controller", namespace="cell_a")
+        self.declare_parameter("joints", joints)
+        self.create_subscription(Float64MultiArray, "/cell_a/" + COMMANDS, lambda _: None, topics.QOS_CONTROL)
+        ready = self.create_publisher(Bool, "running", topics.QOS_CONTROL)
+        self.create_timer(0.1, lambda: ready.publish(Bool(data=True)))
+
+
+def test_a_live_controller_s_order_a_volatile_driver_and_cameras_that_are_not_there_are_found(tmp_path, capsys):
+    driver = {"type": "joint_positions", "topic": COMMANDS, "ready_topic": "running"}
+    path = robot_file(tmp_path, drivers=[driver])
+    rclpy.init()
+    controller = Controller([NAMES[1], NAMES[0], *NAMES[2:]])
+    executor = SingleThreadedExecutor()
+    executor.add_node(controller)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        check_robot.check(load_robot(path), 2.0, namespace="cell_a")
+    finally:
+        executor.shutdown()
+        thread.join()
+        controller.destroy_node()
+        rclpy.try_shutdown()
+    told = capsys.readouterr().out
+    assert f"{COMMANDS}: its controller's joints are in the order left_shoulder, left_waist, left_elbow" in told
+    assert "running: its publisher is volatile, and the executor asks for what was said before it came" in told
+    assert "running was never heard" not in told
+    assert "- base: nobody publishes on /cell_a/base/image_raw" in told
 
 
 def test_a_robot_file_that_cannot_work_is_an_error_before_listening(monkeypatch):

@@ -94,6 +94,13 @@ def test_who_operates_and_with_what_must_fit(tmp_path, options, message, monkeyp
         graph(tmp_path, **options)
 
 
+def test_a_device_is_read_beside_the_robot_and_needs_nothing_on_the_other_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlt_bringup.graph.get_packages_with_prefixes", dict)
+    assert list(graph(tmp_path, operator="human", joy="spacemouse", host="gpu")) == ["vla", "rl_policy", "rl_learner"]
+    with pytest.raises(ParameterError, match="needs the spacenav package"):
+        graph(tmp_path, operator="human", joy="spacemouse", host="robot")
+
+
 def test_a_scripted_operator_is_for_the_simulation(tmp_path):
     values = yaml.safe_load((CONFIG / "robots" / "sim.yaml").read_text())
     values["kinematics"] = str(CONFIG / "robots" / values["kinematics"])

@@ -130,7 +130,7 @@ def record(run):
         add(topics.OBSERVATION, message, stamp(step))
     for number, step in enumerate(BOUNDARIES, start=1):
         epoch, observation = (BASE_EPOCH if step < HANDOFF else CRITICAL_EPOCH), observations[step]
-        answer = run_observation(model.backend, model.token, model.batch([observation]), seeds[step])
+        answer = run_observation(model, model.batch([observation]), seeds[step])
         message = vla_message(observation, model, *answer[:2], seeds[step], epoch, number)
         policy.on_episode(Episode(EPISODE, epoch, step >= HANDOFF, True, weights.version))
         policy.on_request(Request(EPISODE, epoch, number, step, step, 10))
@@ -141,8 +141,7 @@ def record(run):
         add(topics.ACTION_CHUNK, chunk_message(chunk, [arm.name for arm in ROBOT.arms]), stamp(step))
     strided = [step for step in observations if HANDOFF <= step < STEPS and step not in BOUNDARIES]
     tokens, references, _ = run_batch(
-        model.backend,
-        model.token,
+        model,
         model.batch([observations[step] for step in strided]),
         [seeds[step] for step in strided],
         size=GROUP,

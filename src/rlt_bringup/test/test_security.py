@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import dataclasses
 import os
 import pty
 import subprocess
@@ -24,6 +23,7 @@ from rlt_bringup.replay import Player
 from rlt_bringup.runner import GraphRunner
 from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError
+from rlt_vla_node.camera_check import CameraLook
 
 ROOT = Path(__file__).resolve().parents[3]
 LIMIT_S = 60.0
@@ -93,12 +93,12 @@ def test_the_table_says_what_the_running_nodes_use(graph):
         compare(probe, node, robot)
 
 
-def compare(probe, node, robot, namespace=""):
-    """The table's word on a running node, with what the graph shows of it."""
+def compare(probe, node, robot, namespace="", without=()):
+    """The table's word on a running node, with what the graph shows of it; `without`: topics that it may leave out."""
     own = security.interfaces(node, robot)
     for what, names in (
         ("publisher", own.publish),
-        ("subscriber", own.subscribe),
+        ("subscriber", set(own.subscribe) - set(without)),
         ("service", own.reply),
         ("client", own.request),
     ):
@@ -163,7 +163,12 @@ def started(module, arguments=(), parameters=None):
         ("camera_view", "rlt_teleop.camera_view_node", "", "robot:={robot} port:=0"),
         ("v4l2_camera", "rlt_vla_node.v4l2_camera_node", "", "robot:={robot}"),
         ("reset_estop_command", "rlt_teleop.reset_estop_command", "", ""),
-        ("check_robot", "rlt_bringup.check_robot", f"--robot {{robot}} --seconds 100 --namespace {HAND}", ""),
+        (
+            "check_robot",
+            "rlt_bringup.check_robot",
+            f"--robot {{robot}} --arms-only --seconds 100 --namespace {HAND}",
+            "",
+        ),
         ("camera_check", "rlt_vla_node.camera_check", "--robot {robot} --seconds 100", ""),
         ("calibrate_delay", "rlt_vla_node.calibrate_delay", "--robot {robot} --camera base --seconds 100", ""),
         ("healthcheck", "rlt_bringup.healthcheck", "--seconds 100", ""),
@@ -175,11 +180,23 @@ def test_the_table_says_what_is_used_by_what_a_person_starts(graph, sensing_robo
     own = dict(word.format(robot=sensing_robot).split(":=") for word in parameters.split())
     node = next((n for n in security.BY_HAND if n.name == name), NodeSpec("p", "e", name))
     robot = load_robot(sensing_robot)
-    if name == "calibrate_delay":
-        robot = dataclasses.replace(robot, cameras=robot.cameras[:1])
+    looked_at = {"calibrate_delay": 1, "check_robot": 0}.get(name, len(robot.cameras))
+    without = [camera.topic for camera in robot.cameras[looked_at:]]
     with started(module, filled, own) as process:
         settled(lambda: (name, HAND) in probe.get_node_names_and_namespaces() or process.poll() is not None, True)
-        compare(probe, node, robot, HAND)
+        compare(probe, node, robot, HAND, without)
+
+
+def test_the_table_says_what_check_robot_hears_of_cameras_once_it_is_done_with_the_arms(graph, sensing_robot):
+    robot = load_robot(sensing_robot)
+    look = CameraLook(robot, HAND, "check_robot")
+    node = next(n for n in security.BY_HAND if n.name == "check_robot")
+    try:
+        hears = absolute({camera.topic for camera in robot.cameras} | set(robot.state_topics), HAND)
+        assert settled(lambda: seen(graph[2], "subscriber", "check_robot", HAND), hears) == hears
+        assert hears <= absolute(security.interfaces(node, robot).subscribe, HAND)
+    finally:
+        look.node.destroy_node()
 
 
 def test_the_table_says_what_demo_and_replay_use(graph):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ament_index_python.packages import get_package_share_directory
 
 from rlt_common.arm_config import ArmConfig, LimitsConfig
 from rlt_common.camera_config import CameraConfig
@@ -31,6 +32,7 @@ __all__ = [
     "LimitsConfig",
     "RobotConfig",
     "TaskConfig",
+    "config_file",
     "config_hash",
     "learning_hash",
     "load_robot",
@@ -38,6 +40,21 @@ __all__ = [
     "read_yaml",
 ]
 MAX_FILE_BYTES = 1024 * 1024
+
+
+def config_file(kind: str, name: str) -> Path:
+    """A file given by path, or by name in rlt_bringup's config/<kind>. Raises ParameterError naming what there is."""
+    if name.endswith(".yaml"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise ParameterError(f"{kind}: no file {path}")
+        return path
+    folder = Path(get_package_share_directory("rlt_bringup")) / "config" / kind
+    path = folder / f"{name}.yaml"
+    if path.parent != folder or not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ParameterError(f"{kind}: no {name!r}; there are: {known}; or give the path of a .yaml file")
+    return path
 
 
 def load_robot(path: Path | str) -> RobotConfig:

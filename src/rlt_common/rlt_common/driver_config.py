@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,10 @@ from rlt_common.parameters import ParameterError, param, validate
 
 JOINT_DRIVERS = ("joint_positions", "joint_trajectory", "joint_state", "interbotix_group", "interbotix_single")
 TOOL_DRIVERS = ("tool_pose", "tool_twist")
-NAMED = ("joint_trajectory", "joint_state")
+NAMED = ("joint_positions", "joint_trajectory", "joint_state")
 GROUPED = ("interbotix_group", "interbotix_single")
+MEASURED = ("velocity", "effort")
+"""What a driver may not measure of a joint; a position it must."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class DriverConfig:
     joints: tuple[str, ...] = param(
         (), "joints in the driver's order; empty: all of the robot, of a tool driver all of its arm"
     )
-    names: tuple[str, ...] = param((), "what the driver calls these joints, where it is told names; empty: the same")
+    names: tuple[str, ...] = param(
+        (),
+        "what the driver calls these joints, where it is told names; of joint_positions, whose messages have none, "
+        "what check_robot compares with the controller's `joints`; empty: the same",
+    )
     group: str = param("", "of the interbotix drivers: the group's or the joint's name, e.g. arm, gripper")
     scale: tuple[float, ...] = param((), "per joint: the driver takes scale * position + offset; empty: 1")
     offset: tuple[float, ...] = param((), "per joint, in the driver's unit; empty: 0")
@@ -86,7 +92,9 @@ class StateConfig:
     scale: tuple[float, ...] = param((), "per joint: position = (value - offset) / scale, as in drivers; empty: 1")
     offset: tuple[float, ...] = param((), "per joint, in the driver's unit; empty: 0")
     missing: tuple[str, ...] = param(
-        (), "velocity, effort: what this driver does not measure; read as 0", choices=("velocity", "effort")
+        (),
+        "what this driver does not measure, read as 0: velocity or effort of all these joints; velocity.<joint> or "
+        "effort.<joint> of one, as a joint_state_broadcaster says nan where an interface does not exist",
     )
 
     def __post_init__(self) -> None:
@@ -99,6 +107,17 @@ class StateConfig:
                 )
         if not np.isfinite([*self.scale, *self.offset]).all() or 0.0 in self.scale:
             raise ParameterError(f"states of {self.topic}: scale and offset must be finite, and no scale 0")
+        for entry in self.missing:
+            field, _, joint = entry.partition(".")
+            if field not in MEASURED or entry.endswith(".") or (joint and self.joints and joint not in self.joints):
+                raise ParameterError(
+                    f"states of {self.topic}: missing: {entry!r}: choose one of {', '.join(MEASURED)}, alone or with a "
+                    f"dot and one of its joints, as in {MEASURED[-1]}.gripper"
+                )
+
+    def lacks(self, field: str, joint: str) -> bool:
+        """Whether the driver is said not to measure `field` (velocity, effort) of one of its joints."""
+        return field in self.missing or f"{field}.{joint}" in self.missing
 
 
 @dataclass(frozen=True)
@@ -126,13 +145,13 @@ class GripperUnits:
         return scale, points[0] - scale * self.model[0]
 
 
-def check_cover(robot: str, what: str, joints: Sequence[str], told: Mapping[str, Sequence[str]]) -> None:
-    """Raise ParameterError unless every joint of the robot is in exactly one of `told` (topic -> joints)."""
-    for topic, names in told.items():
+def check_cover(robot: str, what: str, joints: Sequence[str], told: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Raise ParameterError unless every joint of the robot is in exactly one of `told` (topic, joints)."""
+    for topic, names in told:
         if unknown := [name for name in names if name not in joints]:
             raise ParameterError(f"robot {robot}: {what}: {topic}: joint {unknown[0]!r} is not in joint_names")
     for joint in joints:
-        owners = [topic for topic, names in told.items() for name in names if name == joint]
+        owners = [topic for topic, names in told for name in names if name == joint]
         if len(owners) != 1:
             says = "is in none of them" if not owners else f"is in {' and in '.join(owners)}"
             raise ParameterError(f"robot {robot}: {what}: joint {joint!r} {says}: it must be in exactly one")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from rlt_common.parameters import ParameterError, param, validate
 
+STARTS = ("arms", "cameras", "leaders")
+
 
 @dataclass(frozen=True)
 class DriverLaunch:
@@ -16,7 +18,17 @@ class DriverLaunch:
     file: str = param(description="name of the launch file in the package's launch folder")
     arguments: Mapping[str, str] = field(
         default_factory=dict,
-        metadata={"description": "its launch arguments: name -> text, number, true or false"},
+        metadata={
+            "description": "its launch arguments: name -> text, number, true or false. $(find-pkg-share PACKAGE) in a "
+            "text is the package's share folder"
+        },
+    )
+    namespace: str = param("", "namespace in the robot's own for all that it starts, e.g. left; empty: the robot's")
+    starts: str = param(
+        "arms",
+        "what it starts: arms (and grippers): left out by drivers:=false; cameras: left out by cameras:=false; "
+        "leaders: included only where motion comes from leader arms (joy), and left out by drivers:=false",
+        choices=STARTS,
     )
 
     def __post_init__(self) -> None:
@@ -24,6 +36,8 @@ class DriverLaunch:
         where = f"launch: {self.package}/{self.file}"
         if not self.package or not self.file or "/" in self.package:
             raise ParameterError(f"{where}: give the package's name and the launch file's")
+        if self.namespace.startswith("/"):
+            raise ParameterError(f"{where}: namespace {self.namespace!r}: it lies in the robot's: leave the / out")
         if not isinstance(self.arguments, Mapping):
             raise ParameterError(f"{where}: arguments: expected a mapping, got {self.arguments!r}")
         texts = {str(name): _text(value, f"{where}: arguments: {name}") for name, value in self.arguments.items()}

@@ -46,7 +46,9 @@ class RobotConfig:
         choices=("commanded", "measured"),
     )
     states: tuple[StateConfig, ...] = param(
-        (StateConfig("joint_states"),), "where the joints' states come from: every joint from one of them"
+        (StateConfig("joint_states"),),
+        "where the joints' states come from: every joint from one of them. A topic that several drivers share is in "
+        "several of them",
     )
     reset: str = param("operator", "who resets the scene", choices=("operator", "service"))
     camera_tolerance_s: float = param(
@@ -105,12 +107,21 @@ class RobotConfig:
         arms = {arm.name: arm for arm in self.arms}
         if unknown := [driver.arm for driver in self.drivers if driver.arm and driver.arm not in arms]:
             raise ParameterError(f"robot {self.name}: drivers: unknown arm {unknown[0]!r}; known: {', '.join(arms)}")
-        for key, topics in (("drivers", [d.topic for d in self.drivers]), ("states", [s.topic for s in self.states])):
-            if not topics or len(set(topics)) != len(topics):
-                raise ParameterError(f"robot {self.name}: {key}: needs at least one, each topic once, got {topics}")
-        moved = {driver.topic: self.joints_of(driver) for driver in self.drivers}
+        commanded = [driver.topic for driver in self.drivers]
+        if not commanded or len(set(commanded)) != len(commanded):
+            raise ParameterError(f"robot {self.name}: drivers: needs at least one, each topic once, got {commanded}")
+        if not self.states:
+            raise ParameterError(f"robot {self.name}: states: needs at least one")
+        for state in self.states:
+            joints = state.joints or self.joint_names
+            if unknown := [m for m in state.missing if "." in m and m.partition(".")[2] not in joints]:
+                raise ParameterError(
+                    f"robot {self.name}: states of {state.topic}: missing: {unknown[0]!r}: no such joint; it has: "
+                    f"{', '.join(joints)}"
+                )
+        moved = [(driver.topic, self.joints_of(driver)) for driver in self.drivers]
         check_cover(self.name, "drivers", self.joint_names, moved)
-        told = {state.topic: state.joints or self.joint_names for state in self.states}
+        told = [(state.topic, state.joints or self.joint_names) for state in self.states]
         check_cover(self.name, "states", self.joint_names, told)
         for entry in (*self.drivers, *self.states):
             self.units_of(entry)
@@ -146,8 +157,17 @@ class RobotConfig:
 
     @property
     def state_topics(self) -> tuple[str, ...]:
-        """Topics of joint states, each an input of its own for the watchdogs."""
-        return tuple(state.topic for state in self.states)
+        """Topics of joint states, each once."""
+        return tuple(dict.fromkeys(state.topic for state in self.states))
+
+    @property
+    def state_inputs(self) -> tuple[str, ...]:
+        """The entries of `states` as inputs of the watchdogs: by topic, and where several share one by a joint too."""
+        shared = [state.topic for state in self.states]
+        return tuple(
+            state.topic if shared.count(state.topic) == 1 else f"{state.topic}:{(state.joints or self.joint_names)[0]}"
+            for state in self.states
+        )
 
     @property
     def sensor_topics(self) -> tuple[str, ...]:

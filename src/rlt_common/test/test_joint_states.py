@@ -15,9 +15,14 @@ from rlt_common.joint_states import JointStateError, JointStateSources
 from rlt_common.parameters import ParameterError
 
 ROBOTS = Path(get_package_share_directory("rlt_bringup")) / "config" / "robots"
-ALOHA = load_robot(ROBOTS / "aloha.yaml")
+SHIPPED = load_robot(ROBOTS / "aloha.yaml")
+ALOHA = dataclasses.replace(
+    SHIPPED, arms=tuple(dataclasses.replace(arm, gripper_units=GripperUnits()) for arm in SHIPPED.arms)
+)
+"""In our units: what units do is said below."""
+SIM = load_robot(ROBOTS / "sim.yaml")
 LEFT, RIGHT = ALOHA.state_topics
-NAMES = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "left_finger"]
+NAMES = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper"]
 ONE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.03]
 MS = 1_000_000
 
@@ -144,9 +149,81 @@ def test_what_a_driver_is_said_not_to_measure_is_read_as_zero():
     np.testing.assert_allclose(state.velocity[:7], ONE)
 
 
-def test_only_velocity_and_effort_can_be_missing():
-    with pytest.raises(ParameterError, match="choose one of velocity, effort"):
-        StateConfig("joint_states", missing=("position",))
+@pytest.mark.parametrize("entry", ["position", "velocity.", "effort.elbow", "Effort"])
+def test_only_velocity_and_effort_can_be_missing_of_all_or_one_of_its_joints(entry):
+    with pytest.raises(
+        ParameterError, match="choose one of velocity, effort, alone or with a dot and one of its joints"
+    ):
+        StateConfig("joint_states", joints=("waist",), missing=(entry,))
+
+
+def test_a_joint_that_no_entry_tells_of_cannot_be_missing():
+    with pytest.raises(ParameterError, match=r"missing: 'effort\.nose': no such joint; it has: left_waist"):
+        dataclasses.replace(SIM, states=(StateConfig("joint_states", missing=("effort.nose",)),))
+
+
+def test_a_broadcaster_s_nan_of_an_interface_that_does_not_exist_costs_that_joint_alone():
+    names = list(SIM.joint_names)
+    effort = [1.0] * 13 + [float("nan")]
+    message = JointState(name=names, position=[0.0] * 14, velocity=[0.0] * 14, effort=effort)
+    state = JointStateSources(
+        dataclasses.replace(SIM, states=(StateConfig("joint_states", missing=(f"effort.{names[-1]}",)),))
+    ).take("joint_states", message)
+    np.testing.assert_array_equal(state.effort, [*[1.0] * 13, 0.0])
+    other = dataclasses.replace(SIM, states=(StateConfig("joint_states", missing=(f"velocity.{names[-1]}",)),))
+    with pytest.raises(JointStateError, match=r"efforts of right_gripper is not finite.*say so in `missing` of states"):
+        JointStateSources(other).take("joint_states", message)
+
+
+def shared(**gripper):
+    """The arms' broadcaster and a driver of the grippers, both on joint_states."""
+    arms, grippers = SIM.joint_names[:6] + SIM.joint_names[7:13], ("left_gripper", "right_gripper")
+    states = (StateConfig("joint_states", joints=arms), StateConfig("joint_states", joints=grippers, **gripper))
+    robot = dataclasses.replace(SIM, states=states)
+    message = {
+        "arms": JointState(name=["lift", *arms], position=[9.0, *np.arange(12.0)]),
+        "grippers": JointState(name=list(grippers), position=[0.5, 0.6]),
+    }
+    return robot, message
+
+
+def stamped(message, at_ns):
+    message.header.stamp = to_time(at_ns)
+    return message
+
+
+def test_two_publishers_of_one_topic_each_with_its_joints_make_one_state():
+    robot, message = shared(missing=("velocity", "effort"))
+    assert robot.state_topics == ("joint_states",)
+    assert robot.state_inputs == ("joint_states:left_waist", "joint_states:left_gripper")
+    sources = JointStateSources(robot)
+    assert sources.take("joint_states", stamped(message["arms"], 10 * MS)) is None
+    state = sources.take("joint_states", stamped(message["grippers"], 12 * MS))
+    assert stamp_ns(state.header.stamp) == 10 * MS
+    np.testing.assert_allclose(state.position, [*range(6), 0.5, *range(6, 12), 0.6])
+    assert sources.inputs_of("joint_states", message["grippers"].name) == ("joint_states:left_gripper",)
+
+
+def test_a_message_with_none_of_the_robot_s_joints_is_another_s_and_changes_nothing():
+    robot, message = shared()
+    for wheel in (JointState(name=["wheel"], position=[float("nan")]), JointState()):
+        sources = JointStateSources(robot)
+        sources.take("joint_states", stamped(message["arms"], 10 * MS))
+        assert sources.inputs_of("joint_states", wheel.name) == ()
+        assert sources.take("joint_states", stamped(wheel, 11 * MS)) is None
+        assert sources.take("joint_states", stamped(message["grippers"], 12 * MS)) is not None
+        assert JointStateSources(SIM).take("joint_states", wheel) is None
+
+
+def test_a_message_with_some_of_an_entry_s_joints_must_have_all():
+    robot, message = shared()
+    with pytest.raises(JointStateError, match="no joint 'right_gripper'"):
+        JointStateSources(robot).take("joint_states", JointState(name=["left_gripper"], position=[0.0]))
+    both = JointState(name=[*message["arms"].name, "left_gripper"], position=[0.0] * 14)
+    sources = JointStateSources(robot)
+    with pytest.raises(JointStateError, match="no joint 'right_gripper'"):
+        sources.take("joint_states", both)
+    assert sources.take("joint_states", stamped(message["grippers"], 1)) is None, "the arms have not been told either"
 
 
 def test_one_topic_in_the_robot_s_names_and_units_is_passed_on_as_it_is():

@@ -12,7 +12,7 @@ from rlt_common.rotations import rotation_matrix, rotation_vector
 
 ROBOTS = Path(get_package_share_directory("rlt_bringup")) / "config" / "robots"
 NEAR = {  # an arm's joints not far from home
-    "aloha": [0.1, -0.8, 1.0, 0.1, -0.2, 0.1, 0.04],
+    "aloha": [0.1, -0.8, 1.0, 0.1, -0.2, 0.1, 0.05],
     "dual_ur5e": [0.1, -1.4, 1.7, -1.8, -1.4, 0.1, 0.04],
     "dual_ros2_control": [0.1, -1.4, 1.7, -1.8, -1.4, 0.1, 0.04],
     "dual_franka": [0.1, -0.6, 0.1, -2.2, 0.1, 1.4, 0.6, 0.02],
@@ -94,7 +94,7 @@ def test_the_tool_stands_where_the_maker_s_kinematics_say(name):
     for _ in range(20):
         q = rng.uniform(np.maximum(kinematics.lower, -3.0), np.minimum(kinematics.upper, 3.0))
         for arm, (position, rotation) in zip(robot.arms, kinematics.forward(q), strict=True):
-            origin, axes = kinematics.body_pose(f"{arm.name}_mount")
+            origin, axes = kinematics.body_pose(arm.pose_frame or f"{arm.name}_mount")
             columns = [robot.joint_names.index(joint) for joint in arm.joints]
             pose = PUBLISHED[name](q[columns])
             np.testing.assert_allclose(axes.T @ (position - origin), pose[:3, 3], atol=1e-5)

@@ -126,7 +126,7 @@ class ChunkExecutorNode(Node):
             joints=len(self.robot.joint_names),
             arm_names=tuple(arm.name for arm in self.robot.arms),
             watchdog=self.watchdog,
-            state_inputs=self.robot.state_topics,
+            state_inputs=self.robot.state_inputs,
             ready_inputs=inputs.readiness(self.robot),
         )
         self._joints = JointOrder(self.robot.joint_names)
@@ -170,14 +170,24 @@ class ChunkExecutorNode(Node):
     # ---- inputs
 
     def _on_joint_states(self, topic: str, part: JointState) -> None:
+        told = self._sources.inputs_of(topic, part.name)
+        if not told:  # another publisher's joints, on a topic that it shares with ours
+            if self._state is None:
+                self.get_logger().warn(
+                    f"{topic}: a message names none of the robot's joints, only {list(part.name)}",
+                    throttle_duration_sec=10.0,
+                )
+            return
         try:
             said_ns = stamp_ns(part.header.stamp)
             message = self._sources.take(topic, part)
             state = None if message is None else self._robot_state(message)
         except (JointStateError, CodecError) as error:
-            self.watchdog.refuse(topic, str(error))
+            for name in told:
+                self.watchdog.refuse(name, str(error))
             return
-        if not self.watchdog.heard(topic, self._now_s(), said_ns) or state is None:
+        now = self._now_s()
+        if not all([self.watchdog.heard(name, now, said_ns) for name in told]) or state is None:
             return
         self._state = state
         if self.lockstep:

@@ -5,6 +5,7 @@ A chunk that was asked for ahead waits until its first step is due; until then t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +76,18 @@ class ChunkPlay:
         row = step - self.chunk.first_step
         return row if 0 <= row < len(self.chunk.actions) else None
 
-    def next_request(self, episode: Episode, step: int, state: RobotState, now_s: float) -> Request | None:
-        """The request to send now, if any; one without an answer is repeated under its own id."""
+    def next_request(
+        self,
+        episode: Episode,
+        step: int,
+        state: RobotState,
+        now_s: float,
+        anchor: Callable[[np.ndarray], np.ndarray | None] = lambda planned: None,
+    ) -> Request | None:
+        """The request to send now, if any; one without an answer is repeated under its own id.
+
+        `anchor` says what will be commanded (d,) once the rows (n, d) before the chunk's first have been played.
+        """
         if self._request is not None:
             if now_s - self._request_sent_s < self._request_retry_s:
                 return None
@@ -97,8 +108,19 @@ class ChunkPlay:
             boundary_step=step,
             first_step=step + self._prefetch_steps,
             rows=episode.rows,
+            anchor=anchor(self._planned(step, step + self._prefetch_steps)),
         )
         return self._request
+
+    def _planned(self, step: int, end: int) -> np.ndarray:
+        """(n, d) rows of the chunks at hand for control steps `step` to `end`; zeros where there are none."""
+        rows = np.zeros((end - step, self._dim))
+        for chunk in (self.chunk, self._next):
+            if chunk is not None:
+                first, last = max(step, chunk.first_step), min(end, chunk.first_step + len(chunk.actions))
+                if first < last:
+                    rows[first - step : last - step] = chunk.actions[first - chunk.first_step : last - chunk.first_step]
+        return rows
 
     def _refusal(self, chunk: Chunk, episode: Episode | None, step: int) -> Refusal | None:
         if episode is None or chunk.episode_id != episode.episode_id:

@@ -72,6 +72,10 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
         applied = (targets - start)[self._order]
         return StepResult(targets.copy(), requested, applied, np.abs(applied - requested) > ROUNDING)
 
+    def anchor(self, planned: np.ndarray) -> np.ndarray | None:
+        """As in the base class, in the joints (rad) and grippers (m) of the actions (d,)."""
+        return None if self._from_measured else self._targets[self._order] + planned.sum(axis=0)
+
     def follow(self, change: np.ndarray, q_measured: np.ndarray, period_s: float | None = None) -> StepResult:
         """Advance the commanded tool poses by a change (7 per arm): of a human's hand, or zeros to hold.
 

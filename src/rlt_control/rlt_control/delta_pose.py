@@ -210,6 +210,23 @@ class DeltaPoseIntegrator:
         commanded, measured = self.commanded, self._kinematics.forward(q)
         return self._advance(action, measured if self._from_measured else commanded, commanded, measured, period_s)
 
+    def anchor(self, planned: np.ndarray) -> np.ndarray | None:
+        """What is commanded once these actions (n, d) have been played, as far as no limit cuts them short.
+
+        (7 per arm,): tool position (m), rotation vector (rad), gripper (m). None where actions start from the measured
+        poses: what is commanded has no part in them.
+        """
+        if self._from_measured:
+            return None
+        values = []
+        for arm, (position, rotation) in enumerate(self.commanded):
+            part = planned[:, ARM_DIM * arm : ARM_DIM * (arm + 1)]
+            for row in part:
+                rotation = rotation_matrix(row[3:6]) @ rotation
+            grip = self._targets[self._grippers[arm]] + part[:, 6].sum()
+            values += [position + part[:, :3].sum(axis=0), rotation_vector(rotation), [grip]]
+        return np.concatenate(values)
+
     def follow(self, change: np.ndarray, q_measured: np.ndarray, period_s: float | None = None) -> StepResult:
         """Advance the commanded poses by a change (d,) of the commanded poses: of a human's hand, or zeros to hold.
 

@@ -247,7 +247,7 @@ class ChunkExecutor:
         return self._chunk_step(state, now_s)
 
     def _chunk_step(self, state: RobotState, now_s: float) -> Tick:
-        request = self._play.next_request(self._episode, self.step, state, now_s)
+        request = self._play.next_request(self._episode, self.step, state, now_s, self._integrator.anchor)
         row = self._play.row(self.step)
         if row is not None:
             chunk = self._play.chunk

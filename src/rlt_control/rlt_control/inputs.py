@@ -15,7 +15,7 @@ from rlt_common.driver_config import DriverConfig
 from rlt_common.watchdog import NEVER, Watchdog
 
 JOINT_STATES = "joint_states"
-"""The input of a robot file without `states`; each topic named there is an input by its own name."""
+"""The input of a robot file without `states`; each entry there is an input by its own name (`state_inputs`)."""
 MANAGER = "episode_state"
 HUMAN = "teleop_command"
 CHUNKS = "action_chunk"
@@ -58,7 +58,7 @@ def make_watchdog(
     """The table of a robot's inputs. A late chunk needs no time-out: a step without a row holds by itself."""
     lockstep = robot.tick == "joint_states"
     timeouts = {
-        **dict.fromkeys(robot.state_topics, NEVER if lockstep else robot.state_timeout_s),
+        **dict.fromkeys(robot.state_inputs, NEVER if lockstep else robot.state_timeout_s),
         MANAGER: NEVER if lockstep else manager_timeout_s,
         HUMAN: human_timeout_s,
         CHUNKS: NEVER,

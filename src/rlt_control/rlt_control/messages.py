@@ -66,6 +66,7 @@ def request_message(request: Request, frame: str) -> ChunkRequest:
         boundary_step=request.boundary_step,
         first_step=request.first_step,
         rows=request.rows,
+        anchor=doubles(() if request.anchor is None else request.anchor),
     )
     message.header.stamp = message.not_before
     message.header.frame_id = frame

@@ -103,6 +103,8 @@ class Request:
     boundary_step: int
     first_step: int
     rows: int
+    anchor: np.ndarray | None = None
+    """(d,) what will be commanded before `first_step`; None where actions start from the measured poses."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Arm drivers' doubles: they speak the drivers' own types over DDS, move at once where they are sent, and say so."""
+"""Arm drivers' doubles: they speak the drivers' own types over DDS, move at once where they are sent, and say so.
+
+What a shipped robot's drivers say and take is in `vendors`; a driver that is nobody's speaks what the robot file says.
+"""
 
 import importlib
 from functools import partial
@@ -9,6 +12,7 @@ from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
+from vendors import Pose, Topic, Values, Vendor, line, same
 
 from rlt_common import topics
 from rlt_common.codecs import to_time
@@ -33,26 +37,58 @@ def type_of(driver):
     return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
+def described(robot):
+    """The robot file's own word for what its drivers say and take."""
+
+    def ours(joint, which):
+        units = next((arm.gripper_units for arm in robot.arms if arm.gripper == joint), GripperUnits())
+        points = getattr(units, which)
+        return (units.model, points) if points else None
+
+    def to(pair):
+        return line(*pair) if pair else same
+
+    def of(pair):
+        return line(*reversed(pair)) if pair else same
+
+    states = {}
+    for state in robot.states:
+        joints = state.joints or robot.joint_names
+        named = zip(state.names or joints, joints, strict=True)
+        states[state.topic] = Topic({name: (joint, to(ours(joint, "state"))) for name, joint in named}, {"lift": 9.0})
+    commands = {
+        driver.topic: Pose(driver.arm, driver.frame)
+        if driver.arm
+        else Values(tuple((joint, of(ours(joint, "command"))) for joint in robot.joints_of(driver)))
+        for driver in robot.drivers
+    }
+    return Vendor(
+        states=states,
+        commands=commands,
+        poses={arm.pose_topic: (arm.name, arm.pose_frame) for arm in robot.arms if arm.pose_topic},
+        wrenches=tuple(arm.wrench_topic for arm in robot.arms if arm.wrench_topic),
+        ready=tuple(driver.ready_topic for driver in robot.drivers if driver.ready_topic),
+    )
+
+
 class DriverDouble(Node):
     """All drivers of one robot file. `q`: the joints in the robot's order; `heard`: topic -> messages."""
 
-    def __init__(self, robot, q, context):
+    def __init__(self, robot, q, context, vendor=None):
         super().__init__("driver_double", context=context)
         self.robot, self.q = robot, np.array(q, dtype=float)
-        self.heard = {driver.topic: [] for driver in robot.drivers}
+        self.vendor = vendor or described(robot)
+        self.heard = {topic: [] for topic in self.vendor.commands}
         self._kinematics = build_kinematics(robot)
         for driver in robot.drivers:
+            assert driver.topic in self.heard, f"{driver.topic}: the maker's driver takes {list(self.heard)}"
             callback = partial(self._on_command, driver)
             self.create_subscription(type_of(driver), driver.topic, callback, topics.QOS_CONTROL)
-        self.states = {s.topic: self.create_publisher(JointState, s.topic, topics.QOS_CONTROL) for s in robot.states}
-
-        arms = [arm for arm in robot.arms if arm.wrench_topic]
-        self.wrenches = [self.create_publisher(WrenchStamped, arm.wrench_topic, topics.QOS_SENSOR) for arm in arms]
-        arms = [arm for arm in robot.arms if arm.pose_topic]
-        self.poses = {a.name: self.create_publisher(PoseStamped, a.pose_topic, topics.QOS_SENSOR) for a in arms}
+        self.states = {t: self.create_publisher(JointState, t, topics.QOS_CONTROL) for t in self.vendor.states}
+        self.wrenches = [self.create_publisher(WrenchStamped, t, topics.QOS_SENSOR) for t in self.vendor.wrenches]
+        self.poses = {t: self.create_publisher(PoseStamped, t, topics.QOS_SENSOR) for t in self.vendor.poses}
         self.pose_error, self.pose_frame = np.zeros(3), None
-        ready = [driver.ready_topic for driver in robot.drivers if driver.ready_topic]
-        self.ready = {topic: self.create_publisher(Bool, topic, topics.QOS_LATCHED) for topic in ready}
+        self.ready = {t: self.create_publisher(Bool, t, topics.QOS_LATCHED) for t in self.vendor.ready}
         self.obeys = True
 
     def say_ready(self, obeys):
@@ -66,19 +102,19 @@ class DriverDouble(Node):
         message.header.stamp = to_time(stamp_ns)
         for publisher in self.wrenches:
             publisher.publish(message)
-        for arm, (position, rotation) in zip(self.robot.arms, self._kinematics.forward(self.q), strict=True):
-            if arm.name not in self.poses:
-                continue
-            base, axes = self._kinematics.body_pose(arm.pose_frame)
+        names = [arm.name for arm in self.robot.arms]
+        for topic, (arm, frame) in self.vendor.poses.items():
+            position, rotation = self._kinematics.forward(self.q)[names.index(arm)]
+            base, axes = self._kinematics.body_pose(frame)
             message = PoseStamped()
             message.header.stamp = to_time(stamp_ns)
-            message.header.frame_id = self.pose_frame or arm.pose_frame
+            message.header.frame_id = self.pose_frame or frame
             at, turn = message.pose.position, message.pose.orientation
             at.x, at.y, at.z = map(float, axes.T @ (position - base) + self.pose_error)
             quaternion = np.zeros(4)
             mujoco.mju_mat2Quat(quaternion, (axes.T @ rotation).ravel())
             turn.w, turn.x, turn.y, turn.z = map(float, quaternion)
-            self.poses[arm.name].publish(message)
+            self.poses[topic].publish(message)
 
     def _on_command(self, driver, message):
         self.heard[driver.topic].append(message)
@@ -89,15 +125,8 @@ class DriverDouble(Node):
         return [self.robot.joint_names.index(joint) for joint in self.robot.joints_of(driver)]
 
     def _set(self, driver, values):
-        columns = self._columns(driver)
-        for column, joint, value in zip(columns, self.robot.joints_of(driver), values, strict=True):
-            units = self._gripper_units(joint)
-            if units.command:
-                value = np.interp(value, *zip(*sorted(zip(units.command, units.model, strict=True)), strict=True))
-            self.q[column] = value
-
-    def _gripper_units(self, joint):
-        return next((arm.gripper_units for arm in self.robot.arms if arm.gripper == joint), GripperUnits())
+        for (joint, ours), value in zip(self.vendor.commands[driver.topic].joints, values, strict=True):
+            self.q[self.robot.joint_names.index(joint)] = ours(value)
 
     def _joint_positions(self, driver, message):
         self._set(driver, message.data)
@@ -122,7 +151,8 @@ class DriverDouble(Node):
         self._set(driver, message.position)
 
     def _frame(self, driver):
-        return self._kinematics.body_pose(driver.frame) if driver.frame else (np.zeros(3), np.eye(3))
+        frame = self.vendor.commands[driver.topic].frame
+        return self._kinematics.body_pose(frame) if frame else (np.zeros(3), np.eye(3))
 
     def _reach(self, driver, position, rotation):
         """The driver's own inverse kinematics, in its own frame."""
@@ -151,16 +181,12 @@ class DriverDouble(Node):
         self._reach(driver, position + dt * np.array([linear.x, linear.y, linear.z]), turn @ rotation)
 
     def say(self, topic, stamp_ns):
-        """One driver's joint states, in its own names, units and order, with a joint that is none of ours."""
-        state = next(state for state in self.robot.states if state.topic == topic)
-        joints = state.joints or self.robot.joint_names
-        values = self.q[[self.robot.joint_names.index(joint) for joint in joints]]
-        for i, joint in enumerate(joints):
-            units = self._gripper_units(joint)
-            if units.state:
-                values[i] = np.interp(values[i], units.model, units.state)
-        names = list(state.names or joints)
-        message = JointState(name=[*reversed(names), "lift"], position=[*values[::-1], 9.0])
-        message.velocity = message.effort = [0.0] * len(message.name)
+        """One driver's joint states, in its own names, units and order, with joints that are none of ours."""
+        spoken = self.vendor.states[topic]
+        rows = [(name, there(self.q[self.robot.joint_names.index(j)])) for name, (j, there) in spoken.joints.items()]
+        rows = [*reversed(rows), *spoken.others.items()]
+        message = JointState(name=[name for name, _ in rows], position=[float(value) for _, value in rows])
+        zero = {"all": [0.0] * len(rows), "none": [], "nan": [float("nan")] * len(rows)}
+        message.velocity, message.effort = zero[spoken.velocity], zero[spoken.effort]
         message.header.stamp = to_time(stamp_ns)
         self.states[topic].publish(message)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlt_common.kinematics import build_kinematics
+from rlt_common.rotations import rotation_vector
 from rlt_control.records import Episode, HumanCommand, Phase, RobotState, Source
 
 
@@ -331,3 +332,35 @@ def test_holds_and_a_human_keep_to_the_commanded_pose_and_are_recorded_as_action
         np.testing.assert_allclose(executed.commanded, executed.action, atol=1e-9)
         np.testing.assert_array_equal(executed.reference, executed.action if enabled else np.zeros(14))
         assert executed.action[7] > other.action[7] + 0.0005
+
+
+@pytest.mark.parametrize("actions", ["tool_pose", "joints"])
+def test_a_request_says_what_will_be_commanded_before_its_chunk_begins(actions):
+    robot = replace(ROBOT, actions=actions)
+    rig = Rig(robot, prefetch_steps=4)
+    rig.start()
+    kinematics, q, asked, seen = build_kinematics(robot), None, [], {}
+    for _ in range(40):
+        tick = rig.tick()
+        if tick.request is not None:
+            asked.append(tick.request)
+            rig.answer(tick.request)
+        if tick.executed is not None:
+            q = tick.executed.joint_target
+            seen[tick.executed.step] = q
+    later = [request for request in asked if 0 < request.first_step - 1 < 35]
+    assert len(later) >= 3
+    for request in later:
+        q = seen[request.first_step - 1]
+        expected = []
+        for arm, (position, rotation) in zip(robot.arms, kinematics.forward(q), strict=True):
+            grip = q[robot.joint_names.index(arm.gripper)]
+            joints = [q[robot.joint_names.index(name)] for name in arm.joints]
+            expected += [*position, *rotation_vector(rotation), grip] if actions == "tool_pose" else [*joints, grip]
+        np.testing.assert_allclose(request.anchor, expected, atol=1e-6)
+
+
+def test_where_actions_start_from_the_measured_pose_a_request_has_no_anchor():
+    rig = Rig(replace(ROBOT, relative_to="measured"), prefetch_steps=4)
+    rig.start()
+    assert rig.tick().request.anchor is None

@@ -21,7 +21,7 @@ Q = np.array([0.1, -0.7854, 0.2, -2.3562, 0.0, 1.5708, 0.7854, 0.02] * 2)
 RIGHT = ROBOT.arms[1]
 
 
-def said(of="right_fr3_tip", frame="right_fr3_link0", off=(0.0, 0.0, 0.0), turned=(0.0, 0.0, 0.0)):
+def said(of="right_fr3_tip", frame="right_base", off=(0.0, 0.0, 0.0), turned=(0.0, 0.0, 0.0)):
     """What a driver without an error would say of a frame, and then `off` m and turned by `turned` rad."""
     (at, facing), (base, axes) = MODEL.pose_of(of, Q), MODEL.pose_of(frame, Q)
     message = PoseStamped()
@@ -54,7 +54,7 @@ def test_another_part_of_the_arm_may_be_what_is_measured():
     [
         (said(off=(0.012, 0.0, 0.016 + 1e-4)), "is 20.1 mm from where the model has it, tolerance 20 mm"),
         (said(turned=(0.0, 0.0, -0.11)), r"is turned by 0\.110 rad against the model, tolerance 0\.1 rad"),
-        (said(frame="left_fr3_link0"), "is in frame 'left_fr3_link0', the robot file says 'right_fr3_link0'"),
+        (said(frame="left_base"), "is in frame 'left_base', the robot file says 'right_base'"),
         (said(off=(np.nan, 0.0, 0.0)), "not finite"),
     ],
 )

@@ -22,6 +22,7 @@ class _Collected:
     train: bool = False
     left_out: bool = False
     label: Label = Label.NONE
+    confirmed: bool = False  # the label counts
     handoff_step: int = 0
     end_epoch: int = 0  # epoch of the state that brought the label
     stopped: tuple[int, int] = (-1, 0)  # newest epoch in which the executor stood still, and its control steps then
@@ -57,14 +58,20 @@ class EpisodeAssembly:
             if held is None or (output.is_boundary and not held.is_boundary):
                 episode.outputs[output.stamp_ns] = output
 
-    def set_state(self, episode_id: int, epoch: int, train: bool, label: Label, handoff_step: int) -> None:
-        """The episode manager's word. A label, once there, is only replaced by another label."""
+    def set_state(
+        self, episode_id: int, epoch: int, train: bool, label: Label, handoff_step: int, confirmed: bool = True
+    ) -> None:
+        """The episode manager's word. A label, once there, is only replaced by another label.
+
+        `confirmed`: the label counts, that is, the episode's file is durable; a discard needs none.
+        """
         if episode := self._open(episode_id):
             episode.train, episode.handoff_step = train, handoff_step
             if episode.label is Label.NONE:
                 episode.end_epoch = epoch
             if label is not Label.NONE:
                 episode.label = label
+                episode.confirmed |= confirmed or label is Label.DISCARD
 
     def relabel(self, episode_id: int, label: Label) -> None:
         """The label was corrected. Of an episode that is not here nothing is kept."""
@@ -77,8 +84,8 @@ class EpisodeAssembly:
             episode.stopped = max(episode.stopped, (epoch, total_steps))
 
     def labelled(self) -> list[int]:
-        """Ids of episodes that have a label, rising."""
-        return sorted(i for i, episode in self._episodes.items() if episode.label is not Label.NONE)
+        """Ids of episodes that have a label that counts, rising."""
+        return sorted(i for i, episode in self._episodes.items() if episode.confirmed)
 
     def wanted(self, episode_id: int) -> bool:
         """Whether the episode is to be trained on."""

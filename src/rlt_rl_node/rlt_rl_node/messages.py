@@ -60,10 +60,16 @@ def collect_output(assembly: EpisodeAssembly, message: VlaOutput) -> None:
     assembly.add_output(message.episode_id, encoded(message))
 
 
-def collect_state(assembly: EpisodeAssembly, message: EpisodeState) -> None:
-    """Hand the episode manager's state over."""
-    train = message.purpose == EpisodeState.PURPOSE_TRAIN
-    assembly.set_state(message.episode_id, message.epoch, train, Label(message.label), message.handoff_step)
+def collect_state(assembly: EpisodeAssembly, message: EpisodeState, journalled: bool = False) -> None:
+    """Hand the episode manager's state over. `journalled`: out of a finished file, which confirms its label."""
+    assembly.set_state(
+        message.episode_id,
+        message.epoch,
+        message.purpose == EpisodeState.PURPOSE_TRAIN,
+        Label(message.label),
+        message.handoff_step,
+        journalled or message.confirmation == EpisodeState.CONFIRMATION_DONE,
+    )
 
 
 def collect_control(assembly: EpisodeAssembly, message: ControlState) -> None:
@@ -101,7 +107,7 @@ def collect_journal(assembly: EpisodeAssembly, path: Path, episode_id: int, conf
             said = entry.message.config_hash  # of an earlier version: empty
             if config_hash and said and (problem := config_problem(said, config_hash)):
                 raise CodecError(f"{path}: {problem}")
-            collect_state(assembly, entry.message)
+            collect_state(assembly, entry.message, journalled=True)
             epoch = max(epoch, entry.message.epoch)
     # The recorder closes a file only when the executor has stopped.
     assembly.control_stopped(episode_id, epoch, last_step + 1)

@@ -170,6 +170,7 @@ def episode_state(data: EpisodeData, ended: bool, **changes: Any) -> EpisodeStat
         "driver": EpisodeState.DRIVER_RL,
         "label": int(data.label) if ended else 0,
         "handoff_step": int(data.steps[0]),
+        "confirmation": EpisodeState.CONFIRMATION_DONE if ended else EpisodeState.CONFIRMATION_PENDING,
     }
     return EpisodeState(**{**values, **changes})
 

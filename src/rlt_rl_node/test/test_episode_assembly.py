@@ -164,6 +164,20 @@ def test_a_boundarys_own_output_wins():
     assert_same(data, subject.take(5))
 
 
+def test_a_label_counts_once_it_is_confirmed_and_a_discard_at_once():
+    said = calls(source_episode())
+    end = next(c for c in reversed(said) if c[0] == "set_state")
+    subject = assembly([(*c, False) if c is end else c for c in said])
+    assert subject.labelled() == []
+    subject.set_state(*end[1:], True)
+    assert subject.labelled() == [5]
+    assert subject.missing(5) == ""
+    lost = assembly([(*c, False) if c is end else c for c in said])
+    lost.set_state(5, 3, True, Label.DISCARD, HANDOFF, False)
+    assert lost.labelled() == [5]
+    assert not lost.wanted(5)
+
+
 def test_mixed_shapes_are_an_error():
     subject = assembly(calls(source_episode()))
     odd = Encoded(stamp(HANDOFF + 1), np.zeros(9, np.float32), np.zeros(2, np.float32), np.zeros((8, 2)), False)

@@ -256,6 +256,28 @@ def test_what_is_not_trained_on_passes_by_at_once(shared):
     assert shared.status.transitions == before + len(trained.encoded_steps)
 
 
+def test_an_episode_is_taken_in_once_its_label_is_confirmed_and_never_when_it_was_lost(shared):
+    before = shared.status.transitions
+    lost, kept = next_episode(), next_episode()
+    for data in (lost, kept):
+        for topic, message in episode_messages(data):
+            if topic == topics.EPISODE_STATE:
+                message.confirmation = EpisodeState.CONFIRMATION_PENDING
+            shared.publish(topic, message)
+        shared.end_control(data)
+        received = shared.status.header.stamp
+        shared.spin_until(lambda: shared.status.header.stamp != received, "a later word of the learner")  # noqa: B023
+        assert shared.status.last_episode_id < data.episode_id, "its file is not durable yet"
+        if data is lost:
+            changes = {"label": EpisodeState.LABEL_DISCARD, "confirmation": EpisodeState.CONFIRMATION_LOST}
+            shared.publish(topics.EPISODE_STATE, episode_state(data, True, phase=EpisodeState.PHASE_IDLE, **changes))
+            taken_in(shared, data.episode_id)
+            assert shared.status.transitions == before
+    shared.publish(topics.EPISODE_STATE, episode_state(kept, True))
+    taken_in(shared, kept.episode_id)
+    assert shared.status.transitions == before + len(kept.encoded_steps)
+
+
 @pytest.mark.parametrize("journalled", [False, True])
 def test_a_dry_run_never_enters_the_replay_and_is_said(shared, journalled):
     dry, before = next_episode(), shared.status.transitions

@@ -28,11 +28,6 @@ class Correction:
             return 0
         return (self.before == Label.DISCARD) - (self.after == Label.DISCARD)
 
-    @property
-    def succeeded_more(self) -> int:
-        """Successes more, or less, than before: -1, 0 or 1."""
-        return (self.after == Label.SUCCESS) - (self.before == Label.SUCCESS)
-
 
 class Corrections:
     """The corrections of one run directory."""

@@ -4,17 +4,24 @@ IDLE -> RESETTING -> BASE -> CRITICAL -> LABELLED -> IDLE. `start_in: critical` 
 Sec. V). A human overlays BASE and CRITICAL. The emergency stop leads to ESTOP from anywhere and ends a running episode
 as a discard; only :meth:`EpisodeMachine.reset_estop` leaves it, to IDLE, and a new start is needed to move again.
 
+A label counts once the episode's file is durable (:meth:`EpisodeMachine.confirm`); an episode of which no whole file
+came is a discard, whatever it was labelled (:meth:`EpisodeMachine.lose`).
+
 The epoch rises whenever chunks in flight become stale: start, hand-off, intervention start and stop, end. An ended
 episode keeps its id and label in the state until the next one starts, so a late reader still learns how it ended.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeVar
 
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_msgs.msg import EpisodeState
+
+_T = TypeVar("_T")
 
 
 class Phase(IntEnum):
@@ -55,6 +62,22 @@ class Label(IntEnum):
     DISCARD = EpisodeState.LABEL_DISCARD
 
 
+class Confirmation(IntEnum):
+    """EpisodeState.CONFIRMATION_*."""
+
+    PENDING = EpisodeState.CONFIRMATION_PENDING
+    DONE = EpisodeState.CONFIRMATION_DONE
+    LOST = EpisodeState.CONFIRMATION_LOST
+
+
+COUNT_OF = {
+    Label.SUCCESS: "successes",
+    Label.FAILURE: "failures",
+    Label.TIMEOUT: "timeouts",
+    Label.DISCARD: "discards",
+}
+"""The field of :class:`Episode` that counts the confirmed episodes of a label."""
+COUNTS = ("episodes", *COUNT_OF.values(), "interventions")
 MOVING = frozenset({Phase.BASE, Phase.CRITICAL})
 RUNNING = frozenset({Phase.RESETTING, Phase.BASE, Phase.CRITICAL})
 HIGHEST_EPOCH = 2**31
@@ -107,14 +130,19 @@ class Episode:
     relabelling: int = 0
     waiting_for: str = ""
     reminders: int = 0
+    confirmation: Confirmation = Confirmation.PENDING
+    failures: int = 0
+    timeouts: int = 0
+    discards: int = 0
+    interventions: int = 0
 
     @classmethod
     def from_msg(cls, message: EpisodeState) -> Episode:
-        """The state in a message. Raises ValueError for an id, phase, purpose, driver or label that cannot be."""
+        """The state in a message. Raises ValueError for an id or a number of a phase, label, ... that cannot be."""
         if message.episode_id > HIGHEST_EPISODE_ID or message.epoch > HIGHEST_EPOCH:
             raise ValueError(f"there is no episode {message.episode_id}, epoch {message.epoch}")
         values = {name: getattr(message, name) for name in cls.__dataclass_fields__}
-        kinds = {"phase": Phase, "purpose": Purpose, "label": Label}
+        kinds = {"phase": Phase, "purpose": Purpose, "label": Label, "confirmation": Confirmation}
         values.update({name: kind(values[name]) for name, kind in kinds.items()})
         values["driver"] = Driver(values["driver"] or Driver.VLA)
         return cls(**values)
@@ -131,15 +159,24 @@ class EpisodeMachine:
     Args:
         task: task name.
         last_episode_id: newest id in use; the next episode gets the one after it.
-        episodes, successes: ended so far in this run.
+        counts: of the run so far, by the names in :data:`COUNTS`; those left out are 0.
     """
 
-    def __init__(self, task: str, last_episode_id: int = 0, episodes: int = 0, successes: int = 0) -> None:
+    def __init__(self, task: str, last_episode_id: int = 0, counts: Mapping[str, int] | None = None) -> None:
         self._next_id = last_episode_id + 1
         self._driver = Driver.VLA
+        self._taken_over = False
+        self._held = False
+        self._pending: dict[int, tuple[Label, bool]] = {}  # ended, not confirmed: label, whether a human took over
+        self._lost: dict[int, bool] = {}  # whether a human took over
         # The next id, not the last: an executor that still plays the last episode takes nothing older for news.
         shown = self._next_id if last_episode_id else 0
-        self.episode = Episode(task=task, episode_id=shown, episodes=episodes, successes=successes)
+        self.episode = Episode(task=task, episode_id=shown, **dict(counts or {}))
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Ids of ended episodes of which nobody has said yet whether their files are durable."""
+        return tuple(self._pending)
 
     def check_start(self) -> None:
         """Raise CommandRefused unless an episode may start."""
@@ -149,7 +186,7 @@ class EpisodeMachine:
         """Begin an episode: the scene is to be reset."""
         self.check_start()
         episode = self.episode
-        self._driver = spec.driver
+        self._driver, self._taken_over = spec.driver, False
         self.episode = Episode(
             task=episode.task,
             episode_id=self._next_id,
@@ -164,23 +201,24 @@ class EpisodeMachine:
             max_base_steps=spec.max_base_steps,
             max_critical_steps=spec.max_critical_steps,
             actor_version=spec.actor_version,
-            episodes=episode.episodes,
-            successes=episode.successes,
+            **{name: getattr(episode, name) for name in COUNTS},
             reason="waiting for the scene to be reset",
         )
         self._next_id += 1
 
     def scene_ready(self) -> None:
-        """The scene is reset: the arms may move."""
+        """The scene is reset: the arms may move. Who holds the take-over button already has control at once."""
         self._require("begin to move", Phase.RESETTING)
         critical = self.episode.start_in == "critical"
+        held = self._held and self._driver != Driver.HUMAN
+        self._taken_over = held
         self.episode = replace(
             self.episode,
             phase=Phase.CRITICAL if critical else Phase.BASE,
             driver=self._driver if critical else self.episode.driver,
-            human_in_control=self._driver == Driver.HUMAN,
+            human_in_control=held or self._driver == Driver.HUMAN,
             relabelling=0,
-            reason="the scene is reset",
+            reason="the scene is reset" + ("; a human holds the take-over button" if held else ""),
         )
 
     def hand_off(self, step: int, reason: str = "hand-off", epoch: int = 0) -> None:
@@ -198,14 +236,17 @@ class EpisodeMachine:
         return changed
 
     def intervene(self) -> None:
-        """A human takes over."""
+        """A human takes over. Refused while nothing moves, but remembered until :meth:`release`."""
+        self._held = True
         self._require("take over", *MOVING)
         if self.episode.human_in_control:
             raise CommandRefused("a human is in control already")
+        self._taken_over = True
         self._move_on(human_in_control=True, reason="a human took over")
 
     def release(self) -> None:
         """The human gives back to VLA or RL."""
+        self._held = False
         self._require("give control back", *MOVING)
         if not self.episode.human_in_control:
             raise CommandRefused("no human is in control")
@@ -230,8 +271,36 @@ class EpisodeMachine:
         self._require("time out", *MOVING)
         self._end(Label.TIMEOUT, f"time-out of {self.episode.phase.name}")
 
-    def confirm(self, reason: str) -> None:
-        """Whatever had to be waited for after the label is done (or given up, as `reason` says)."""
+    def confirm(self, episode_id: int) -> None:
+        """The ended episode's file is durable, or nothing is recorded: its label counts."""
+        label, taken_over = self._settle(self._pending, episode_id)
+        self._count(label, taken_over)
+        if episode_id == self.episode.episode_id:
+            self.episode = replace(self.episode, confirmation=Confirmation.DONE)
+
+    def lose(self, episode_id: int, reason: str) -> None:
+        """No whole file came of the ended episode: it is a discard, whatever it was labelled, and counts nowhere."""
+        label, self._lost[episode_id] = self._settle(self._pending, episode_id)
+        if episode_id != self.episode.episode_id:
+            return
+        was = "" if label == Label.DISCARD else f", labelled {label.name.lower()},"
+        changes: dict[str, object] = {"label": Label.DISCARD, "confirmation": Confirmation.LOST}
+        if self.episode.phase != Phase.ESTOP:
+            changes |= {"phase": Phase.IDLE, "reason": f"episode {episode_id}{was} is lost, a discard: {reason}"}
+        self.episode = replace(self.episode, **changes)
+
+    def is_lost(self, episode_id: int) -> bool:
+        """Whether the episode was given up by :meth:`lose`."""
+        return episode_id in self._lost
+
+    def found(self, episode_id: int) -> None:
+        """The file of a lost episode is durable after all: it counts, as the discard that everybody was told."""
+        self._count(Label.DISCARD, self._settle(self._lost, episode_id))
+        if episode_id == self.episode.episode_id:
+            self.episode = replace(self.episode, confirmation=Confirmation.DONE)
+
+    def close(self, reason: str) -> None:
+        """Whatever had to be waited for after the label is done."""
         self._require("close the episode", Phase.LABELLED)
         self.episode = replace(self.episode, phase=Phase.IDLE, reason=reason)
 
@@ -262,18 +331,18 @@ class EpisodeMachine:
         episode = self.episode
         if episode_id == episode.episode_id and episode.phase in (*RUNNING, Phase.LABELLED):
             raise CommandRefused(f"episode {episode_id} has not ended yet: label it, or wait until it is confirmed")
+        if episode_id in self._pending:
+            raise CommandRefused(f"episode {episode_id} is not confirmed yet: wait until its file is durable")
 
-    def relabelled(self, episode_id: int, label: Label, successes_more: int, reason: str) -> None:
+    def relabelled(self, episode_id: int, before: Label, label: Label, reason: str) -> None:
         """An ended episode has another label now."""
         episode = self.episode
         own = episode_id == episode.episode_id and episode.phase in (Phase.IDLE, Phase.ESTOP)
-        self.episode = replace(
-            episode,
-            label=label if own else episode.label,
-            successes=max(0, episode.successes + successes_more),
-            relabelling=0,
-            reason=reason,
-        )
+        counts = {name: getattr(episode, name) for name in COUNTS}
+        if before in COUNT_OF:
+            counts[COUNT_OF[before]] = max(0, counts[COUNT_OF[before]] - 1)
+            counts[COUNT_OF[label]] += 1
+        self.episode = replace(episode, label=label if own else episode.label, relabelling=0, reason=reason, **counts)
 
     def show_wait(self, waiting_for: str, reminders: int) -> None:
         """What the operator is waited for, and how often that was said."""
@@ -291,20 +360,27 @@ class EpisodeMachine:
             return False
         self._next_id = max(self._next_id, episode_id + 1)
         self.episode = replace(
-            episode, episode_id=self._next_id, epoch=max(epoch, episode.epoch), label=Label.NONE, reason="restarted"
+            episode,
+            episode_id=self._next_id,
+            epoch=max(epoch, episode.epoch),
+            label=Label.NONE,
+            confirmation=Confirmation.PENDING,
+            reason="restarted",
         )
         return True
 
     def _end(self, label: Label, reason: str) -> None:
-        episode = self.episode
-        self._move_on(
-            phase=Phase.LABELLED,
-            label=label,
-            human_in_control=False,
-            episodes=episode.episodes + 1,
-            successes=episode.successes + (label == Label.SUCCESS),
-            reason=reason,
-        )
+        self._pending[self.episode.episode_id] = (label, self._taken_over)
+        self._move_on(phase=Phase.LABELLED, label=label, human_in_control=False, reason=reason)
+
+    def _settle(self, waiting: dict[int, _T], episode_id: int) -> _T:
+        if episode_id not in waiting:
+            raise CommandRefused(f"cannot settle episode {episode_id}: it does not wait for its file")
+        return waiting.pop(episode_id)
+
+    def _count(self, label: Label, taken_over: bool) -> None:
+        more = {"episodes": 1, COUNT_OF[label]: 1, "interventions": int(taken_over)}
+        self.episode = replace(self.episode, **{name: getattr(self.episode, name) + by for name, by in more.items()})
 
     def _move_on(self, **changes: object) -> None:
         self.episode = replace(self.episode, epoch=self.episode.epoch + 1, relabelling=0, **changes)

@@ -52,8 +52,9 @@ from rlt_teleop.episode_machine import (
 )
 from rlt_teleop.episode_manager_parameters import ManagerParameters
 from rlt_teleop.episode_request import RequestError, spec_from_request
-from rlt_teleop.operator_wait import OperatorWait
+from rlt_teleop.operator_wait import OperatorWait, Wanted
 from rlt_teleop.operator_wait import Wait as Waited
+from rlt_teleop.operator_wanted import wanted
 from rlt_teleop.recordings import Recordings
 from rlt_teleop.relabelling import Relabelling
 from rlt_teleop.run_action import RunAction
@@ -65,6 +66,7 @@ from rlt_teleop.waiting import News
 
 TICK_S = 0.1
 SETTLE_S = 1.0
+NEVER = -1e9
 HEARTBEAT_S = 0.1
 """On a robot the state is repeated so often, changed or not."""
 EVENT_LABELS = {
@@ -89,11 +91,15 @@ class EpisodeManagerNode(Node):
         ledger = scan(self.parameters.run_directory)
         for problem in ledger.unreadable:
             self.get_logger().warning(f"not counted: {problem}")
-        self.machine = EpisodeMachine(self.task.name, ledger.last_episode_id, ledger.episodes, ledger.successes)
+        self.machine = EpisodeMachine(self.task.name, ledger.last_episode_id, ledger.counts)
         self.training_episodes = ledger.training_episodes
         self.count = StepCount(0)
         self._control = ControlState()
-        self._control_heard_s = -1e9
+        self._control_heard_s = NEVER
+        self._silent_ticks = 0
+        """Of this node's own timer, since the last control_state: none passes while this process stands still."""
+        self._limit_of: tuple[int, int, int] | None = None
+        """Episode, epoch and phase whose step limit is reached, while the operator's label is waited for."""
         self._estop_confirmed = False
         self._estop_call: Future | None = None
         self._training: Training | None = None
@@ -105,7 +111,7 @@ class EpisodeManagerNode(Node):
         self._refused = ""
         self.news = News()
         self.recordings = Recordings(self.news, self.parameters.record, self.parameters.recorder_timeout_s)
-        self._wait = OperatorWait(self.parameters.remind_after_s, self.parameters.reset_wait_s)
+        self._wait = OperatorWait(self.parameters.remind_after_s)
 
         self._health = Health(self)
         self._publisher = self.create_publisher(EpisodeState, topics.EPISODE_STATE, topics.QOS_LATCHED)
@@ -136,21 +142,47 @@ class EpisodeManagerNode(Node):
 
     def _tick(self) -> None:
         """Notice time-outs of what is waited for; tell the operator."""
+        self._silent_ticks += 1
+        if self._executor_gone() and self.machine.episode.phase in RUNNING:
+            self.command(self.machine.label, Label.DISCARD, "the chunk executor is gone: no control_state")
         found = self._wait.update(self._waits_for_operator(), self._now())
         if found == Waited.EXPIRED:
-            self.command(self.machine.label, Label.DISCARD, f"nobody came: {self._wait.text}")
+            self._give_up_waiting()
         elif found != Waited.NOTHING:
             if found == Waited.REMIND:
                 self.get_logger().warning(f"waiting for the operator: {self._wait.text}")
+            before = self.machine.episode
             self.machine.show_wait(self._wait.text, self._wait.reminders)
-            self._publish()
+            if self.machine.episode != before:
+                self._publish()
         self.news.tell()
 
-    def _waits_for_operator(self) -> str:
+    def _waits_for_operator(self) -> Wanted:
+        return wanted(
+            self.machine.episode,
+            self.parameters,
+            operator_resets=self.robot.reset == "operator",
+            executor_gone=self._executor_gone(),
+            limit_reached=self._limit_of is not None and self._limit_of == self._moment(),
+            run_active=self._runs.active,
+        )
+
+    def _give_up_waiting(self) -> None:
+        episode, why = self.machine.episode, f"nobody came: {self._wait.text}"
+        if episode.relabelling:
+            self.command(self.machine.pick, 0, f"nobody gave a label: episode {episode.relabelling} keeps its own")
+        elif episode.phase in MOVING:
+            self.command(self.machine.time_out)
+        else:
+            self.command(self.machine.label, Label.DISCARD, why)
+
+    def _executor_gone(self) -> bool:
+        """Whether an executor that was there has said nothing for too long."""
+        return self._control_heard_s != NEVER and self._silent_ticks * TICK_S > self.parameters.executor_timeout_s
+
+    def _moment(self) -> tuple[int, int, int]:
         episode = self.machine.episode
-        if episode.phase == Phase.RESETTING and self.robot.reset == "operator":
-            return f"reset the scene of episode {episode.episode_id}, then press next episode"
-        return ""
+        return episode.episode_id, episode.epoch, episode.phase
 
     def _publish(self) -> None:
         self._publish_state()
@@ -194,7 +226,7 @@ class EpisodeManagerNode(Node):
 
     def _on_control(self, message: ControlState) -> None:
         restarted = message.ticks < self._control.ticks
-        self._control, self._control_heard_s = message, self._now()
+        self._control, self._control_heard_s, self._silent_ticks = message, self._now(), 0
         machine = self.machine
         if restarted:
             self._estop_call = None
@@ -212,13 +244,11 @@ class EpisodeManagerNode(Node):
                 self._call_estop(machine.episode.reason)
         elif restarted and machine.episode.phase in MOVING:
             self.command(machine.label, Label.DISCARD, "the executor was restarted")
-        episode = machine.episode
-        if message.step_limit_reached and (message.episode_id, message.epoch, message.phase) == (
-            episode.episode_id,
-            episode.epoch,
-            episode.phase,
-        ):
-            self.command(machine.time_out)
+        if message.step_limit_reached and (message.episode_id, message.epoch, message.phase) == self._moment():
+            if self.parameters.label_wait_s:
+                self._limit_of = self._moment()
+            else:
+                self.command(machine.time_out)
         self.news.tell()
 
     def _on_training(self, message: TrainingStatus) -> None:
@@ -234,6 +264,8 @@ class EpisodeManagerNode(Node):
     def _on_recorder(self, message: RecorderStatus) -> None:
         episode_id = message.episode_id
         self.recordings.hear(message)
+        if message.durable and self.machine.is_lost(episode_id):
+            self.command(self._relabelling.keep_discarded, episode_id)
         episode = self.machine.episode
         if message.error and self.parameters.record and episode_id == episode.episode_id and episode.phase in RUNNING:
             self.command(self.machine.label, Label.DISCARD, f"recorder: {message.error}")
@@ -342,27 +374,41 @@ class EpisodeManagerNode(Node):
         return self.command(self.machine.hand_off, self.count.next_step, f"hand-off by {source}", epoch)
 
     async def _close(self, episode_id: int) -> None:
-        """After the end: wait for executor, recorder and, in lockstep, learner; then back to IDLE."""
+        """After the end: wait for executor, recorder and, in lockstep, learner; then back to IDLE.
+
+        The label counts, and the learner takes the episode, once the recorder has said that the file is durable. An
+        episode without such a file is a discard.
+        """
         ended = self.machine.episode
-        if ended.purpose == Purpose.TRAIN and ended.label != Label.DISCARD:
+        trains = ended.purpose == Purpose.TRAIN and ended.label != Label.DISCARD
+        if trains:
             self._trained_episode = episode_id
         await self.news.until(lambda: self._executor_agrees(ended.episode_id, ended.epoch), SETTLE_S)
         self._closing = "(the recorder has not confirmed it)"
         verdict = await self.recordings.verdict(episode_id)
         if not verdict.durable and self.parameters.record:
-            self.get_logger().error(f"episode {episode_id}: {verdict.message}")
-        elif self._trained_episode == episode_id:
-            self.training_episodes += 1
-        if self.lockstep and self._trained_episode == episode_id:
-            self._closing = "(the learner has not taken it in)"
-            await self.news.until(
-                lambda: taken_in(self._training, episode_id) or self.machine.episode.phase != Phase.LABELLED
-            )
+            self.get_logger().error(f"episode {episode_id} is lost: {verdict.message}")
+            self.command(self.machine.lose, episode_id, verdict.message)
+        else:
+            self.training_episodes += trains
+            waits = self.lockstep and trains
+            self.command(self._confirm, episode_id, "" if waits else verdict.message)
+            if waits:
+                self._closing = "(the learner has not taken it in)"
+                await self.news.until(
+                    lambda: taken_in(self._training, episode_id) or self.machine.episode.phase != Phase.LABELLED
+                )
         self._closing = ""
         if (self.machine.episode.episode_id, self.machine.episode.phase) == (episode_id, Phase.LABELLED):
-            self.command(self.machine.confirm, verdict.message)
+            self.command(self.machine.close, verdict.message)
         self.closed_episode = max(self.closed_episode, episode_id)
         self.news.tell()
+
+    def _confirm(self, episode_id: int, close: str) -> None:
+        """The label counts; with a reason to `close`, nothing else is waited for."""
+        self.machine.confirm(episode_id)
+        if close and (self.machine.episode.episode_id, self.machine.episode.phase) == (episode_id, Phase.LABELLED):
+            self.machine.close(close)
 
     def _executor_agrees(self, episode_id: int, epoch: int) -> bool:
         control = self._control
@@ -393,6 +439,8 @@ class EpisodeManagerNode(Node):
             if self.machine.episode.phase == Phase.LABELLED:
                 return Wait(f"episode {self.machine.episode.episode_id} is not closed yet {self._closing}")
             self.machine.check_start()
+            if self.machine.pending:
+                return Wait(f"episode {self.machine.pending[0]} is not confirmed yet {self._closing}")
         except (RequestError, CommandRefused) as error:
             return Refuse(str(error))
         if not self._executor_alive():

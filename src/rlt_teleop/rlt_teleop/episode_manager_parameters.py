@@ -40,8 +40,27 @@ class ManagerParameters:
         minimum=0.0,
         maximum=86400.0,
     )
-    control_timeout_s: float = param(
-        2.0, "s without control_state before the executor counts as gone", minimum=0.6, maximum=60.0
+    label_wait_s: float = param(
+        0.0,
+        "s to wait for the operator's label, the arms holding, where a phase has reached its step limit; then the "
+        "episode is a time-out; 0: at once",
+        minimum=0.0,
+        maximum=86400.0,
+    )
+    pick_wait_s: float = param(
+        60.0,
+        "s to wait for the other label of an ended episode that the operator has picked; then it keeps its label; "
+        "0: for ever",
+        minimum=0.0,
+        maximum=86400.0,
+    )
+    control_timeout_s: float = param(2.0, "s without control_state before no episode begins", minimum=0.6, maximum=60.0)
+    executor_timeout_s: float = param(
+        10.0,
+        "s without control_state before the executor counts as gone: a running episode is discarded, and the operator "
+        "is told",
+        minimum=1.0,
+        maximum=600.0,
     )
 
     def __post_init__(self) -> None:

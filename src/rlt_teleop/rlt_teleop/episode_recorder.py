@@ -17,7 +17,7 @@ from rlt_common import topics
 from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, EpisodeWriter
 from rlt_common.relabels import episode_facts
 from rlt_teleop.cdr import leading_fields
-from rlt_teleop.episode_machine import MOVING, RUNNING, Driver, Episode, Label, Phase, Purpose
+from rlt_teleop.episode_machine import MOVING, RUNNING, Confirmation, Driver, Episode, Label, Purpose
 
 RLT_MSGS = "rlt_msgs/msg/"
 TYPES = {
@@ -63,6 +63,7 @@ class _Recording:
     log_time_ns: int = 0
     vla_hash: str = ""
     give_up_s: float = 0.0
+    intervened: bool = False
 
     @property
     def ended(self) -> bool:
@@ -125,7 +126,7 @@ class EpisodeRecorder:
             self.poll(now_s)
             return
         seen, self._seen = self._seen, episode
-        if seen is None and episode.label != Label.NONE and episode.phase == Phase.LABELLED:
+        if seen is None and episode.label != Label.NONE and episode.confirmation == Confirmation.PENDING:
             self._recall(episode)
             return
         current = self._current
@@ -146,6 +147,7 @@ class EpisodeRecorder:
             # What follows the label, e.g. IDLE, is not part of the episode.
             return
         current.episode = episode
+        current.intervened |= episode.human_in_control and episode.driver != Driver.HUMAN
         self._write(topics.EPISODE_STATE, cdr)
         self.poll(now_s)
 
@@ -330,6 +332,7 @@ class EpisodeRecorder:
             "actor_version": episode.actor_version,
             "steps": len(current.steps),
             "vla_hash": current.vla_hash,
+            "intervened": str(current.intervened).lower(),
             "warning": warning,
         }
         return {**self._facts, **{key: str(value) for key, value in facts.items()}}

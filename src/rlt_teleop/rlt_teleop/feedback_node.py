@@ -1,6 +1,6 @@
 """Tells a person at the robot what happens, by words, voice or rumble: `ros2 run rlt_teleop feedback`. Only listens.
 
-Subscribes  episode_state, control_state, recorder_status (latched)
+Subscribes  episode_state, control_state, recorder_status (latched), /diagnostics
 Publishes   joy/set_feedback (sensor_msgs/JoyFeedback) with the output `rumble`, /diagnostics
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JoyFeedback
@@ -61,8 +63,10 @@ class FeedbackNode(Node):
         self._outputs = [self._make(name, parameters) for name in dict.fromkeys(parameters.outputs)]
         cues = self._cues
         self._listen(EpisodeState, topics.EPISODE_STATE, cues.on_episode)
-        self._listen(ControlState, topics.CONTROL_STATE, cues.on_control)
+        self._listen(ControlState, topics.CONTROL_STATE, lambda message: cues.on_control(message, time.monotonic()))
         self._listen(RecorderStatus, topics.RECORDER_STATUS, cues.on_recorder)
+        self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_health, topics.QOS_EVENT)
+        self.create_timer(1.0, self._on_time, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._health.set(OK, f"tells by {', '.join(parameters.outputs)}")
 
     def _listen(self, kind: type, topic: str, on_message: Callable[..., list[Cue]]) -> None:
@@ -71,6 +75,17 @@ class FeedbackNode(Node):
                 self._tell(cue)
 
         self.create_subscription(kind, topic, tell, topics.QOS_LATCHED_READER)
+
+    def _on_health(self, message: DiagnosticArray) -> None:
+        own = self.get_namespace().strip("/")
+        for status in message.status:
+            if status.name.rpartition("/")[0] == own:  # /diagnostics is one topic for all robots
+                for cue in self._cues.on_health(status.name, status.level, status.message):
+                    self._tell(cue)
+
+    def _on_time(self) -> None:
+        for cue in self._cues.on_time(time.monotonic()):
+            self._tell(cue)
 
     def _tell(self, cue: Cue) -> None:
         self._told += 1

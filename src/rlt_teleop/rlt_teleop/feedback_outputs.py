@@ -9,6 +9,7 @@ from typing import Protocol, TextIO
 from sensor_msgs.msg import JoyFeedback
 
 from rlt_teleop.feedback_cues import Cue, Urgency
+from rlt_teleop.printable import printable
 
 BELL = "\a"
 RUMBLE = {Urgency.ASK: 0.4, Urgency.ALARM: 1.0}
@@ -30,7 +31,7 @@ class Terminal:
 
     def emit(self, cue: Cue) -> None:
         """Print it."""
-        print(f"{BELL if cue.urgency > Urgency.NEWS else ''}{cue.text}", file=self._stream, flush=True)
+        print(f"{BELL if cue.urgency > Urgency.NEWS else ''}{printable(cue.text)}", file=self._stream, flush=True)
 
 
 class Speech:
@@ -66,7 +67,7 @@ class Speech:
 
 
 class Rumble:
-    """Shakes the pad: `joy_node` takes JoyFeedback on joy/set_feedback.
+    """Shakes the pad: joy_node and our own gamepad node take JoyFeedback on joy/set_feedback.
 
     Args:
         publish: sends a JoyFeedback.

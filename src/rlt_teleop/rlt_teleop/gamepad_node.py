@@ -1,6 +1,7 @@
 """Gamepad node for machines without the `joy` package: reads the kernel's input events (evdev).
 
 Publishes   joy (sensor_msgs/Joy: on every change, and repeated at `repeat_hz`), /diagnostics
+Subscribes  joy/set_feedback (sensor_msgs/JoyFeedback: rumble, as joy_node takes it)
 
 A pad that is unplugged stops the messages at once (nothing repeats a state that nobody holds), diagnostics say so, and
 the node looks for it again every second.
@@ -9,13 +10,14 @@ the node looks for it again every second.
 from __future__ import annotations
 
 import array
+import math
 from dataclasses import dataclass
 
 import evdev
 from evdev import ecodes
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import Joy
+from sensor_msgs.msg import Joy, JoyFeedback
 
 from rlt_common import topics
 from rlt_common.health import ERROR, OK, Health
@@ -49,6 +51,8 @@ class GamepadNode(Node):
         self._health = Health(self)
         self._publisher = self.create_publisher(Joy, topics.JOY, topics.QOS_EVENT)
         self._connection = PadConnection(lambda: find_pad(self._wanted))
+        self._rumble_problem = ""
+        self.create_subscription(JoyFeedback, topics.JOY_FEEDBACK, self._on_feedback, topics.QOS_EVENT)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._connect, clock=steady)
         self.create_timer(1.0 / POLL_HZ, self._poll, clock=steady)
@@ -70,6 +74,11 @@ class GamepadNode(Node):
         if self._connection.state is not None:
             self._publish(self._connection.state)
 
+    def _on_feedback(self, message: JoyFeedback) -> None:
+        if message.type == JoyFeedback.TYPE_RUMBLE and math.isfinite(message.intensity):
+            self._rumble_problem = self._connection.rumble(message.intensity)
+            self._show_health()
+
     def _publish(self, state: PadState) -> None:
         message = Joy(axes=array.array("f", state.axes), buttons=array.array("i", state.buttons))
         message.header.stamp = self.get_clock().now().to_msg()
@@ -79,7 +88,7 @@ class GamepadNode(Node):
         if self._connection.state is None:
             self._health.set(ERROR, f"no gamepad: {self._connection.error}", wanted=self._wanted or "any")
         else:
-            self._health.set(OK, f"reading {self._connection.name}")
+            self._health.set(OK, f"reading {self._connection.name}", rumble_problem=self._rumble_problem)
 
 
 def find_pad(wanted: str) -> evdev.InputDevice:

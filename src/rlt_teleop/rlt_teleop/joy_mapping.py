@@ -152,9 +152,10 @@ class JoyMapping:
         0.1, "share of an axis' travel around its rest that counts as rest", minimum=0, maximum=0.9
     )
     unchanged_s: float = param(
-        2.0,
-        "s after which motion that was asked for by the very same values all the time is taken for that of a device "
-        "that is gone and whose last state is repeated: the arms hold until a value changes; 0: the reader sees to it",
+        1.0,
+        "s after which the very same values all the time, of a motion or of rest, are taken for those of a device that "
+        "is gone and whose last state is repeated: the arms hold, and demonstrate nothing, until a value changes; 0: "
+        "the reader sees to it",
         minimum=0.0,
         maximum=60.0,
     )

@@ -32,6 +32,8 @@ EVENTS = {
     "undo": OperatorEvent.EVENT_UNDO,
 }
 LABELS = ("success", "failure", "discard")
+GONE_S = 1.0
+"""Readers that repeat the state do so many times in it."""
 SILENT = "the pad went silent while in control"
 
 
@@ -140,6 +142,10 @@ class JoyOperator:
     def silent(self, now_s: float) -> bool:
         """Whether no message came for longer than the silence time-out (true before the first)."""
         return now_s - self._heard_s > self._silence_s
+
+    def gone(self, now_s: float) -> bool:
+        """Whether a pad that was there has said nothing for so long that its buttons do nothing any more."""
+        return self.heard and now_s - self._heard_s > max(GONE_S, self._silence_s)
 
     def command(self, now_s: float) -> Command:
         """The motion asked for now; to be called once per control step while the human is in control."""

@@ -6,6 +6,8 @@ Subscribes  the mapping's joy_topic (sensor_msgs/Joy); with `motion: twist` its 
 Publishes   operator_event (rlt_msgs/OperatorEvent: once per press), teleop_command (rlt_msgs/TeleopCommand: at control
             rate of wall time while the enable button is held, then once with enabled false), /diagnostics
 
+A pad that was there and says nothing any more is an error in diagnostics, in control or not: its emergency stop is
+gone.
 A pad, twist or leader that goes silent while it is in control: enabled is published as false, control is not given
 back, the executor holds, diagnostics say so. The gamepad node of this package stops when the pad is unplugged; where
 another reader repeats the last state of a pad that is gone (joy's autorepeat), motion ends after `unchanged_s`.
@@ -43,6 +45,8 @@ START_READER = {
     "none": "start what publishes it",
 }
 """What to do when the mapping's reader says nothing."""
+REPEATING = ("gamepad", "keyboard")
+"""Readers that repeat the state: their silence means that the device is gone. The others speak on a change alone."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,12 @@ class JoyOperatorNode(Node):
             level, text = ERROR, self._error or self._motion_error
         elif operator.intervening and self._holding:
             level, text = ERROR, f"in control, but the arms hold: {self._holding}"
+        elif self._mapping.reader in REPEATING and operator.gone(time.monotonic()):
+            text = (
+                f"{self._mapping.joy_topic} is silent: no button of it works, the emergency stop neither: "
+                f"{START_READER[self._mapping.reader]}"
+            )
+            level = ERROR
         elif not operator.heard:
             level, text = WARN, f"no message on {self._mapping.joy_topic} yet: {START_READER[self._mapping.reader]}"
         else:

@@ -193,9 +193,12 @@ class TwistMotion:
         """The motion asked for in this control step."""
         part = deflection(self._twist / self._full, self._mapping.dead_zone) * self._scale
         action = arm_action(self._dim, pad.arm, part)
-        frozen = unless_frozen(action, now_s - self._changed_s, self._mapping.unchanged_s, self._mapping.twist.topic)
-        frozen.action[ARM_ACTION_DIM * pad.arm + GRIPPER] = self._gripper.step(pad)
-        return frozen
+        gripper, unchanged_s = self._gripper.step(pad), now_s - self._changed_s
+        if not action.any():  # a puck at rest is not gone while a hand is on the buttons
+            unchanged_s = 0.0 if gripper else min(unchanged_s, pad.unchanged_s)
+        found = unless_frozen(action, unchanged_s, self._mapping.unchanged_s, self._mapping.twist.topic)
+        found.action[ARM_ACTION_DIM * pad.arm + GRIPPER] = gripper
+        return found
 
 
 def speed_scale(mapping: JoyMapping, control_hz: float) -> np.ndarray:
@@ -216,9 +219,12 @@ def deflection(raw: np.ndarray, rest: float) -> np.ndarray:
 
 
 def unless_frozen(action: np.ndarray, unchanged_s: float, limit_s: float, what: str) -> Step:
-    """The step, or none when the very same values have asked for motion too long (limit_s 0: no limit)."""
-    if limit_s and unchanged_s > limit_s and action.any():
+    """The step, or none when the very same values have been said too long (limit_s 0: no limit).
+
+    At rest too: standing still is a demonstration only of who is known to be there.
+    """
+    if limit_s and unchanged_s > limit_s:
         return Step(
-            np.zeros_like(action), waiting=f"{what} has said the very same for {unchanged_s:.2g} s: is it still there?"
+            np.zeros_like(action), waiting=f"{what} has said the very same for more than {limit_s:g} s: is it there?"
         )
     return Step(action)

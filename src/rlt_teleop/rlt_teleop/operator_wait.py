@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person is waited for.
+
+    Attributes:
+        text: in words; empty: nothing.
+        limit_s: after so long the wait is given up; 0: never.
+        remind: whether to say it again and again; what can wait for as long as the person likes is only shown.
+    """
+
+    text: str = ""
+    limit_s: float = 0.0
+    remind: bool = True
 
 
 class Wait(Enum):
@@ -17,32 +33,27 @@ class Wait(Enum):
 
 
 class OperatorWait:
-    """One thing at a time that a person is waited for.
+    """One thing at a time that a person is waited for. `remind_s`: a reminder each time so long has passed."""
 
-    Args:
-        remind_s: a reminder each time so long has passed.
-        limit_s: after so long the wait is given up; 0: never.
-    """
-
-    def __init__(self, remind_s: float, limit_s: float = 0.0) -> None:
-        self._remind_s, self._limit_s = remind_s, limit_s
+    def __init__(self, remind_s: float) -> None:
+        self._remind_s = remind_s
         self._since_s = self._reminded_s = 0.0
         self._expired = False
         self.text = ""
         self.reminders = 0
 
-    def update(self, text: str, now_s: float) -> Wait:
-        """`text`: what is waited for now, empty for nothing; `now_s`: monotonic time."""
-        if text != self.text:
-            self.text, self.reminders, self._expired = text, 0, False
+    def update(self, wanted: Wanted, now_s: float) -> Wait:
+        """`wanted`: what is waited for now; `now_s`: monotonic time."""
+        if wanted.text != self.text:
+            self.text, self.reminders, self._expired = wanted.text, 0, False
             self._since_s = self._reminded_s = now_s
             return Wait.CHANGED
-        if not text:
+        if not wanted.text:
             return Wait.NOTHING
-        if self._limit_s and not self._expired and now_s - self._since_s >= self._limit_s:
+        if wanted.limit_s and not self._expired and now_s - self._since_s >= wanted.limit_s:
             self._expired = True
             return Wait.EXPIRED
-        if now_s - self._reminded_s >= self._remind_s:
+        if wanted.remind and now_s - self._reminded_s >= self._remind_s:
             self._reminded_s = now_s
             self.reminders += 1
             return Wait.REMIND

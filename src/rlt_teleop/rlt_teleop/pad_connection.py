@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from evdev import ecodes
+from evdev import ecodes, ff
 
 from rlt_teleop.gamepad_events import PadState
+
+NO_EFFECT = -1
+"""The kernel gives a new number to an effect of this one."""
+RUMBLE_MS = 1000
+"""The pad ends a rumble by itself after so long: also when who asked for it is gone."""
+FULL = 0xFFFF
 
 
 class PadConnection:
@@ -20,6 +26,7 @@ class PadConnection:
     def __init__(self, open_device: Callable[[], Any]) -> None:
         self._open = open_device
         self._device: Any = None
+        self._effect = NO_EFFECT
         self.state: PadState | None = None
         self.error = "not looked for yet"
 
@@ -57,6 +64,27 @@ class PadConnection:
         except OSError as error:
             self._lose(error)
 
+    def rumble(self, strength: float) -> str:
+        """Shake the pad with `strength`, 0 (ends it) to 1. Returns "" or why it does not."""
+        if self.state is None:
+            return self.error
+        if ecodes.FF_RUMBLE not in self._device.capabilities().get(ecodes.EV_FF, []):
+            return f"{self.name} cannot rumble"
+        try:
+            if strength <= 0.0:
+                if self._effect != NO_EFFECT:
+                    self._device.write(ecodes.EV_FF, self._effect, 0)
+                return ""
+            magnitude = round(min(strength, 1.0) * FULL)
+            kind = ff.EffectType(ff_rumble_effect=ff.Rumble(strong_magnitude=magnitude, weak_magnitude=magnitude))
+            replay = ff.Replay(RUMBLE_MS, 0)
+            effect = ff.Effect(ecodes.FF_RUMBLE, self._effect, 0, ff.Trigger(0, 0), replay, kind)
+            self._effect = self._device.upload_effect(effect)
+            self._device.write(ecodes.EV_FF, self._effect, 1)
+        except OSError as error:
+            return f"{self.name}: {error.strerror}"
+        return ""
+
     def _resync(self) -> None:
         axes = {
             code: self._device.absinfo(code).value for code, _ in self._device.capabilities().get(ecodes.EV_ABS, [])
@@ -67,3 +95,4 @@ class PadConnection:
         if self._device is not None:
             self._device.close()
         self._device, self.state, self.error = None, None, str(error)
+        self._effect = NO_EFFECT

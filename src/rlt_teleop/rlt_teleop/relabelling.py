@@ -50,8 +50,19 @@ class Relabelling:
         if done.relabel is not None:
             self._publish(done.relabel)
             self._node.get_logger().info(f"relabelled: {change}")
-        self._machine.relabelled(episode_id, label, done.succeeded_more, change)
+        self._machine.relabelled(episode_id, done.before, label, change)
         return done.trained_more
+
+    def keep_discarded(self, episode_id: int) -> None:
+        """The file of an episode that was given up came late: let it say what everybody was told. CommandRefused."""
+        done = self._corrections.give(episode_id, Label.DISCARD, self._newest_ended())
+        if done.relabel is not None:
+            self._publish(done.relabel)
+        self._machine.found(episode_id)
+        self._node.get_logger().warning(
+            f"episode {episode_id}: its file came after it was given up; it stays a discard: undo, or label_episode, "
+            f"gives it its label ({done.before.name.lower()}) back"
+        )
 
     def _newest_ended(self) -> int:
         episode = self._machine.episode

@@ -122,8 +122,9 @@ class RunAction:
         await manager.news.until(lambda: machine.episode.label != Label.NONE or handle.is_cancel_requested)
         if machine.episode.label == Label.NONE:
             manager.command(machine.label, Label.DISCARD, "the run was cancelled")
-        episode_id, label = machine.episode.episode_id, machine.episode.label
+        episode_id = machine.episode.episode_id
         await manager.news.until(lambda: manager.closed_episode >= episode_id)
+        label = machine.episode.label  # one that was lost is a discard now
         result.episode_ids.append(episode_id)
         result.labels.append(label)
         result.critical_steps.append(count.critical_steps)

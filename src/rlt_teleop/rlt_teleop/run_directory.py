@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.relabels import EPISODES, corrected_labels, episode_facts
+from rlt_teleop.episode_machine import COUNT_OF, COUNTS, Label
 
 _NAME = re.compile(r"^(\d+)\.mcap(\..*)?$")
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a run directory holds: the largest id in use (0: none), and how many episodes ended.
+    """What a run directory holds: the largest id in use (0: none), and how its finished episodes ended.
 
-    `training_episodes`: those of purpose train that were not discarded.
+    `counts`: by the names in :data:`COUNTS`. `training_episodes`: those of purpose train that were not discarded.
     """
 
     last_episode_id: int
-    episodes: int
-    successes: int
+    counts: Mapping[str, int]
     training_episodes: int
     unreadable: tuple[str, ...]
 
@@ -37,7 +38,8 @@ def scan(run: Path | str) -> Ledger:
     Raises EpisodeFileError when the corrected labels cannot be read.
     """
     folder = Path(run) / EPISODES
-    last = episodes = successes = training = 0
+    last = training = 0
+    counts = dict.fromkeys(COUNTS, 0)
     unreadable = []
     corrected = corrected_labels(run)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -52,7 +54,10 @@ def scan(run: Path | str) -> Ledger:
         except EpisodeFileError as error:
             unreadable.append(str(error))
             continue
-        episodes += 1
-        successes += facts.get("label") == "success"
+        counts["episodes"] += 1
+        label = facts.get("label", "").upper()
+        if label in Label.__members__ and Label[label] in COUNT_OF:
+            counts[COUNT_OF[Label[label]]] += 1
+        counts["interventions"] += facts.get("intervened") == "true"
         training += facts.get("purpose") == "train" and facts.get("label") != "discard"
-    return Ledger(last, episodes, successes, training, tuple(unreadable))
+    return Ledger(last, counts, training, tuple(unreadable))

@@ -6,17 +6,25 @@ things stand. Nothing here commands anything.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rlt_common.health import ERROR, OK, WARN
 from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
-from rlt_teleop.episode_machine import MOVING, Driver, Label, Phase, Purpose
+from rlt_teleop.episode_machine import COUNT_OF, MOVING, Driver, Label, Phase, Purpose
 from rlt_teleop.operator_actions import BUTTON
 
-EXPECTED = ("camera_ingest", "vla", "rl_policy", "chunk_executor", "episode_manager", "recorder")
-"""Nodes without which no episode runs: they are shown even if they were never heard."""
+EXPECTED = (
+    "camera_ingest",
+    "vla",
+    "rl_policy",
+    "rl_learner",
+    "chunk_executor",
+    "episode_manager",
+    "joy_operator",
+    "recorder",
+)
+"""Nodes of a whole graph: they are shown even if they were never heard."""
 SILENT_S = 3.0
 """Every node says how it is once a second: one that missed three is shown as silent."""
 WINDOW = 20
@@ -55,13 +63,16 @@ class Snapshot:
     estop: bool = False
     step: int = 0
     label: Label = Label.NONE
+    confirmation: int = EpisodeState.CONFIRMATION_DONE
+    """EpisodeState.CONFIRMATION_* of `label`."""
     episodes: int = 0
     successes: int = 0
     labels: Mapping[str, int] = field(default_factory=dict)
-    """Of the episodes that ended while this was watching: label -> count."""
+    """Of the run's confirmed episodes, those of earlier starts included: label -> count."""
     recent_success_rate: float | None = None
+    """Of the newest confirmed ones that ended while this was watching."""
     intervention_rate: float | None = None
-    """Share of the recent episodes in which a human drove at least one step."""
+    """Share of the run's confirmed episodes in which a human took over."""
     relabelling: int = 0
     waiting_for: str = ""
     buttons: Mapping[str, str] = field(default_factory=dict)
@@ -103,9 +114,7 @@ class StatusModel:
         self._control: ControlState | None = None
         self._training: TrainingStatus | None = None
         self._recorder: RecorderStatus | None = None
-        self._human_episode = 0
         self._labels: dict[int, Label] = {}  # of the episodes that ended meanwhile
-        self._with_human: set[int] = set()
         self._last_ended = 0
         self._buttons: dict[str, str] = {}
         self._nodes: dict[str, tuple[bytes, str, dict[str, str], float]] = {}
@@ -114,12 +123,10 @@ class StatusModel:
         """A state of the episode manager."""
         self._episode = message
         label = _known(Label, message.label)
-        over = message.phase in (EpisodeState.PHASE_LABELLED, EpisodeState.PHASE_IDLE, EpisodeState.PHASE_ESTOP)
-        if over and label not in (None, Label.NONE) and message.episode_id > self._last_ended:
+        counts = message.confirmation == EpisodeState.CONFIRMATION_DONE
+        if counts and label not in (None, Label.NONE) and message.episode_id > self._last_ended:
             self._last_ended = message.episode_id
             self._labels[message.episode_id] = label
-            if self._human_episode == message.episode_id:
-                self._with_human.add(message.episode_id)
 
     def on_relabel(self, message: Relabel) -> None:
         """A corrected label; of an episode that ended before this was watching it says nothing here."""
@@ -130,11 +137,6 @@ class StatusModel:
     def on_control(self, message: ControlState) -> None:
         """A state of the executor."""
         self._control = message
-
-    def on_executed(self, message: ExecutedAction) -> None:
-        """A control step."""
-        if message.source == ExecutedAction.SOURCE_HUMAN:
-            self._human_episode = message.episode_id
 
     def on_training(self, message: TrainingStatus) -> None:
         """A state of the learner."""
@@ -156,14 +158,12 @@ class StatusModel:
         facts: dict[str, object] = {
             "training": self._training,
             "recorder_error": self._recorder.error if self._recorder else "",
-            "labels": Counter(label.name.lower() for label in self._labels.values()),
             "buttons": self._buttons,
             "drops": self._drops(),
             "health": self._health(now_s),
         }
         if recent := list(self._labels)[-WINDOW:]:
             facts["recent_success_rate"] = sum(self._labels[i] == Label.SUCCESS for i in recent) / len(recent)
-            facts["intervention_rate"] = sum(i in self._with_human for i in recent) / len(recent)
         if episode is not None:
             purpose = _known(Purpose, episode.purpose)
             facts |= {
@@ -173,6 +173,11 @@ class StatusModel:
                 "episode_id": episode.episode_id,
                 "reason": episode.reason,
                 "label": _known(Label, episode.label) or Label.NONE,
+                "confirmation": episode.confirmation,
+                "labels": {
+                    label.name.lower(): count for label, name in COUNT_OF.items() if (count := getattr(episode, name))
+                },
+                "intervention_rate": episode.interventions / episode.episodes if episode.episodes else None,
                 "episodes": episode.episodes,
                 "successes": episode.successes,
                 "relabelling": episode.relabelling,

@@ -1,6 +1,6 @@
 """What an operator has to know, in a terminal: `ros2 run rlt_teleop status`. Only listens.
 
-Subscribes  episode_state, control_state, training_status, recorder_status (latched), executed_action, /diagnostics
+Subscribes  episode_state, control_state, training_status, recorder_status, relabel (latched), /diagnostics
 
 On a terminal it redraws one page; where the output is a file or a pipe it prints a line whenever one changes.
 """
@@ -19,7 +19,7 @@ from rich.live import Live
 from rlt_common import topics
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
-from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
+from rlt_msgs.msg import ControlState, EpisodeState, RecorderStatus, Relabel, TrainingStatus
 from rlt_teleop.status_model import StatusModel
 from rlt_teleop.status_view import line, panel
 
@@ -51,7 +51,6 @@ class StatusNode(Node):
         self.create_subscription(TrainingStatus, topics.TRAINING_STATUS, model.on_training, topics.QOS_LATCHED)
         self.create_subscription(RecorderStatus, topics.RECORDER_STATUS, model.on_recorder, topics.QOS_LATCHED)
         self.create_subscription(Relabel, topics.RELABEL, model.on_relabel, topics.QOS_RELABEL)
-        self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, model.on_executed, topics.QOS_STREAM)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.QOS_EVENT)
         self.create_timer(1.0 / parameters.refresh_hz, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
 

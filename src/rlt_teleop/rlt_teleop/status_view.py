@@ -10,13 +10,19 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rlt_msgs.msg import EpisodeState
 from rlt_teleop.episode_machine import Label, Phase
 from rlt_teleop.operator_actions import actions
+from rlt_teleop.printable import printable
 from rlt_teleop.status_model import Snapshot
 
 COLOURS = {"ok": "green", "warn": "yellow", "error": "bold red", "silent": "bold red", "unheard": "dim"}
 PHASE_COLOURS = {Phase.BASE: "cyan", Phase.CRITICAL: "bold magenta", Phase.ESTOP: "bold red"}
 NOTHING = "–"
+CONFIRMED = {
+    EpisodeState.CONFIRMATION_PENDING: " (not confirmed yet)",
+    EpisodeState.CONFIRMATION_LOST: " (lost: no whole file came of it)",
+}
 
 
 def share(value: float | None) -> str:
@@ -42,7 +48,7 @@ def line(snapshot: Snapshot) -> str:
     parts += [f"{node.name} {node.level}: {node.message}" for node in snapshot.troubles]
     if snapshot.recorder_error:
         parts.append(f"recorder: {snapshot.recorder_error}")
-    return "; ".join(parts)
+    return printable("; ".join(parts))
 
 
 def panel(snapshot: Snapshot) -> Panel:
@@ -51,29 +57,43 @@ def panel(snapshot: Snapshot) -> Panel:
     parts = [_episode(snapshot), _presses(snapshot), _learning(snapshot), _nodes(snapshot)]
     if snapshot.drops:
         parts.append(_titled("lost, refused or late", snapshot.drops))
-    return Panel(Group(*parts), title=f"RLT {snapshot.task}".strip(), border_style=border)
+    return Panel(Group(*parts), title=_text(f"RLT {snapshot.task}".strip()), border_style=border)
+
+
+def _text(value: object, style: str = "") -> Text:
+    """As it is: rich would take brackets in a plain string for markup, and control characters for commands."""
+    return Text(printable(value), style=style)
 
 
 def _episode(snapshot: Snapshot) -> Table:
     phase = snapshot.phase.name if snapshot.phase is not None else "no word from the episode manager"
     table = _grid()
-    table.add_row("episode", f"{snapshot.episode_id} ({snapshot.purpose})" if snapshot.episode_id else NOTHING)
-    table.add_row("phase", Text(phase, style=PHASE_COLOURS.get(snapshot.phase, "white")))
-    table.add_row("because", snapshot.reason or NOTHING)
+    rows: list[tuple[str, str, str]] = [
+        ("episode", f"{snapshot.episode_id} ({snapshot.purpose})" if snapshot.episode_id else NOTHING, ""),
+        ("phase", phase, PHASE_COLOURS.get(snapshot.phase, "white")),
+        ("because", snapshot.reason or NOTHING, ""),
+    ]
     if snapshot.waiting_for:
-        table.add_row("waits for you", Text(snapshot.waiting_for, style="bold yellow"))
-    table.add_row("drives", Text(snapshot.driver, style="bold" if snapshot.moving else "dim"))
+        rows.append(("waits for you", snapshot.waiting_for, "bold yellow"))
+    rows.append(("drives", snapshot.driver, "bold" if snapshot.moving else "dim"))
     if snapshot.hold_reason:
-        table.add_row("holds", Text(snapshot.hold_reason, style="red" if snapshot.estop else "yellow"))
-    table.add_row("last label", snapshot.label.name.lower() if snapshot.label != Label.NONE else NOTHING)
-    table.add_row(
-        "episodes", f"{snapshot.episodes}, {snapshot.successes} successes ({share(snapshot.success_rate)} of all)"
-    )
-    seen = ", ".join(f"{count} {label}" for label, count in snapshot.labels.items()) or NOTHING
-    table.add_row("seen here", f"{seen}; success {share(snapshot.recent_success_rate)} lately")
-    table.add_row("interventions", f"in {share(snapshot.intervention_rate)} of these episodes")
+        rows.append(("holds", snapshot.hold_reason, "red" if snapshot.estop else "yellow"))
+    label = snapshot.label.name.lower() + CONFIRMED.get(snapshot.confirmation, "")
+    counts = ", ".join(f"{count} {name}" for name, count in snapshot.labels.items()) or NOTHING
+    rows += [
+        ("last label", label if snapshot.label != Label.NONE else NOTHING, ""),
+        ("episodes", f"{snapshot.episodes}: {counts}", ""),
+        (
+            "success",
+            f"{share(snapshot.success_rate)} of all, {share(snapshot.recent_success_rate)} of the last ones seen here",
+            "",
+        ),
+        ("interventions", f"in {share(snapshot.intervention_rate)} of all", ""),
+    ]
     if snapshot.recorder_error:
-        table.add_row("recorder", Text(snapshot.recorder_error, style="bold red"))
+        rows.append(("recorder", snapshot.recorder_error, "bold red"))
+    for name, value, style in rows:
+        table.add_row(name, _text(value, style))
     return table
 
 
@@ -103,7 +123,7 @@ def _nodes(snapshot: Snapshot) -> Table:
     table = Table.grid(padding=(0, 2))
     for node in snapshot.health:
         style = COLOURS[node.level]
-        table.add_row(Text("●", style=style), node.name, Text(node.level, style=style), Text(node.message, style="dim"))
+        table.add_row(_text("●", style), _text(node.name), _text(node.level, style), _text(node.message, "dim"))
     return table
 
 
@@ -120,9 +140,9 @@ def _presses(snapshot: Snapshot) -> Table:
 
 def _titled(title: str, rows: Mapping[str, object]) -> Table:
     table = _grid()
-    table.add_row(Text(title, style="bold underline"), "")
+    table.add_row(_text(title, "bold underline"), "")
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(_text(name), _text(value))
     return table
 
 

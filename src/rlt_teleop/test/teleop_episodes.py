@@ -36,9 +36,11 @@ def running(episode_id: int = 1, phase: Phase = Phase.RESETTING, **changes) -> E
     return replace(episode, **changes)
 
 
-def ended(episode_id: int = 1, label: Label = Label.SUCCESS, phase: Phase = Phase.LABELLED) -> Episode:
-    """The state that ends an episode."""
-    return running(episode_id, phase, label=label, reason="button")
+def ended(
+    episode_id: int = 1, label: Label = Label.SUCCESS, phase: Phase = Phase.LABELLED, **changes: object
+) -> Episode:
+    """The state that ends an episode; its label is not confirmed unless `changes` say so."""
+    return running(episode_id, phase, label=label, reason="button", **changes)
 
 
 def state_cdr(episode: Episode, stamp_ns: int = 0) -> bytes:

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_msgs.msg import EpisodeState
 from rlt_teleop.episode_machine import (
+    COUNT_OF,
     MOVING,
     CommandRefused,
+    Confirmation,
     Driver,
     Episode,
     EpisodeMachine,
@@ -68,13 +70,81 @@ def test_a_full_episode():
     assert machine.episode.epoch == 2
     machine.label(Label.SUCCESS, "button")
     assert machine.episode.phase == Phase.LABELLED
+    assert (machine.episode.episodes, machine.episode.successes) == (0, 0), "its file is not durable yet"
+    machine.confirm(1)
+    assert machine.episode.confirmation == Confirmation.DONE
     assert (machine.episode.episodes, machine.episode.successes) == (1, 1)
-    machine.confirm("durable")
+    machine.close("written")
     assert machine.episode.phase == Phase.IDLE
     assert machine.episode.label == Label.SUCCESS, "a late reader still learns how it ended"
     machine.start(spec())
     assert machine.episode.episode_id == 2
     assert machine.episode.label == Label.NONE
+    assert machine.episode.confirmation == Confirmation.PENDING
+
+
+def test_an_episode_without_a_file_is_a_discard_and_counts_nowhere():
+    machine = in_phase(Phase.LABELLED)
+    machine.lose(7, "the recorder was interrupted")
+    episode = machine.episode
+    assert (episode.phase, episode.label, episode.confirmation) == (Phase.IDLE, Label.DISCARD, Confirmation.LOST)
+    assert "labelled success, is lost, a discard: the recorder was interrupted" in episode.reason
+    assert (episode.episodes, episode.successes, episode.discards) == (0, 0, 0)
+    with pytest.raises(CommandRefused, match="does not wait for its file"):
+        machine.confirm(7)
+    machine.found(7)
+    episode = machine.episode
+    assert (episode.label, episode.confirmation) == (Label.DISCARD, Confirmation.DONE)
+    assert (episode.episodes, episode.successes, episode.discards) == (1, 0, 1)
+
+
+def test_a_label_before_an_emergency_stop_counts_once_its_file_is_durable():
+    machine = in_phase(Phase.LABELLED)
+    machine.estop("red button")
+    assert machine.pending == (7,)
+    machine.confirm(7)
+    assert (machine.episode.phase, machine.episode.successes) == (Phase.ESTOP, 1)
+    assert machine.pending == ()
+
+
+def test_a_label_that_is_not_confirmed_cannot_be_corrected():
+    machine = in_phase(Phase.LABELLED)
+    machine.estop("red button")
+    with pytest.raises(CommandRefused, match="not confirmed yet"):
+        machine.check_relabel(7)
+    machine.confirm(7)
+    machine.check_relabel(7)
+    machine.relabelled(7, Label.SUCCESS, Label.FAILURE, "wrong button")
+    assert (machine.episode.successes, machine.episode.failures, machine.episode.label) == (0, 1, Label.FAILURE)
+
+
+def test_who_holds_the_take_over_button_when_the_episode_begins_has_control():
+    machine = EpisodeMachine("screw")
+    with pytest.raises(CommandRefused):
+        machine.intervene()
+    machine.start(spec())
+    machine.scene_ready()
+    assert machine.episode.human_in_control
+    machine.release()
+    assert not machine.episode.human_in_control
+    machine.label(Label.SUCCESS, "")
+    machine.confirm(1)
+    assert machine.episode.interventions == 1
+    machine.close("")
+    machine.start(spec())
+    with pytest.raises(CommandRefused):
+        machine.intervene()
+    with pytest.raises(CommandRefused):
+        machine.release()
+    machine.scene_ready()
+    assert not machine.episode.human_in_control, "let go before it began"
+
+
+def test_a_demonstration_is_no_intervention():
+    machine = in_phase(Phase.BASE, driver=Driver.HUMAN, purpose=Purpose.COLLECT)
+    machine.label(Label.SUCCESS, "")
+    machine.confirm(7)
+    assert machine.episode.interventions == 0
 
 
 def test_a_hand_off_decided_in_another_epoch_is_refused():
@@ -147,7 +217,9 @@ REFUSALS = [
     (Phase.RESETTING, lambda m: m.start(spec()), "wait for the reset"),
     (Phase.BASE, lambda m: m.start(spec()), "label or discard it first"),
     (Phase.BASE, lambda m: m.release(), "no human is in control"),
-    (Phase.BASE, lambda m: m.confirm(""), "running"),
+    (Phase.BASE, lambda m: m.confirm(7), "does not wait for its file"),
+    (Phase.BASE, lambda m: m.lose(7, ""), "does not wait for its file"),
+    (Phase.BASE, lambda m: m.close(""), "running"),
     (Phase.BASE, lambda m: m.label(Label.TIMEOUT, ""), "choose success, failure or discard"),
     (Phase.CRITICAL, lambda m: m.hand_off(50), "running"),
     (Phase.LABELLED, lambda m: m.label(Label.FAILURE, ""), "has its label already"),
@@ -217,7 +289,10 @@ COMMANDS = {
     "failure": lambda m: m.label(Label.FAILURE, ""),
     "discard": lambda m: m.label(Label.DISCARD, ""),
     "time out": lambda m: m.time_out(),
-    "confirm": lambda m: m.confirm(""),
+    "confirm": lambda m: m.confirm(m.episode.episode_id),
+    "lose": lambda m: m.lose(m.episode.episode_id, ""),
+    "found": lambda m: m.found(m.episode.episode_id),
+    "close": lambda m: m.close(""),
     "estop": lambda m: m.estop("stop"),
     "reset estop": lambda m: m.reset_estop(),
     "overtake": lambda m: m.overtake(3, 30),
@@ -242,7 +317,7 @@ def test_whatever_is_pressed(names):
             continue
         assert after.epoch >= before.epoch, "the epoch never falls"
         assert (after.episode_id, after.epoch) >= (before.episode_id, before.epoch)
-        if after.label != Label.NONE:
+        if after.label != Label.NONE and after.confirmation != Confirmation.LOST and name != "found":
             labels.setdefault(after.episode_id, set()).add(after.label)
         if name == "estop":
             released = False
@@ -257,7 +332,11 @@ def test_whatever_is_pressed(names):
         changed_hands = before.human_in_control != after.human_in_control
         if changed_hands and name in ("intervene", "release"):
             assert after.epoch > before.epoch
-        assert after.successes <= after.episodes
+        assert after.episodes == sum(getattr(after, count) for count in COUNT_OF.values())
+        if after.confirmation == Confirmation.LOST:
+            assert after.label == Label.DISCARD, "a lost episode is a discard"
+        if after.episodes > before.episodes:
+            assert after.confirmation == Confirmation.DONE, "an episode counts once it is confirmed"
     assert all(len(given_labels) == 1 for given_labels in labels.values()), "a label is given at most once"
 
 

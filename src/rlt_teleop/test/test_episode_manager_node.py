@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -227,7 +228,8 @@ def test_emergency_stop_by_the_operator_is_latched_in_the_executor_and_needs_res
     assert "reset the emergency stop first" in refused.message
     assert call(cell.graph, cell.operator, ResetEstop).reset
     cell.until_phase(IDLE)
-    cell.graph.until(lambda: any(s.durable for s in cell.operator.statuses), "the discarded episode is on disk")
+    done = EpisodeState.CONFIRMATION_DONE
+    cell.graph.until(lambda: cell.operator.state.confirmation == done, "the discarded episode is on disk")
     assert cell.start() == 2
     cell.until_phase(BASE)
 
@@ -509,7 +511,8 @@ def test_no_label_is_taken_back_while_the_arms_move_and_motion_drops_the_pick(ma
 def test_the_operator_is_reminded_and_an_episode_that_nobody_resets_is_discarded(make_cell):
     skipped = [0.0]
     cell = make_cell(reset="operator", clock=lambda: time.monotonic() + skipped[0])
-    cell.manager._wait = OperatorWait(remind_s=300.0, limit_s=600.0)
+    cell.manager._wait = OperatorWait(remind_s=300.0)
+    cell.manager.parameters = replace(cell.manager.parameters, reset_wait_s=600.0)
     cell.start()
     cell.graph.until(lambda: "reset the scene of episode 1" in cell.operator.state.waiting_for, "it waits visibly")
     skipped[0] = 301.0
@@ -517,7 +520,64 @@ def test_the_operator_is_reminded_and_an_episode_that_nobody_resets_is_discarded
     skipped[0] = 601.0
     cell.until_discarded()
     assert "nobody came" in next(s.reason for s in cell.operator.states if s.phase == LABELLED)
-    cell.graph.until(lambda: cell.operator.state.waiting_for == "", "it waits no more")
+    cell.graph.until(lambda: "press next episode" in cell.operator.state.waiting_for, "it waits for the next one")
+
+
+def test_a_picked_label_that_nobody_gives_is_left_as_it_is(make_cell):
+    skipped = [0.0]
+    cell = make_cell(tick="timer", clock=lambda: time.monotonic() + skipped[0])
+    ended_episodes(cell, EpisodeState.LABEL_SUCCESS)
+    cell.press(OperatorEvent.EVENT_UNDO)
+    cell.graph.until(lambda: "give episode 1 its label" in cell.operator.state.waiting_for, "it waits visibly")
+    skipped[0] = 61.0
+    cell.graph.until(lambda: not cell.operator.state.relabelling, "the pick is dropped")
+    assert "episode 1 keeps its own" in cell.operator.state.reason
+    assert cell.operator.state.label == EpisodeState.LABEL_SUCCESS
+    assert not (cell.run / "labels.jsonl").exists()
+
+
+def test_at_the_step_limit_the_operator_s_label_is_waited_for_where_that_is_set(make_cell):
+    skipped = [0.0]
+    cell = make_cell(clock=lambda: time.monotonic() + skipped[0], recorder=False)
+    cell.manager.parameters = replace(cell.manager.parameters, label_wait_s=20.0)
+    for label in (EpisodeState.LABEL_SUCCESS, EpisodeState.LABEL_TIMEOUT):
+        cell.until_started()
+        cell.until_phase(BASE)
+        cell.executor.reach_limit()
+        cell.graph.until(lambda: "label episode" in cell.operator.state.waiting_for, "it waits for a label")
+        assert cell.operator.state.phase == BASE
+        if label == EpisodeState.LABEL_SUCCESS:
+            cell.press(OperatorEvent.EVENT_SUCCESS)
+        else:
+            skipped[0] += 21.0
+        cell.until_phase(IDLE)
+        assert cell.operator.state.label == label
+
+
+def test_an_executor_that_falls_silent_discards_the_episode_and_the_operator_is_told(make_cell):
+    cell = make_cell(recorder=False)
+    cell.manager.parameters = replace(cell.manager.parameters, executor_timeout_s=1.0)
+    cell.start()
+    cell.until_steps(6)
+    cell.graph.remove(cell.executor)
+    cell.until_discarded()
+    assert "the chunk executor is gone" in next(s.reason for s in cell.operator.states if s.phase == LABELLED)
+    cell.graph.until(lambda: "restart_executor" in cell.operator.state.waiting_for, "what to do is said")
+    cell.executor = cell.graph.add(FakeExecutor())
+    cell.graph.until(lambda: "press next episode" in cell.operator.state.waiting_for, "it goes on")
+    assert cell.until_started() == 2
+
+
+def test_who_holds_the_take_over_button_while_the_scene_is_reset_drives_from_the_first_step(make_cell):
+    cell = make_cell(reset="operator", recorder=False)
+    cell.start()
+    cell.until_phase(RESETTING)
+    cell.press(OperatorEvent.EVENT_INTERVENE_START)
+    cell.graph.until(lambda: "cannot take over in RESETTING" in cell.manager._refused, "not before it begins")
+    cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
+    cell.until_phase(BASE)
+    assert cell.operator.state.human_in_control
+    assert "holds the take-over button" in cell.operator.state.reason
 
 
 def test_a_restarted_manager_stands_still_and_goes_on_with_new_ids(make_cell):
@@ -571,7 +631,7 @@ def test_a_manager_killed_right_after_the_label_loses_no_episode(make_cell, tmp_
     path = cell.run / "episodes" / "000001.mcap"
     cell.graph.until(path.exists, "the recorder makes it durable all the same")
     assert episode_metadata(path)["label"] == "success"
-    assert scan(cell.run).successes == 1
+    assert scan(cell.run).counts["successes"] == 1
 
 
 def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(make_cell, tmp_path):
@@ -599,6 +659,63 @@ def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(
     assert [path.name for path in (cell.run / "episodes").iterdir()] == ["000001.mcap.part"]
     cell.until_phase(IDLE)
     assert "did not confirm" in cell.operator.state.reason
+    given = [state for state in cell.operator.states if state.label == EpisodeState.LABEL_SUCCESS]
+    assert given, "the label was said"
+    assert {state.confirmation for state in given} == {EpisodeState.CONFIRMATION_PENDING}
+    state = cell.operator.state
+    assert (state.label, state.confirmation) == (EpisodeState.LABEL_DISCARD, EpisodeState.CONFIRMATION_LOST)
+    assert (state.episodes, state.successes) == (0, 0)
+    assert "cannot be relabelled" in cell.label(EpisodeState.LABEL_SUCCESS, episode_id=1).message
+    assert scan(cell.run).counts["episodes"] == 0, "after a restart the same"
+
+
+def test_a_file_that_comes_after_its_episode_was_given_up_stays_a_discard_that_can_be_corrected(make_cell):
+    cell = make_cell(recorder_timeout_s=10.0, tick="timer")
+    cell.start(purpose=TRAIN)
+    cell.until_steps(6)
+    cell.manager.recordings.timeout_s = 0.1
+    cell.recorder.recorder._settle_s = 3.0
+    cell.executor.step += 1  # a step that the recorder never gets: it waits for it before it finishes the file
+    cell.label(EpisodeState.LABEL_SUCCESS)
+    lost = EpisodeState.CONFIRMATION_LOST
+    cell.graph.until(lambda: cell.operator.state.confirmation == lost, "the manager gives the episode up")
+    assert (cell.operator.state.episodes, cell.manager.training_episodes) == (0, 0)
+    done = EpisodeState.CONFIRMATION_DONE
+    cell.graph.until(lambda: cell.operator.state.confirmation == done, "its file comes late")
+    assert cell.operator.state.label == EpisodeState.LABEL_DISCARD
+    counts = scan(cell.run).counts
+    assert (counts["episodes"], counts["discards"]) == (1, 1)
+    assert (cell.operator.state.episodes, cell.operator.state.discards) == (1, 1)
+    assert cell.label(EpisodeState.LABEL_SUCCESS, episode_id=1).accepted
+    cell.graph.until(lambda: cell.operator.state.successes == 1, "the label is given back")
+    assert (scan(cell.run).counts["successes"], cell.manager.training_episodes) == (1, 1)
+
+
+def test_a_recorder_that_is_killed_and_restarted_after_the_label_loses_the_episode_visibly(make_cell, tmp_path):
+    cell = make_cell(recorder=None, recorder_timeout_s=60.0)
+    process = as_process("recorder", cell, tmp_path)
+    try:
+        cell.graph.until(
+            lambda: (
+                cell.executor.executed.get_subscription_count() >= 2
+                and cell.operator.count_publishers(topics.RECORDER_STATUS) >= 1
+            ),
+            "the recorder is there",
+        )
+        handle = cell.send_goal(count=1)
+        cell.until_steps(6)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    cell.press(OperatorEvent.EVENT_SUCCESS)
+    cell.until_phase(LABELLED)
+    cell.graph.add(RecorderNode())
+    cell.until_phase(IDLE)
+    assert cell.operator.state.label == EpisodeState.LABEL_DISCARD
+    assert "the recorder was interrupted" in cell.operator.state.reason
+    result = handle.get_result_async()
+    cell.graph.until(result.done, "the run is over")
+    assert list(result.result().result.labels) == [EpisodeState.LABEL_DISCARD]
 
 
 def test_on_a_robot_the_state_is_repeated_as_a_sign_of_life_and_journalled_once(make_graph, tmp_path):

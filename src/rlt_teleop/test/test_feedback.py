@@ -2,16 +2,19 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 import teleop_episodes as eps
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import JoyFeedback
 
 from rlt_common import topics
+from rlt_common.health import ERROR, OK
 from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import ControlState, EpisodeState, RecorderStatus
-from rlt_teleop.episode_machine import Driver, Label, Phase
+from rlt_teleop.episode_machine import Confirmation, Driver, Label, Phase
 from rlt_teleop.feedback_cues import Cue, Cues, Urgency
 from rlt_teleop.feedback_node import FeedbackNode
 from rlt_teleop.feedback_outputs import BELL, Speech, Terminal
@@ -79,6 +82,53 @@ def test_emergency_stop_and_recorder_are_alarms():
     assert "released" in released.text
 
 
+def test_a_lost_episode_is_an_alarm_and_no_invitation():
+    lost = eps.running(
+        4, Phase.IDLE, label=Label.DISCARD, confirmation=Confirmation.LOST, episodes=3, reason="episode 4 is lost"
+    )
+    found = told(Cues(), eps.ended(4, Label.SUCCESS), lost, lost)
+    assert found == [Cue("episode 4 is lost", Urgency.ALARM)]
+    stopped = eps.running(5, Phase.ESTOP, label=Label.DISCARD)
+    (cue,) = told(Cues(), stopped, replace(stopped, confirmation=Confirmation.LOST))
+    assert (cue.text, cue.urgency) == ("episode 5 is lost: it was not recorded", Urgency.ALARM)
+
+
+def test_why_an_episode_is_a_discard_is_told():
+    ended = replace(eps.ended(4, Label.DISCARD), reason="the chunk executor is gone")
+    (cue,) = told(Cues(), eps.running(4, Phase.CRITICAL), ended)
+    assert cue.text == "discarded: the chunk executor is gone"
+
+
+def test_an_executor_that_falls_silent_is_an_alarm_once_and_so_is_its_return():
+    cues = Cues()
+    assert cues.on_time(100.0) == [], "it was never there"
+    cues.on_control(ControlState(), 100.0)
+    assert cues.on_time(102.0) == []
+    (gone,) = cues.on_time(103.5)
+    assert gone.urgency == Urgency.ALARM
+    assert "nothing commands the arms" in gone.text
+    assert cues.on_time(104.5) == []
+    (back,) = cues.on_control(ControlState(), 105.0)
+    assert "is back" in back.text
+    assert cues.on_time(106.0) == []
+
+
+def test_a_pad_that_is_gone_is_an_alarm_and_other_nodes_are_the_status_view_s_business():
+    cues = Cues()
+    assert cues.on_health("vla", ERROR, "no weights") == []
+    assert cues.on_health("cell/joy_operator", OK, "watching") == []
+    (gone,) = cues.on_health("cell/joy_operator", ERROR, "joy is silent")
+    assert gone == Cue("joy is silent", Urgency.ALARM)
+    assert cues.on_health("cell/joy_operator", ERROR, "joy is silent still") == []
+    assert [cue.urgency for cue in cues.on_health("cell/joy_operator", OK, "watching")] == [Urgency.NEWS]
+
+
+def test_no_text_of_a_message_steers_the_terminal():
+    stream = io.StringIO()
+    Terminal(stream).emit(Cue("a \x1b[2J\nb"))
+    assert stream.getvalue() == "a \ufffd[2J\ufffdb\n"
+
+
 def test_numbers_that_mean_nothing_raise_nothing():
     cues = Cues()
     for values in ({"phase": 0}, {"phase": 200, "driver": 9}, {"phase": EpisodeState.PHASE_CRITICAL, "driver": 9}):
@@ -135,6 +185,30 @@ def test_the_node_prints_and_rumbles_and_stops_rumbling(make_graph, capsys):
     assert speaker.rumbles[0] > 0
     assert speaker.rumbles[1] == 0
     assert "episode 4: reset the scene" in capsys.readouterr().out
+
+
+def test_the_node_tells_of_the_pad_of_its_own_robot_and_of_an_executor_that_is_gone(make_graph, capsys, monkeypatch):
+    monkeypatch.setattr("rlt_teleop.feedback_cues.EXECUTOR_SILENT_S", 0.5)
+    graph = make_graph({})
+    node = graph.add(FeedbackNode())
+    robot = graph.add(Node("robot"))
+    control = robot.create_publisher(ControlState, topics.CONTROL_STATE, topics.QOS_LATCHED)
+    diagnostics = robot.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, topics.QOS_CONTROL)
+    graph.until(diagnostics.get_subscription_count, "feedback listens")
+    own = node.get_namespace().strip("/")
+    for name, words in ((f"other{own}/joy_operator", "of another robot"), (f"{own}/joy_operator", "joy is silent")):
+        status = DiagnosticStatus(name=name, level=ERROR, message=words)
+        diagnostics.publish(DiagnosticArray(status=[status]))
+    control.publish(ControlState())
+    said = []
+
+    def told_of_it() -> bool:
+        said.append(capsys.readouterr().out)
+        return "the chunk executor is gone" in "".join(said)
+
+    graph.until(told_of_it, "the executor's silence is told")
+    assert "joy is silent" in "".join(said)
+    assert "of another robot" not in "".join(said)
 
 
 @pytest.mark.parametrize(

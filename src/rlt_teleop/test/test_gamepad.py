@@ -103,9 +103,21 @@ class Device:
         self.batches: list = []
         self.keys: list[int] = []
         self.closed = False
+        self.rumbles = [e.FF_RUMBLE]
+        self.uploaded: list = []
+        self.written: list = []
 
     def capabilities(self):
-        return {e.EV_KEY: XBOX_KEYS, e.EV_ABS: list(XBOX_AXES.items())}
+        return {e.EV_KEY: XBOX_KEYS, e.EV_ABS: list(XBOX_AXES.items()), e.EV_FF: self.rumbles}
+
+    def upload_effect(self, effect):
+        if isinstance(self.uploaded, OSError):
+            raise self.uploaded
+        self.uploaded.append((effect.id, effect.type, effect.u.ff_rumble_effect.strong_magnitude))
+        return 3 if effect.id < 0 else effect.id
+
+    def write(self, kind, code, value):
+        self.written.append((kind, code, value))
 
     def active_keys(self):
         return self.keys
@@ -192,3 +204,22 @@ def test_a_pad_that_may_only_be_read_is_found(monkeypatch, wanted):
     monkeypatch.setattr(evdev, "list_devices", listed)
     monkeypatch.setattr(evdev, "InputDevice", opened)
     assert find_pad(wanted).name == "Test pad"
+
+
+def test_a_pad_rumbles_with_one_effect_of_the_kernel_and_stops():
+    device = Device()
+    connection = connected(device)
+    assert connection.rumble(0.0) == "", "there is nothing to stop"
+    assert [connection.rumble(strength) for strength in (0.5, 7.0, 0.0)] == ["", "", ""]
+    assert device.uploaded == [(-1, e.FF_RUMBLE, 32768), (3, e.FF_RUMBLE, 65535)]
+    assert device.written == [(e.EV_FF, 3, 1), (e.EV_FF, 3, 1), (e.EV_FF, 3, 0)]
+
+
+def test_why_a_pad_does_not_rumble_is_said():
+    device = Device()
+    connection = connected(device)
+    device.uploaded = OSError(errno.ENOSPC, "No space left on device")
+    assert "No space left" in connection.rumble(1.0)
+    device.rumbles = []
+    assert "cannot rumble" in connection.rumble(1.0)
+    assert "not looked for" in PadConnection(lambda: device).rumble(1.0)

@@ -208,7 +208,7 @@ def test_steps_are_marked_while_the_reposition_button_is_held():
 
 def test_the_last_state_of_a_pad_that_is_gone_moves_nothing_however_often_it_is_repeated():
     pad = Pad()
-    for _ in range(39):
+    for _ in range(19):
         pad.hold(6, axes=(0.0, 1.0, 0.0))
         assert pad.command().enabled
     for _ in range(20):
@@ -220,11 +220,26 @@ def test_the_last_state_of_a_pad_that_is_gone_moves_nothing_however_often_it_is_
     assert pad.command().enabled, "it is there after all"
 
 
-def test_a_pad_at_rest_may_stay_the_same():
+def test_a_pad_that_repeats_its_rest_demonstrates_standing_still_for_a_moment_and_holds_then():
     pad = Pad()
-    for _ in range(100):
+    for _ in range(19):
         pad.hold(6)
-    assert pad.command().enabled
+        assert pad.command().enabled
+    for _ in range(20):
+        pad.hold(6)
+    assert not pad.command().enabled
+    assert "the very same for more than 1 s" in pad.command().reason
+    pad.hold(6, axes=(0.0, 0.01, 0.0))
+    assert pad.command().enabled, "a hand is on it after all"
+
+
+def test_a_pad_that_was_there_and_is_silent_is_gone_in_control_or_not():
+    pad = Pad()
+    assert not pad.operator.gone(pad.now_s + 0.9)
+    assert pad.operator.gone(pad.now_s + 1.1)
+    pad.hold(after_s=3.0)
+    assert not pad.operator.gone(pad.now_s)
+    assert not JoyOperator(MAPPING, load_robot(ROBOT), silence_s=0.5).gone(1e9), "it was never there"
 
 
 def test_no_step_is_larger_than_the_robots_limit():

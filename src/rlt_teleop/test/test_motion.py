@@ -91,14 +91,23 @@ def test_a_twist_that_is_not_finite_holds(mouse, value):
 
 def test_a_twist_that_never_changes_again_holds(mouse):
     now_s = 0.12
-    while now_s < 2.0:
+    while now_s < 1.0:
         mouse.motion.accept([2.0, 0, 0, 0, 0, 0], now_s)
         mouse.accept((), [1], now_s)
         assert mouse.command(now_s).enabled
         now_s += 0.02
-    mouse.motion.accept([2.0, 0, 0, 0, 0, 0], 2.2)
-    mouse.accept((), [1], 2.2)
-    assert "the very same" in mouse.command(2.2).reason
+    mouse.motion.accept([2.0, 0, 0, 0, 0, 0], 1.2)
+    mouse.accept((), [1], 1.2)
+    assert "the very same" in mouse.command(1.2).reason
+
+
+def test_a_twist_at_rest_holds_after_a_while_but_for_the_gripper(mouse):
+    for now_s in np.arange(0.2, 3.0, 0.1):
+        mouse.motion.accept([0.0] * 6, now_s)
+        mouse.accept((), [1, int(now_s > 1.5)], now_s)
+        command = mouse.command(now_s)
+        assert command.enabled == (now_s < 1.05 or now_s > 1.5)
+        assert command.action.any() == (now_s > 1.5), "a hand is on the gripper's button"
 
 
 def test_without_the_enable_button_a_twist_moves_nothing():

@@ -26,6 +26,7 @@ class Pad(Node):
         self.events: list[int] = []
         self.commands: list[TeleopCommand] = []
         self.levels: list[bytes] = []
+        self.words = ""
         self.joy_received: list[Joy] = []
         self.joy = self.create_publisher(Joy, topics.JOY, topics.QOS_EVENT)
         self.create_subscription(
@@ -37,6 +38,7 @@ class Pad(Node):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         if message.status[0].name.startswith(self.get_namespace().lstrip("/")):
             self.levels.append(message.status[0].level)
+            self.words = message.status[0].message
 
     def hold(self, *buttons: int, forward: float = 0.0) -> None:
         self.joy.publish(Joy(axes=[0.0, forward] + [0.0] * 6, buttons=[int(i in buttons) for i in range(11)]))
@@ -93,6 +95,19 @@ def test_a_pad_that_goes_silent_in_control_disables_and_is_reported_but_does_not
     pad.levels.clear()
     graph.until(lambda: DiagnosticStatus.ERROR in pad.levels, "diagnostics say so")
     assert OperatorEvent.EVENT_INTERVENE_STOP not in pad.events
+
+
+def test_a_pad_that_goes_silent_while_nobody_has_control_is_reported_with_its_emergency_stop(operated):
+    graph, pad = operated
+    pad.hold()
+    graph.until(lambda: "the emergency stop neither" in pad.words, "diagnostics say so")
+    assert pad.events == []
+
+    def back() -> bool:
+        pad.hold()
+        return pad.words == "watching"
+
+    graph.until(back, "the pad is heard again")
 
 
 def test_the_wrong_pad_is_reported(operated):

@@ -19,7 +19,7 @@ def test_ids_go_on_after_the_largest_and_unfinished_files_count(tmp_path):
     (tmp_path / "episodes" / "000004.mcap.part").write_bytes(b"torn")
     (tmp_path / "episodes" / "notes.txt").write_text("not an episode")
     ledger = scan(tmp_path)
-    assert (ledger.last_episode_id, ledger.episodes, ledger.successes) == (4, 2, 1)
+    assert (ledger.last_episode_id, ledger.counts["episodes"], ledger.counts["successes"]) == (4, 2, 1)
     assert ledger.unreadable == ()
 
 
@@ -37,7 +37,7 @@ def test_a_torn_file_is_named(tmp_path):
     episode_path(tmp_path, 2).write_bytes(whole[: len(whole) // 2])
     ledger = scan(tmp_path)
     assert ledger.last_episode_id == 2
-    assert ledger.episodes == 1
+    assert ledger.counts["episodes"] == 1
     assert "000002.mcap" in ledger.unreadable[0]
 
 
@@ -48,4 +48,12 @@ def test_corrected_labels_count(tmp_path):
     append_relabel(tmp_path, 2, "success", 3)
     append_relabel(tmp_path, 3, "failure", 3)
     ledger = scan(tmp_path)
-    assert (ledger.episodes, ledger.successes, ledger.training_episodes) == (3, 1, 3)
+    assert (ledger.counts["episodes"], ledger.counts["successes"], ledger.training_episodes) == (3, 1, 3)
+    assert (ledger.counts["failures"], ledger.counts["timeouts"], ledger.counts["discards"]) == (2, 0, 0)
+
+
+def test_a_human_who_took_over_is_counted(tmp_path):
+    for episode_id, intervened in enumerate(("true", "false", "true"), start=1):
+        EpisodeWriter(episode_path(tmp_path, episode_id)).finish({"label": "success", "intervened": intervened})
+    write(tmp_path, 4, "success")  # of an earlier version: it says nothing
+    assert scan(tmp_path).counts["interventions"] == 2

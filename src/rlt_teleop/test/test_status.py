@@ -11,7 +11,7 @@ from rich.console import Console
 from rlt_common import topics
 from rlt_common.health import ERROR, OK
 from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
-from rlt_teleop.episode_machine import Label, Phase
+from rlt_teleop.episode_machine import Confirmation, Label, Phase
 from rlt_teleop.joy_mapping import JoyMapping
 from rlt_teleop.operator_actions import MEANING, actions
 from rlt_teleop.status_model import StatusModel
@@ -43,22 +43,49 @@ def test_before_any_message_it_says_what_it_does_not_know():
     assert "unknown: no word from the executor" in text
 
 
-def test_every_ended_episode_counts_once_with_its_label_and_whether_a_human_was_in_it():
+def test_counts_are_those_of_the_run_whenever_the_view_was_started():
+    counts = {"episodes": 40, "successes": 30, "failures": 6, "timeouts": 3, "discards": 1, "interventions": 10}
+    snapshot = watching(eps.running(41, Phase.BASE, **counts)).snapshot(0.0)
+    assert dict(snapshot.labels) == {"success": 30, "failure": 6, "timeout": 3, "discard": 1}
+    assert (snapshot.success_rate, snapshot.intervention_rate) == (0.75, 0.25)
+    text = shown(snapshot)
+    assert "40: 30 success, 6 failure, 3 timeout, 1 discard" in text
+    assert "in 25 % of all" in text
+
+
+def test_an_episode_counts_among_the_recent_ones_once_it_is_confirmed():
     model = StatusModel()
-    for episode_id, label, human in ((1, Label.SUCCESS, False), (2, Label.FAILURE, True), (3, Label.SUCCESS, False)):
-        model.on_episode(eps.running(episode_id, Phase.CRITICAL).to_msg())
-        source = ExecutedAction.SOURCE_HUMAN if human else ExecutedAction.SOURCE_RL
-        model.on_executed(ExecutedAction(episode_id=episode_id, source=source))
+    for episode_id, label in ((1, Label.SUCCESS), (2, Label.FAILURE), (3, Label.SUCCESS)):
+        model.on_episode(eps.ended(episode_id, label).to_msg())
+        assert "not confirmed yet" in shown(model.snapshot(0.0))
         for phase in (Phase.LABELLED, Phase.IDLE, Phase.IDLE):
-            model.on_episode(eps.ended(episode_id, label, phase).to_msg())
-    snapshot = model.snapshot(0.0)
-    assert dict(snapshot.labels) == {"success": 2, "failure": 1}
-    assert snapshot.recent_success_rate == 2 / 3
-    assert snapshot.intervention_rate == 1 / 3
+            model.on_episode(eps.ended(episode_id, label, phase, confirmation=Confirmation.DONE).to_msg())
+    model.on_episode(eps.ended(4, Label.DISCARD, Phase.IDLE, confirmation=Confirmation.LOST).to_msg())
+    assert "lost" in shown(model.snapshot(0.0))
+    assert model.snapshot(0.0).recent_success_rate == 2 / 3
     for episode_id, label in ((3, Label.FAILURE), (99, Label.SUCCESS), (2, 77)):
         model.on_relabel(Relabel(episode_id=episode_id, label=int(label)))
-    assert dict(model.snapshot(0.0).labels) == {"success": 1, "failure": 2}
     assert model.snapshot(0.0).recent_success_rate == 1 / 3
+
+
+HOSTILE = "[/x] [red]a[/red] [a] \x1b[2J\x1b[31mall is well\r\nphase BASE"
+
+
+def test_no_text_of_a_message_steers_the_view():
+    control = ControlState(source=ExecutedAction.SOURCE_HOLD, hold_reason=HOSTILE)
+    model = watching(
+        eps.running(4, Phase.RESETTING, task=HOSTILE, reason=HOSTILE, waiting_for=HOSTILE), control=control
+    )
+    model.on_diagnostics(HOSTILE, ERROR, HOSTILE, {f"dropped_{HOSTILE}": "3", "button handoff": HOSTILE}, 0.0)
+    model.on_training(TrainingStatus(stage=HOSTILE, message=HOSTILE))
+    model.on_recorder(RecorderStatus(error=HOSTILE))
+    snapshot = model.snapshot(0.0)
+    for text in (shown(snapshot, width=600), line(snapshot)):
+        assert "[/x] [red]a[/red] [a]" in text, "it is shown as it is"
+        assert "\x1b" not in text
+        assert "\r" not in text
+    assert "\n" not in line(snapshot)
+    assert not any(row.strip("│ ").startswith("phase BASE") for row in shown(snapshot, width=600).splitlines())
 
 
 def test_buttons_are_named_as_joy_operator_says():
@@ -91,7 +118,7 @@ def test_a_node_that_went_silent_is_shown_and_so_is_what_was_lost():
     assert "4 s" in health["lab/vla"].message
     assert health["lab/recorder"].level == "error"
     assert "vla" not in health  # heard, in a namespace
-    assert health["chunk_executor"].level == "unheard"
+    assert {health[name].level for name in ("chunk_executor", "rl_learner", "joy_operator")} == {"unheard"}
     snapshot = model.snapshot(11.0)
     assert dict(snapshot.drops) == {"lab/vla: dropped requests": 3}
     assert [node.name for node in snapshot.troubles] == ["lab/recorder"]

@@ -12,6 +12,7 @@ hashed and loaded with the weights, and nothing outside can normalise differentl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,12 @@ from rlt_vla_node.backend import (
     KIND_IMAGE,
     KIND_PROPRIOCEPTION,
     BackendSpec,
-    ChunkBatch,
     ObservationBatch,
     Prefix,
     check_observation,
 )
 from rlt_vla_node.layers import Block, KeyValues, TimeEmbedding
+from rlt_vla_node.layout import BlockLayout
 from rlt_vla_node.tensors import tensors_hash
 
 NAME = "builtin"
@@ -70,6 +71,25 @@ class BuiltinConfig:
     def tokens(self) -> int:
         """M, tokens of a prefix: proprioception first, then each camera's."""
         return 1 + len(self.cameras) * self.camera_tokens
+
+
+@dataclass(frozen=True)
+class ChunkBatch:
+    """Training data of the built-in VLA.
+
+    Attributes:
+        features: (B, T, D) float32, what :meth:`BuiltinBackend.features` made of the images.
+        state: (B, S) float32, SI units.
+        actions: (B, H, d) float32, robot units per control step.
+        noise: (K * B, H, d) float32 standard normal and
+        time: (K * B,) float32 in [0, 1]: K flow samples per observation, drawn by the caller's generator.
+    """
+
+    features: Tensor
+    state: Tensor
+    actions: Tensor
+    noise: Tensor
+    time: Tensor
 
 
 class CameraStem(nn.Module):
@@ -189,8 +209,13 @@ class BuiltinBackend:
             self._spec = spec_of(self.model.config, tensors_hash(self.model.state_dict()))
         return self._spec
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.position.device
+
     def features(self, images: Tensor) -> Tensor:
-        """Camera tokens (B, T, D): the stems stay frozen in adaptation."""
+        """Camera tokens (B, T, D): the stems stay frozen in adaptation, so that the trainer keeps what they make."""
         return self.model.see(images)
 
     def encode(self, observation: ObservationBatch) -> Prefix:
@@ -236,10 +261,14 @@ def spec_of(config: BuiltinConfig, fingerprint: str) -> BackendSpec:
         control_hz=config.control_hz,
         camera_keys=config.cameras,
         image_shape=(config.image_height, config.image_width),
-        actions=config.actions,
-        relative_to=config.relative_to,
+        noise_dim=config.action_dim,
         fingerprint=fingerprint,
     )
+
+
+def layout_of(config: BuiltinConfig, blocks: Sequence[tuple[str, int]]) -> BlockLayout:
+    """What such a VLA takes and gives on its robot; `blocks`: proprioception blocks with their sizes."""
+    return BlockLayout(tuple((str(name), int(size)) for name, size in blocks), config.actions, config.relative_to)
 
 
 def build_vla(config: BuiltinConfig, seed: int) -> BuiltinVla:

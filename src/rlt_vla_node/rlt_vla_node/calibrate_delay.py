@@ -1,6 +1,6 @@
 """Command `calibrate_delay`: measures by how much a camera's stamps are later than the arms'.
 
-    calibrate_delay --robot my_robot.yaml --camera base [--arm left] [--seconds 30] [--ros-args ...]
+    calibrate_delay --robot my_robot.yaml --camera base [--arm left] [--namespace ns] [--seconds 30] [--ros-args ...]
 
 While it listens a person moves an arm, by hand or by teleoperation, in view of the camera: irregularly, now fast, now
 slow, with stops, and nothing else moves. It prints the `delay_s` for the camera in the robot file, or why the recording
@@ -18,7 +18,7 @@ from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import JointState
 
 from rlt_common.codecs import CodecError
-from rlt_common.config import CameraConfig, RobotConfig, load_robot
+from rlt_common.config import CameraConfig, RobotConfig, config_file, load_robot
 from rlt_common.parameters import ParameterError
 from rlt_vla_node.camera_listener import CameraListener, arguments_of, listen
 from rlt_vla_node.camera_messages import read_image
@@ -54,7 +54,11 @@ def positions_of(message: JointState, joints: tuple[str, ...]) -> list[float]:
 
 
 def listener(
-    recording: MotionRecording, robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...]
+    recording: MotionRecording,
+    robot: RobotConfig,
+    camera: CameraConfig,
+    joints: tuple[str, ...],
+    namespace: str = "",
 ) -> CameraListener:
     """A node that fills the recording. rclpy must be running."""
     return CameraListener(
@@ -63,10 +67,13 @@ def listener(
         [camera],
         lambda stamp_ns, message: recording.on_state(stamp_ns, positions_of(message, joints)),
         lambda _, stamp_ns, data, __: recording.on_image(stamp_ns, read_image(data, camera)),
+        namespace,
     )
 
 
-def record(robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...], seconds: float) -> MotionRecording:
+def record(
+    robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...], seconds: float, namespace: str = ""
+) -> MotionRecording:
     """What comes in `seconds`, by the stamps. Raises CalibrationError when that is not enough."""
     recording = MotionRecording()
     said = 0.0
@@ -78,7 +85,7 @@ def record(robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...], se
             print(f"{said:.0f} of {seconds:.0f} s, {recording.images} images: keep moving the arm", flush=True)
         return recording.seconds >= seconds
 
-    node = listener(recording, robot, camera, joints)
+    node = listener(recording, robot, camera, joints, namespace)
     try:
         listen(node, done, PATIENCE * seconds)
         if not done():
@@ -97,7 +104,8 @@ def record(robot: RobotConfig, camera: CameraConfig, joints: tuple[str, ...], se
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_vla_node calibrate_delay`."""
     parser = argparse.ArgumentParser(prog="calibrate_delay", description="measure a camera's delay; nothing is moved")
-    parser.add_argument("--robot", required=True, help="robot file")
+    parser.add_argument("--robot", required=True, help="robot name, or path of a robot file")
+    parser.add_argument("--namespace", default="", help="namespace of the robot's nodes")
     parser.add_argument("--camera", required=True, help="name of the camera in it")
     parser.add_argument("--arm", default="", help="the arm that is moved (default: all joints of all arms count)")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the recording, 10 to 600")
@@ -105,10 +113,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if not 10.0 <= options.seconds <= 600.0:
             sys.exit(f"calibrate_delay: --seconds {options.seconds:g}: give 10 to 600")
-        robot = load_robot(options.robot)
+        robot = load_robot(config_file("robots", options.robot))
         camera, joints = camera_of(robot, options.camera), joints_of(robot, options.arm)
         print(f"move the arm in view of camera {camera.name} for {options.seconds:g} s: irregularly, with stops")
-        found = record(robot, camera, joints, options.seconds).estimate()
+        found = record(robot, camera, joints, options.seconds, options.namespace).estimate()
     except (ParameterError, CalibrationError) as error:
         sys.exit(f"calibrate_delay: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -1,6 +1,6 @@
 """Command `camera_check`: listens to a robot's cameras and says what the VLA would get, and what is wrong.
 
-    camera_check --robot my_robot.yaml [--seconds 10] [--sheet cameras.png] [--ros-args ...]
+    camera_check --robot my_robot.yaml [--namespace ns] [--seconds 10] [--sheet cameras.png] [--ros-args ...]
 
 Start the drivers first; the graph may run or not. Prints a row per camera: rate, age (stamp to arrival), skew to the
 robot state it would be matched with, lost images, exposure. Ends with status 1 when something is wrong. Moves nothing.
@@ -19,7 +19,7 @@ from sensor_msgs.msg import JointState
 
 from rlt_common.atomic import write_atomic
 from rlt_common.codecs import CodecError, encode_image
-from rlt_common.config import CameraConfig, RobotConfig, load_robot
+from rlt_common.config import CameraConfig, RobotConfig, config_file, load_robot
 from rlt_common.parameters import ParameterError
 from rlt_vla_node.camera_listener import CameraListener, arguments_of, listen
 from rlt_vla_node.camera_messages import read_image
@@ -109,26 +109,38 @@ class CameraCheck:
         ]
 
 
-def check(robot: RobotConfig, seconds: float, sheet: Path | None) -> int:
+class CameraLook:
+    """A node that listens to a robot's cameras, and what it has found. rclpy must be running; the caller spins it."""
+
+    def __init__(self, robot: RobotConfig, namespace: str = "", name: str = "camera_check") -> None:
+        self._robot = robot
+        self.state = CameraCheck(robot)
+        self.node = CameraListener(name, robot, robot.cameras, self.state.on_state, self.state.on_image, namespace)
+
+    def report(self) -> tuple[list[str], list[str]]:
+        """The lines of the table, and one sentence per problem."""
+        silence = {camera.name: self.node.silence(camera) for camera in self._robot.cameras}
+        cameras = self.state.cameras(silence)
+        problems = [f"{camera.name}: {problem}" for camera in cameras for problem in camera.problems]
+        problems += [*self.state.matching(), *(f"{name}: {reason}" for name, reason in self.node.refused.items())]
+        return table(cameras).splitlines(), problems
+
+
+def check(robot: RobotConfig, seconds: float, sheet: Path | None, namespace: str = "") -> int:
     """Listen, print, write the contact sheet. Returns the number of problems. rclpy must be running."""
-    state = CameraCheck(robot)
-    node = CameraListener("camera_check", robot, robot.cameras, state.on_state, state.on_image)
+    looking = CameraLook(robot, namespace)
     try:
-        listen(node, lambda: False, seconds)
-        silence = {camera.name: node.silence(camera) for camera in robot.cameras}
-        refused = [f"{name}: {reason}" for name, reason in node.refused.items()]
+        listen(looking.node, lambda: False, seconds)
+        lines, problems = looking.report()
     finally:
-        node.destroy_node()
-    cameras = state.cameras(silence)
-    print(table(cameras))
-    problems = [f"{camera.name}: {problem}" for camera in cameras for problem in camera.problems]
-    problems += [*state.matching(), *refused]
+        looking.node.destroy_node()
+    print("\n".join(lines))
     for problem in problems:
         print(f"- {problem}")
     if not problems:
         print("all cameras are in order")
     if sheet is not None:
-        write_atomic(sheet, encode_image(contact_sheet(state.images), "png"))
+        write_atomic(sheet, encode_image(contact_sheet(looking.state.images), "png"))
         print(f"what the VLA would see: {sheet}")
     return len(problems)
 
@@ -136,14 +148,16 @@ def check(robot: RobotConfig, seconds: float, sheet: Path | None) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_vla_node camera_check`."""
     parser = argparse.ArgumentParser(prog="camera_check", description="check a robot's cameras; nothing is moved")
-    parser.add_argument("--robot", required=True, help="robot file")
+    parser.add_argument("--robot", required=True, help="robot name, or path of a robot file")
+    parser.add_argument("--namespace", default="", help="namespace of the robot's nodes")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to listen, 1 to 3600")
     parser.add_argument("--sheet", type=Path, help="PNG file for what the VLA would see")
     options = arguments_of(parser, arguments)
     try:
         if not 1.0 <= options.seconds <= 3600.0:
             sys.exit(f"camera_check: --seconds {options.seconds:g}: give 1 to 3600")
-        problems = check(load_robot(options.robot), options.seconds, options.sheet)
+        robot = load_robot(config_file("robots", options.robot))
+        problems = check(robot, options.seconds, options.sheet, options.namespace)
     except (ParameterError, OSError) as error:
         sys.exit(f"camera_check: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):

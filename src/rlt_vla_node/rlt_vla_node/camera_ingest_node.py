@@ -98,14 +98,17 @@ class CameraIngestNode(Node):
         self.create_timer(WATCH_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joint_states(self, topic: str, part: JointState) -> None:
-        now = time.monotonic()
+        now, told = time.monotonic(), self._sources.inputs_of(topic, part.name)
+        if not told:
+            return
         try:
             said_ns = stamp_ns(part.header.stamp)
             message = self._sources.take(topic, part)
         except (CodecError, JointStateError) as error:
             self._refuse(f"{topic}: {error}")
             return
-        self._watchdog.heard(topic, now, said_ns)
+        for name in told:
+            self._watchdog.heard(name, now, said_ns)
         if message is not None:
             self._synchroniser.on_state(stamp_ns(message.header.stamp), message, now)
             self._publish_complete()
@@ -181,7 +184,7 @@ class CameraIngestNode(Node):
             level, text = ERROR, f"observation refused: {self._refusal}"
         elif fault := self._watchdog.first_fault(now):
             level, text = ERROR, fault
-        elif silent := [topic for topic in self._sources.topics if self._watchdog.age_s(topic, now) is None]:
+        elif silent := [name for name in self.robot.state_inputs if self._watchdog.age_s(name, now) is None]:
             level, text = WARN, f"no joint states on {', '.join(silent)}"
         elif warnings:
             level, text = WARN, warnings

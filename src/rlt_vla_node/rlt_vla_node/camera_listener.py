@@ -35,6 +35,7 @@ class CameraListener(Node):
         cameras: to listen to.
         on_state: called with (stamp in ns, message).
         on_image: called with (camera, stamp in ns, serialised message, now in ns by the ROS clock).
+        namespace: of the robot's nodes.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class CameraListener(Node):
         cameras: Sequence[CameraConfig],
         on_state: Callable[[int, JointState], None],
         on_image: Callable[[CameraConfig, int, bytes, int], None],
+        namespace: str = "",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, namespace=namespace)
         self._on_state, self._on_image = on_state, on_image
         self.refused: dict[str, str] = {}
         """Topic or camera -> why its newest unusable message was refused."""

@@ -6,7 +6,7 @@ phase: the form of a journalled training episode, in which a human drove all the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from rlt_common.config import RobotConfig, TaskConfig, config_hash
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
 from rlt_common.reading import read_limited
 from rlt_common.relabels import episode_facts
-from rlt_msgs.msg import EpisodeState
+from rlt_msgs.msg import EpisodeState, ExecutedAction
 from rlt_vla_node.dataset import SUCCESS, DatasetError, read_joined
-from rlt_vla_node.encoding import EncodingConfig, OutputEncoder
+from rlt_vla_node.encoding import EncodingConfig, Item, OutputEncoder
 from rlt_vla_node.inference import FrozenModel, LayoutError
 
 FOLDER = "demonstrations"
@@ -60,8 +60,7 @@ def encode_demonstrations(
     that `target` holds and is no encoding; NoDemonstrationsError when there is none to encode; LayoutError when robot,
     task and model do not fit each other.
     """
-    model.check(robot, task)
-    encoder = OutputEncoder(model, task, config, robot.frame)
+    encoder = OutputEncoder(model.fitted(robot, task), task, config, robot)
     paths = sorted(Path(source).glob("*.mcap"))
     names = _encodings(Path(target))
     count = 0
@@ -81,7 +80,9 @@ def encode_demonstrations(
                 )
                 copy = Path(target) / path.name
                 if not _holds(copy, facts[ENCODING]):
-                    _encode(path, copy, facts, encoder, round(1e9 * robot.period_s), config.group_size)
+                    _encode(
+                        path, copy, facts, encoder, round(1e9 * robot.period_s), config.group_size, task.prefetch_steps
+                    )
                 count += 1
                 names.discard(path.name)
         except (EpisodeFileError, CodecError, LayoutError, KeyError, ValueError, OSError) as error:
@@ -118,12 +119,18 @@ def _holds(path: Path, wanted: str) -> bool:
 
 
 def _encode(
-    path: Path, copy: Path, facts: dict[str, str], encoder: OutputEncoder, period_ns: int, group_size: int
+    path: Path,
+    copy: Path,
+    facts: dict[str, str],
+    encoder: OutputEncoder,
+    period_ns: int,
+    group_size: int,
+    prefetch_steps: int,
 ) -> None:
     episode_id = int(facts["episode_id"])
     executed, observed = read_joined(path, period_ns)
     critical = [
-        (episode_id, 0, observation_from_msg(message))
+        Item(episode_id, 0, observation_from_msg(message), _commanded(executed, row + prefetch_steps - 1))
         for row, message in sorted(observed.items())
         if executed[row].phase == EpisodeState.PHASE_CRITICAL
     ]
@@ -142,3 +149,8 @@ def _encode(
     except BaseException:
         writer.abandon()
         raise
+
+
+def _commanded(executed: Sequence[ExecutedAction], row: int) -> Sequence[float] | None:
+    """Joints commanded in a control step; None before the first, and in recordings that do not say."""
+    return executed[row].joint_target or None if 0 <= row < len(executed) else None

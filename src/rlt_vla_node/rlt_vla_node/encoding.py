@@ -9,11 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from rlt_common.codecs import ObservationData, floats, stamp_ns, to_time
-from rlt_common.config import TaskConfig
+import numpy as np
+
+from rlt_common.codecs import CodecError, ObservationData, doubles, floats, stamp_ns, to_time
+from rlt_common.config import RobotConfig, TaskConfig
+from rlt_common.kinematics import build_kinematics
 from rlt_common.parameters import param, validate
 from rlt_msgs.msg import ChunkRequest, EpisodeState, ExecutedAction, VlaOutput
+from rlt_vla_node.anchor import Anchor, anchor_of_joints
 from rlt_vla_node.handoff import HandoffHead
 from rlt_vla_node.inference import FLOW_STEPS, FrozenModel, Outputs, noise_seed, run_batch, run_observation
 from rlt_vla_node.scheduler import Request, Step
@@ -31,6 +36,16 @@ class EncodingConfig:
         validate(self)
 
 
+class Item(NamedTuple):
+    """A strided observation to encode."""
+
+    episode_id: int
+    epoch: int
+    observation: ObservationData
+    commanded: Sequence[float] | None = None
+    """(n,) joints, rad or m, that were commanded just before the first action of its chunk, where that is known."""
+
+
 class OutputEncoder:
     """Runs the frozen model on observations and packs what the graph needs of it."""
 
@@ -39,11 +54,14 @@ class OutputEncoder:
         model: FrozenModel,
         task: TaskConfig,
         config: EncodingConfig,
-        frame: str,
+        robot: RobotConfig,
         head: HandoffHead | None = None,
     ) -> None:
-        """`frame`: the robot's common frame, for the headers. `head`: says when to hand off; None: nothing does."""
-        self.model, self._task, self._config, self._frame, self._head = model, task, config, frame, head
+        """`model`: fitted to robot and task. `head`: says when to hand off; None: nothing does."""
+        self.model, self._task, self._config, self._robot, self._head = model, task, config, robot, head
+        self.anchored = model.layout.anchored and robot.relative_to == "commanded"
+        """Whether chunks are added to what was commanded before them."""
+        self._kinematics = build_kinematics(robot) if self.anchored else None
 
     def check(self, observation: ObservationData) -> None:
         """Raise CodecError or LayoutError for an observation that the VLA or the RL state cannot use."""
@@ -52,37 +70,53 @@ class OutputEncoder:
         to_time(observation.stamp_ns)
 
     def boundary(self, observation: ObservationData, request: Request) -> VlaOutput:
-        """The answer to a chunk request: a batch of one. Raises CodecError or LayoutError for an unusable one."""
+        """The answer to a chunk request: a batch of one.
+
+        Raises CodecError or LayoutError for an unusable observation or chunk, BackendError for a VLA out of reach.
+        """
         model, config = self.model, self._config
-        batch = model.batch([observation])
+        anchor = request.anchor if self.anchored else None
+        if anchor is not None and anchor.values.shape != (self._robot.action_dim,):
+            raise CodecError(
+                f"chunk_request has an anchor of {anchor.values.size} values, not {self._robot.action_dim}"
+            )
+        if anchor is not None and anchor.first >= self._task.horizon:
+            raise CodecError(f"chunk_request begins at row {anchor.first} of a chunk of {self._task.horizon}")
+        batch = model.batch([observation], [anchor])
         seed = noise_seed(config.run_seed, request.episode_id, observation.observation_id)
-        outputs = run_observation(model.backend, model.token, batch, seed, steps=config.flow_steps, head=self._head)
-        output = self._output(observation, outputs, seed)
+        outputs = run_observation(model, batch, seed, steps=config.flow_steps, head=self._head)
+        output = self._output(observation, outputs, seed, anchor)
         output.episode_id, output.epoch = request.episode_id, request.epoch
         output.request_id, output.is_boundary = request.request_id, True
         return output
 
-    def strided(self, items: Sequence[tuple[int, int, ObservationData]]) -> list[VlaOutput]:
-        """Outputs of one group: at most `group_size` items of (episode id, epoch, observation), each checked before."""
+    def strided(self, items: Sequence[Item]) -> list[VlaOutput]:
+        """Outputs of one group: at most `group_size` items, each checked before. Raises as `boundary`."""
         model, config = self.model, self._config
-        seeds = [noise_seed(config.run_seed, episode, o.observation_id) for episode, _, o in items]
+        seeds = [noise_seed(config.run_seed, item.episode_id, item.observation.observation_id) for item in items]
+        anchors = [self._anchor(item) for item in items]
         batched = run_batch(
-            model.backend,
-            model.token,
-            model.batch([observation for _, _, observation in items]),
+            model,
+            model.batch([item.observation for item in items], anchors),
             seeds,
             steps=config.flow_steps,
             size=config.group_size,
             head=self._head,
         )
         outputs = []
-        for i, (episode_id, epoch, observation) in enumerate(items):
-            output = self._output(observation, Outputs(*(values[i] for values in batched)), seeds[i])
-            output.episode_id, output.epoch = episode_id, epoch
+        for i, item in enumerate(items):
+            own = Outputs(*(values[i] for values in batched))
+            output = self._output(item.observation, own, seeds[i], anchors[i])
+            output.episode_id, output.epoch = item.episode_id, item.epoch
             outputs.append(output)
         return outputs
 
-    def _output(self, observation: ObservationData, outputs: Outputs, seed: int) -> VlaOutput:
+    def _anchor(self, item: Item) -> Anchor | None:
+        if self._kinematics is None or item.commanded is None:
+            return None
+        return anchor_of_joints(self._robot, self._kinematics, item.commanded, self._task.prefetch_steps)
+
+    def _output(self, observation: ObservationData, outputs: Outputs, seed: int, anchor: Anchor | None) -> VlaOutput:
         output = VlaOutput(
             observation_id=observation.observation_id,
             rl_token=floats(outputs.rl_token),
@@ -95,17 +129,30 @@ class OutputEncoder:
             handoff_probability=float(outputs.handoff_probability),
             handoff_threshold=self._head.threshold if self._head else math.nan,
         )
+        if anchor is not None:
+            output.anchor, output.anchor_row = doubles(anchor.values), anchor.first
         output.header.stamp = to_time(observation.stamp_ns)
-        output.header.frame_id = self._frame
+        output.header.frame_id = self._robot.frame
         return output
 
 
 def request(message: ChunkRequest) -> Request:
-    """A chunk request as the scheduler takes it."""
-    return Request(message.request_id, message.episode_id, message.epoch, stamp_ns(message.not_before))
+    """A chunk request as the scheduler takes it. Raises CodecError for a stamp or an anchor that cannot be used."""
+    anchor = None
+    if message.anchor:
+        values = np.array(message.anchor, np.float64)
+        if not np.isfinite(values).all():
+            raise CodecError("its anchor holds a value that is not finite")
+        if message.first_step < message.boundary_step:
+            raise CodecError(
+                f"it begins at step {message.first_step}, before its observation's {message.boundary_step}"
+            )
+        anchor = Anchor(message.first_step - message.boundary_step, values)
+    return Request(message.request_id, message.episode_id, message.epoch, stamp_ns(message.not_before), anchor)
 
 
 def step(message: ExecutedAction) -> Step:
     """An executed control step as the scheduler takes it."""
     critical = message.phase == EpisodeState.PHASE_CRITICAL
-    return Step(stamp_ns(message.header.stamp), message.episode_id, message.epoch, message.step, critical)
+    stamp = stamp_ns(message.header.stamp)
+    return Step(stamp, message.episode_id, message.epoch, message.step, critical, message.joint_target)

@@ -40,8 +40,7 @@ def train(
 ) -> dict[str, Any]:
     """Train on `episodes` and write the head beside `checkpoint`. Returns its report."""
     started = time.monotonic()
-    model = load_checkpoint(checkpoint)
-    model.check(robot, task)
+    model = load_checkpoint(checkpoint).fitted(robot, task)
     data = load_handoffs(episodes, model, robot.period_s, config.window_steps, config.sparse_steps, _reading_progress)
     split = split_episodes(len(data.files), config, seed)
     _say(f"{len(data.inputs)} observations, {int((data.after < 0).sum())} of them before the hand-off")

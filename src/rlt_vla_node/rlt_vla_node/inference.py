@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ import torch
 
 from rlt_common.codecs import ObservationData
 from rlt_common.config import RobotConfig, TaskConfig
+from rlt_vla_node.anchor import Anchor
 from rlt_vla_node.backend import ObservationBatch, StateEncoder, VlaBackend
 from rlt_vla_node.handoff import HandoffHead
+from rlt_vla_node.layout import Layout, LayoutError
 
 FLOW_STEPS = 5
 
@@ -35,59 +37,27 @@ class Outputs(NamedTuple):
     """(B,) that the critical phase has begun; NaN without a hand-off head."""
 
 
-class LayoutError(ValueError):
-    """A frozen model that does not fit the robot, the task or an observation."""
-
-
 @dataclass(frozen=True)
 class FrozenModel:
     """What `adapt` produced: VLA and RL token, frozen together, with the facts they depend on."""
 
     backend: VlaBackend
     token: StateEncoder
-    vla_state: tuple[tuple[str, int], ...]
-    """Proprioception blocks the VLA takes, in order, with their sizes."""
+    layout: Layout
+    """What stands between the robot and the VLA."""
     hash: str
     """First 16 hex digits of the sha256 over weights, statistics and layout."""
 
-    def check(self, robot: RobotConfig, task: TaskConfig) -> None:
-        """Raise LayoutError naming the first thing in which model and configuration differ."""
-        spec = self.backend.spec
-        pairs = [
-            ("cameras", spec.camera_keys, tuple(camera.name for camera in robot.cameras)),
-            ("vla_state blocks", self.vla_state, tuple((n, robot.block_sizes[n]) for n in task.vla_state)),
-            ("action dimensions", spec.action_dim, robot.action_dim),
-            ("actions that change", spec.actions, robot.actions),
-            ("actions relative to the pose", spec.relative_to, robot.relative_to),
-            ("horizon", spec.horizon, task.horizon),
-            ("control rate (Hz)", spec.control_hz, robot.control_hz),
-        ]
-        pairs += [
-            (f"image (height, width) of camera {camera.name}", spec.image_shape, (camera.height, camera.width))
-            for camera in robot.cameras
-        ]
-        for what, own, wanted in pairs:
-            if own != wanted:
-                raise LayoutError(
-                    f"the VLA checkpoint {self.hash} was adapted with {what} {own}, robot {robot.name} and task "
-                    f"{task.name} have {wanted}: adapt again, or choose the checkpoint that belongs to them"
-                )
+    def fitted(self, robot: RobotConfig, task: TaskConfig) -> FrozenModel:
+        """The model on this robot and task. Raises LayoutError naming the first thing that does not fit."""
+        try:
+            return replace(self, layout=self.layout.fitted(robot, task, self.backend.spec))
+        except LayoutError as error:
+            raise LayoutError(f"the VLA checkpoint {self.hash} does not fit: {error}") from error
 
-    def batch(self, observations: Sequence[ObservationData]) -> ObservationBatch:
+    def batch(self, observations: Sequence[ObservationData], anchors: Sequence[Anchor | None] = ()) -> ObservationBatch:
         """Observations as the backend takes them. Raises LayoutError for another camera or block layout."""
-        keys = self.backend.spec.camera_keys
-        for observation in observations:
-            if observation.camera_names != keys:
-                raise LayoutError(f"observation has cameras {observation.camera_names}, the VLA takes {keys}")
-            for name, size in self.vla_state:
-                have = observation.blocks[name].size if name in observation.blocks else 0
-                if have != size:
-                    raise LayoutError(f"observation has {have} values of block {name!r}, the VLA takes {size}")
-        names = [name for name, _ in self.vla_state]
-        return ObservationBatch(
-            images=torch.from_numpy(np.stack([o.images for o in observations])),
-            state=torch.from_numpy(np.stack([o.state(names) for o in observations])),
-        )
+        return self.layout.batch(observations, self.backend.spec, anchors)
 
 
 def noise_seed(run_seed: int, episode_id: int, observation_id: int) -> int:
@@ -96,15 +66,14 @@ def noise_seed(run_seed: int, episode_id: int, observation_id: int) -> int:
     return int.from_bytes(hashlib.sha256(packed).digest()[:8], "little")
 
 
-def flow_noise(seed: int, horizon: int, action_dim: int) -> torch.Tensor:
-    """(H, d) float32 standard normal; drawn on the CPU, so the same on every device."""
-    draw = np.random.default_rng(seed).standard_normal((horizon, action_dim), dtype=np.float32)
+def flow_noise(seed: int, horizon: int, noise_dim: int) -> torch.Tensor:
+    """(H, noise_dim) float32 standard normal; drawn on the CPU, so the same on every device."""
+    draw = np.random.default_rng(seed).standard_normal((horizon, noise_dim), dtype=np.float32)
     return torch.from_numpy(draw)
 
 
 def run_batch(
-    backend: VlaBackend,
-    token: StateEncoder,
+    model: FrozenModel,
     observation: ObservationBatch,
     seeds: Sequence[int],
     *,
@@ -115,33 +84,35 @@ def run_batch(
     """Outputs of B observations from one pass over them.
 
     Args:
-        backend, token: the frozen models; `token` is the RL token, or what an ablation puts in its place.
+        model: the frozen models; its `token` is the RL token, or what an ablation puts in its place.
         observation: B observations.
         seeds: flow noise seed of each.
         steps: flow steps.
         size: batch size to fill up to by repeating the first row; at least B.
         head: the hand-off head, if there is one.
+
+    Raises BackendError where a VLA cannot be reached, LayoutError for a broken chunk.
     """
     count = len(seeds)
     size = count if size is None else size
     if not 0 < count <= size or observation.state.shape[0] != count:
         raise ValueError(f"{observation.state.shape[0]} observations with {count} seeds do not fit a batch of {size}")
-    spec = backend.spec
+    spec = model.backend.spec
     fill = [*range(count), *([0] * (size - count))]
-    padded = ObservationBatch(images=observation.images[fill], state=observation.state[fill])
-    noise = torch.stack([flow_noise(seed, spec.horizon, spec.action_dim) for seed in seeds])[fill]
+    padded = observation.rows(fill)
+    noise = torch.stack([flow_noise(seed, spec.horizon, spec.noise_dim) for seed in seeds])[fill]
     with torch.inference_mode():
-        prefix, chunks = backend.encode_and_sample(padded, steps=steps, noise=noise)
-        rl_tokens = token.represent(padded, prefix)
+        prefix, chunks = model.backend.encode_and_sample(padded, steps=steps, noise=noise)
+        rl_tokens = model.token.represent(padded, prefix)
         probability = torch.full((size,), torch.nan)
         if head is not None:
-            probability = head.probability(prefix.tokens, prefix.token_mask(), padded.state)
-    return Outputs(rl_tokens[:count].numpy(), chunks[:count].numpy(), probability[:count].numpy())
+            probability = head.probability(prefix.tokens, prefix.token_mask(), padded.state.to(prefix.tokens.device))
+    actions = model.layout.actions(chunks[:count].cpu(), observation)
+    return Outputs(rl_tokens[:count].cpu().numpy(), actions, probability[:count].cpu().numpy())
 
 
 def run_observation(
-    backend: VlaBackend,
-    token: StateEncoder,
+    model: FrozenModel,
     observation: ObservationBatch,
     seed: int,
     *,
@@ -152,5 +123,5 @@ def run_observation(
 
     The same observation and seed give the same bits on the same machine and number of threads.
     """
-    outputs = run_batch(backend, token, observation, [seed], steps=steps, head=head)
+    outputs = run_batch(model, observation, [seed], steps=steps, head=head)
     return Outputs(*(values[0] for values in outputs))

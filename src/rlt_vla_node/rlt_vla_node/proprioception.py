@@ -40,7 +40,7 @@ class Proprioception:
             }
         except JointStateError as error:
             raise JointStateError(
-                f"joint_states {error}: the driver must publish position, velocity and effort of every joint"
+                f"joint_states {error}: every joint needs position, velocity and effort, or `missing` in states"
             ) from error
         blocks = {name: values.astype(np.float32) for name, values in joints.items()}
         blocks["ee_pose"] = self._tool_poses(joints["joint_position"]).astype(np.float32)

@@ -9,8 +9,8 @@ stamp. So the set, its order and its grouping depend on what was executed and no
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ class Request:
     episode_id: int
     epoch: int
     not_before_ns: int
+    anchor: Any = None
+    """Where the chunk is added to; the scheduler only hands it on."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Strided(Generic[T]):
     episode_id: int
     epoch: int
     observation: T
+    step: int = -1
+    """Its control step."""
+    anchor: Any = None
+    """What had been commanded before the first action of its chunk; the scheduler only hands it on."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Step:
     epoch: int
     step: int
     critical: bool
+    commanded: Any = None
+    """What was commanded in it, where chunks have to be anchored."""
 
 
 @dataclass
@@ -75,6 +83,8 @@ class _Episode(Generic[T]):
     last_observed_ns: int = -1
     total_steps: int | None = None
     closed: bool = False
+    commanded: dict[int, Any] = field(default_factory=dict)
+    """By control step."""
 
 
 class Scheduler(Generic[T]):
@@ -86,14 +96,25 @@ class Scheduler(Generic[T]):
         period_ns: control period; an observation older than this before its step belongs to no step.
         keep: observations kept for requests still to come.
         max_pending: strided observations that may wait; beyond it the oldest are dropped and counted.
+        anchor_steps: None, or: a strided observation waits for, and gets, what was commanded in the control step before
+            the one that is so many after its own.
     """
 
-    def __init__(self, group_size: int, stride: int, period_ns: int, keep: int = 256, max_pending: int = 2000) -> None:
+    def __init__(
+        self,
+        group_size: int,
+        stride: int,
+        period_ns: int,
+        keep: int = 256,
+        max_pending: int = 2000,
+        anchor_steps: int | None = None,
+    ) -> None:
         self._group_size = group_size
         self._stride = stride
         self._period_ns = period_ns
         self._keep = keep
         self._max_pending = max_pending
+        self._anchor_steps = anchor_steps
         self._recent: OrderedDict[int, T] = OrderedDict()
         self._undecided: deque[int] = deque()
         self._steps: deque[Step] = deque(maxlen=KEEP_STEPS)
@@ -133,6 +154,8 @@ class Scheduler(Generic[T]):
             return
         episode = self._episode(step.episode_id)
         episode.last_step = max(episode.last_step, step.step)
+        if self._anchor_steps is not None:
+            episode.commanded[step.step] = step.commanded
         if step.critical and step.step % self._stride == 0:
             episode.last_observed_ns = step.stamp_ns
         self._decide(step)
@@ -193,7 +216,7 @@ class Scheduler(Generic[T]):
         for episode_id, episode in list(self._episodes.items()):
             size = self._group_of(episode)
             if size:
-                return tuple(episode.waiting.popleft() for _ in range(size))
+                return tuple(self._anchored(episode, episode.waiting.popleft()) for _ in range(size))
             if episode.closed and (not episode.waiting or episode.train is None):
                 del self._episodes[episode_id]
         return ()
@@ -201,7 +224,17 @@ class Scheduler(Generic[T]):
     def _group_of(self, episode: _Episode[T]) -> int:
         """Size of the group to encode now: a full one, or the rest once nothing more will come."""
         size = min(self._group_size, len(episode.waiting))
-        return size if episode.train and (size == self._group_size or self._complete(episode)) else 0
+        full = size == self._group_size and episode.last_step >= self._anchor_step(episode.waiting[size - 1])
+        return size if episode.train and (full or self._complete(episode)) else 0
+
+    def _anchor_step(self, item: Strided[T]) -> int:
+        """The control step in which the anchor of its chunk was commanded; -1 where none is wanted."""
+        return -1 if self._anchor_steps is None else item.step + self._anchor_steps - 1
+
+    def _anchored(self, episode: _Episode[T], item: Strided[T]) -> Strided[T]:
+        if self._anchor_steps is None:
+            return item
+        return replace(item, anchor=episode.commanded.get(self._anchor_step(item)))
 
     def _complete(self, episode: _Episode[T]) -> bool:
         """Nothing more will come for this episode: all steps are known and the last one's observation is here."""
@@ -220,7 +253,8 @@ class Scheduler(Generic[T]):
                 continue
             episode = self._episode(step.episode_id)
             if episode.train is not False:
-                episode.waiting.append(Strided(stamp_ns, step.episode_id, step.epoch, self._recent[stamp_ns]))
+                seen = self._recent[stamp_ns]
+                episode.waiting.append(Strided(stamp_ns, step.episode_id, step.epoch, seen, step.step))
                 self._bound()
 
     def _bound(self) -> None:

@@ -57,7 +57,7 @@ def sync_config(robot: RobotConfig, task: TaskConfig, frozen_images: int = -1) -
 def input_watchdog(robot: RobotConfig) -> Watchdog:
     """The table of what the observations are made of. In lockstep ages are shown, but a simulator may take its time."""
     lockstep = robot.tick == "joint_states"
-    timeouts = dict.fromkeys(robot.state_topics, robot.state_timeout_s)
+    timeouts = dict.fromkeys(robot.state_inputs, robot.state_timeout_s)
     timeouts |= {camera.name: robot.camera_timeout_frames / camera.rate_hz for camera in robot.cameras}
     return Watchdog({name: NEVER if lockstep else timeout_s for name, timeout_s in timeouts.items()})
 

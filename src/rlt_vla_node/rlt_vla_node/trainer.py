@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from rlt_common.reading import parse_json
 from rlt_vla_node.adapt_config import AdaptConfig
-from rlt_vla_node.backend import ChunkBatch
-from rlt_vla_node.builtin import BuiltinBackend, BuiltinVla, pixels_from_bytes
+from rlt_vla_node.builtin import BuiltinBackend, BuiltinVla, ChunkBatch, pixels_from_bytes
 from rlt_vla_node.rl_token import RlToken
 
 STAGES = ("pretraining", "adaptation")

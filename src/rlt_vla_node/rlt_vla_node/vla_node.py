@@ -22,7 +22,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from rlt_common import topics
-from rlt_common.codecs import CodecError, ObservationData, observation_from_msg, stamp_ns, vector
+from rlt_common.codecs import CodecError, observation_from_msg, stamp_ns, vector
 from rlt_common.config import load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
@@ -31,7 +31,7 @@ from rlt_common.scheduling import priority_param, schedule_node, scheduling
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
 from rlt_vla_node import encoding
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
-from rlt_vla_node.encoding import EncodingConfig, OutputEncoder
+from rlt_vla_node.encoding import EncodingConfig, Item, OutputEncoder
 from rlt_vla_node.handoff import HandoffError, HandoffHead, has_head, load_head
 from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.scheduler import Scheduler
@@ -66,19 +66,19 @@ class VlaNode(Node):
         reject_unknown(self)
         self.robot = load_robot(self.parameters.robot)
         self.task = load_task(self.parameters.task)
-        self.model = load_checkpoint(self.parameters.checkpoint)
-        self.model.check(self.robot, self.task)
+        self.model = load_checkpoint(self.parameters.checkpoint).fitted(self.robot, self.task)
         self.head = self._load_head()
         torch.set_num_threads(self.parameters.threads)
         self.get_logger().info(f"VLA checkpoint {self.parameters.checkpoint}, hash {self.model.hash}")
         self.activity = 0
+        self._encoder = OutputEncoder(self.model, self.task, self.parameters, self.robot, self.head)
         self._scheduler: Scheduler[Observation] = Scheduler(
             self.parameters.group_size,
             self.task.stride,
             round(self.robot.period_s * 1e9),
             max_pending=self.parameters.max_pending,
+            anchor_steps=self.task.prefetch_steps if self._encoder.anchored else None,
         )
-        self._encoder = OutputEncoder(self.model, self.task, self.parameters, self.robot.frame, self.head)
         self._answers: OrderedDict[int, VlaOutput] = OrderedDict()
         self._boundaries = self._strided = self._refused = self._repeated = 0
         self._refusal = ""
@@ -179,12 +179,12 @@ class VlaNode(Node):
         """Encode one group of strided observations, if one is due."""
         started = time.perf_counter()
         group = self._scheduler.next_group()
-        usable: list[tuple[int, int, ObservationData]] = []
+        usable: list[Item] = []
         for item in group:
             try:
                 observation = observation_from_msg(item.observation)
                 self._encoder.check(observation)
-                usable.append((item.episode_id, item.epoch, observation))
+                usable.append(Item(item.episode_id, item.epoch, observation, item.anchor))
             except (CodecError, LayoutError) as error:
                 self._refuse(str(error))
         if usable:

@@ -36,7 +36,7 @@ def _arm_xml(side: str, y: float) -> str:
         )
     finger = f'<body><joint name="{side}_gripper" type="slide" axis="0 1 0" range="0 0.05"/><geom size="0.01"/></body>'
     tip = f'<site name="{side}_tip" pos="0.05 0 0"/>'
-    return f'<body pos="0 {y} 0">{opened}{tip}{finger}{"</body>" * len(LINKS)}</body>'
+    return f'<body name="{side}_base" pos="0 {y} 0" euler="0 0 20">{opened}{tip}{finger}{"</body>" * len(LINKS)}</body>'
 
 
 @dataclass(frozen=True)

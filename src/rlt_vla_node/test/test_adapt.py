@@ -66,7 +66,7 @@ def kill_at(stage, step):
 def test_the_checkpoint_belongs_to_robot_and_task_and_has_its_figures(adaptation, cell, tmp_path):
     digest = adaptation("run").run()
     model = load_checkpoint(tmp_path / "run")
-    model.check(cell.robot, cell.task)
+    model.fitted(cell.robot, cell.task)
     assert model.hash == digest
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["statistics"]["action_spread"] == pytest.approx(model.backend.model.action_spread.tolist())

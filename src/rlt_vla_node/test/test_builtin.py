@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from rlt_vla_node.backend import KIND_IMAGE, KIND_PROPRIOCEPTION, ChunkBatch, ObservationBatch
-from rlt_vla_node.builtin import BuiltinBackend, build_vla
-from rlt_vla_node.inference import flow_noise, noise_seed, run_batch, run_observation
+from rlt_vla_node.backend import KIND_IMAGE, KIND_PROPRIOCEPTION, ObservationBatch
+from rlt_vla_node.builtin import BuiltinBackend, ChunkBatch, build_vla, layout_of
+from rlt_vla_node.inference import FrozenModel, flow_noise, noise_seed, run_batch, run_observation
 
 
 @pytest.fixture
 def backend(vla):
     return BuiltinBackend(vla)
+
+
+@pytest.fixture
+def model(backend, vla, rl_token):
+    layout = layout_of(vla.config, (("ee_pose", 12), ("joint_effort", 14)))
+    return FrozenModel(backend, rl_token, layout, "0123456789abcdef")
 
 
 def batch(count, seed=0):
@@ -31,26 +37,26 @@ def test_prefix_and_chunk_have_the_shapes_of_the_spec(backend):
     assert backend.sample_chunk(prefix, steps=2, noise=torch.zeros(3, 10, 14)).shape == (3, 10, 14)
 
 
-def test_one_observation_gives_the_same_bits_every_time(backend, rl_token):
-    first = run_observation(backend, rl_token, batch(1), seed=7)
-    second = run_observation(backend, rl_token, batch(1), seed=7)
+def test_one_observation_gives_the_same_bits_every_time(model):
+    first = run_observation(model, batch(1), seed=7)
+    second = run_observation(model, batch(1), seed=7)
     assert first[0].tobytes() == second[0].tobytes()
     assert first[1].tobytes() == second[1].tobytes()
     assert first[1].dtype == np.float32
-    other = run_observation(backend, rl_token, batch(1), seed=8)
+    other = run_observation(model, batch(1), seed=8)
     assert other[0].tobytes() == first[0].tobytes()
     assert np.abs(other[1] - first[1]).max() > 0
 
 
-def test_a_filled_up_batch_gives_each_row_what_the_full_one_gives(backend, rl_token):
+def test_a_filled_up_batch_gives_each_row_what_the_full_one_gives(model):
     full = batch(8)
     seeds = list(range(8))
-    tokens, chunks, _ = run_batch(backend, rl_token, full, seeds, size=8)
+    tokens, chunks, _ = run_batch(model, full, seeds, size=8)
     part = ObservationBatch(full.images[:3], full.state[:3])
-    few_tokens, few_chunks, _ = run_batch(backend, rl_token, part, seeds[:3], size=8)
+    few_tokens, few_chunks, _ = run_batch(model, part, seeds[:3], size=8)
     assert few_tokens.tobytes() == tokens[:3].tobytes()
     assert few_chunks.tobytes() == chunks[:3].tobytes()
-    alone = run_observation(backend, rl_token, ObservationBatch(full.images[2:3], full.state[2:3]), seed=2)
+    alone = run_observation(model, ObservationBatch(full.images[2:3], full.state[2:3]), seed=2)
     np.testing.assert_allclose(chunks[2], alone[1], rtol=1e-4, atol=1e-7)
 
 

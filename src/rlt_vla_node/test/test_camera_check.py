@@ -139,10 +139,20 @@ def test_the_command_ends_with_1_says_why_and_draws_the_sheet(cell, tmp_path):
     assert cv2.imread(str(sheet)).shape == (280, 512, 3)
 
 
+def test_the_command_takes_a_shipped_robot_s_name_and_a_namespace(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--robot", "aloha", "--namespace", "cell8", "--seconds", "1"])
+    assert ended.value.code == 1
+    told = capsys.readouterr().out
+    assert "- high: nobody publishes on /cell8/camera_high/camera/color/image_rect_raw/compressed" in told
+    with pytest.raises(SystemExit, match="camera_check: robots: no 'nobody'; there are: aloha"):
+        main(["--robot", "nobody"])
+
+
 def test_the_command_says_what_is_wrong_with_its_arguments(cell):
     with pytest.raises(SystemExit) as ended:
         main(["--robot", str(cell.robot_path), "--seconds", "0"])
     assert "--seconds 0: give 1 to 3600" in str(ended.value.code)
     with pytest.raises(SystemExit) as ended:
         main(["--robot", "/nowhere.yaml"])
-    assert "camera_check: /nowhere.yaml: No such file" in str(ended.value.code)
+    assert "camera_check: robots: no file /nowhere.yaml" in str(ended.value.code)

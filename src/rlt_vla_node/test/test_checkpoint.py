@@ -28,10 +28,11 @@ def edit(folder, **changes):
 
 def test_the_loaded_model_gives_the_same_bits(folder, vla, rl_token, observation, cell):
     model = load_checkpoint(folder)
-    model.check(cell.robot, cell.task)
+    model.fitted(cell.robot, cell.task)
     batch = model.batch([observation(0, 0)])
-    loaded = run_observation(model.backend, model.token, batch, seed=1)
-    direct = run_observation(type(model.backend)(vla), rl_token, batch, seed=1)
+    loaded = run_observation(model, batch, seed=1)
+    own = dataclasses.replace(model, backend=type(model.backend)(vla), token=rl_token)
+    direct = run_observation(own, batch, seed=1)
     assert loaded[0].tobytes() == direct[0].tobytes()
     assert loaded[1].tobytes() == direct[1].tobytes()
     assert not any(p.requires_grad for p in model.token.parameters())
@@ -126,10 +127,10 @@ def test_a_vla_for_actions_from_another_pose_is_refused(tmp_path, vla, rl_token,
     layout = tuple((name, cell.robot.block_sizes[name]) for name in cell.task.vla_state)
     save_checkpoint(tmp_path, vla, rl_token, layout, {}, {})
     model = load_checkpoint(tmp_path)
-    model.check(cell.robot, cell.task)
+    model.fitted(cell.robot, cell.task)
     words = "adapted with actions relative to the pose commanded, robot .* have measured"
     with pytest.raises(LayoutError, match=words):
-        model.check(dataclasses.replace(cell.robot, relative_to="measured"), cell.task)
+        model.fitted(dataclasses.replace(cell.robot, relative_to="measured"), cell.task)
     assert vla_config(dataclasses.replace(cell.robot, relative_to="measured"), cell.task).relative_to == "measured"
 
 
@@ -138,7 +139,7 @@ def test_another_layout_than_the_robots_is_named(tmp_path, vla, rl_token, cell, 
     save_checkpoint(tmp_path, vla, rl_token, layout, {}, {})
     model = load_checkpoint(tmp_path)
     with pytest.raises(LayoutError, match="vla_state blocks"):
-        model.check(cell.robot, cell.task)
+        model.fitted(cell.robot, cell.task)
     seen = observation(0, 0)
     with pytest.raises(LayoutError, match="cameras"):
         model.batch([type(seen)(0, 0, ("wrist", "base"), seen.images, seen.blocks)])

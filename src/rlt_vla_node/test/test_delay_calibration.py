@@ -135,6 +135,7 @@ def test_the_node_records_what_is_on_the_topics_and_publishes_no_command(start, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--robot", "nobody", "--camera", "top"], "robots: no 'nobody'; there are: aloha"),
         (["--camera", "top"], "no camera 'top'"),
         (["--camera", "base", "--arm", "third"], "no arm 'third'"),
         (["--camera", "base", "--seconds", "5"], "--seconds 5: give 10 to 600"),
@@ -144,3 +145,12 @@ def test_the_command_says_what_is_wrong_with_its_arguments(cell, arguments, mess
     with pytest.raises(SystemExit) as ended:
         main(["--robot", str(cell.robot_path), *arguments])
     assert message in str(ended.value.code)
+
+
+def test_the_command_listens_to_a_shipped_robot_in_a_namespace(monkeypatch):
+    """Nothing is there: what it names as silent says where it listened."""
+    monkeypatch.setattr("rlt_vla_node.calibrate_delay.PATIENCE", 0.1)
+    with pytest.raises(
+        SystemExit, match="nobody publishes on /cell8/camera_high/camera/color/image_rect_raw/compressed"
+    ):
+        main(["--robot", "aloha", "--camera", "high", "--namespace", "cell8", "--seconds", "10"])

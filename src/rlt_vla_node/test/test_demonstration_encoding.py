@@ -11,7 +11,7 @@ from rlt_common import topics
 from rlt_common.codecs import stamp_ns
 from rlt_common.episode_file import episode_metadata, read_messages
 from rlt_vla_node import encode_command
-from rlt_vla_node.builtin import BuiltinBackend
+from rlt_vla_node.builtin import BuiltinBackend, layout_of
 from rlt_vla_node.checkpoint import save_checkpoint
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.demonstration_encoding import encode_demonstrations
@@ -33,8 +33,8 @@ def source(tmp_path, write_episode):
 
 @pytest.fixture
 def model(cell, vla, rl_token):
-    vla_state = tuple((name, cell.robot.block_sizes[name]) for name in cell.task.vla_state)
-    return FrozenModel(backend=BuiltinBackend(vla), token=rl_token, vla_state=vla_state, hash="0123456789abcdef")
+    layout = layout_of(vla.config, [(name, cell.robot.block_sizes[name]) for name in cell.task.vla_state])
+    return FrozenModel(backend=BuiltinBackend(vla), token=rl_token, layout=layout, hash="0123456789abcdef")
 
 
 def encode(source, target, cell, model, **config):

@@ -78,7 +78,7 @@ def test_a_request_is_answered_and_answered_again_with_the_same_bytes(vla_rig, c
     assert output.observation_id == 40 * PERIOD_NS
     model = load_checkpoint(checkpoint)
     seed = noise_seed(5, 3, seen.observation_id)
-    rl_token, reference, _ = run_observation(model.backend, model.token, model.batch([seen]), seed)
+    rl_token, reference, _ = run_observation(model, model.batch([seen]), seed)
     assert output.noise_seed == seed
     assert output.vla_hash == model.hash
     assert output.rl_token.tobytes() == rl_token.tobytes()

@@ -227,3 +227,22 @@ def test_a_strided_observation_that_becomes_a_boundary_after_all_is_taken_out():
     s.on_request(request(1, 0, epoch=2))
     assert s.next_boundary().observation == "o0"
     assert s.pending == 0
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_where_chunks_are_anchored_a_strided_observation_waits_for_what_was_commanded(ahead):
+    s = scheduler(group_size=2, anchor_steps=ahead)
+    train(s)
+    ready = []
+    for index in range(6):
+        if index % 2 == 0:
+            observe(s, index)
+        s.on_step(Step(index * PERIOD, 1, 2, index, True, f"c{index}"))
+        ready.append(s.group_ready)
+    assert ready.index(True) == 2 + max(0, ahead - 1), (
+        "both are known, and the step before the second one's first action"
+    )
+    first = {item.observation: item.anchor for item in s.next_group()}
+    assert first == {"o0": None if ahead == 0 else "c1", "o2": "c1" if ahead == 0 else "c3"}
+    s.on_control(1, moving=False, next_step=6)
+    assert [(item.observation, item.anchor) for item in s.next_group()] == [("o4", "c3" if ahead == 0 else "c5")]

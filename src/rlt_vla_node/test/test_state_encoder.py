@@ -6,7 +6,7 @@ import torch
 
 from rlt_common.parameters import ParameterError
 from rlt_vla_node.backend import KIND_LANGUAGE, ObservationBatch, Prefix
-from rlt_vla_node.builtin import BuiltinBackend
+from rlt_vla_node.builtin import BuiltinBackend, layout_of
 from rlt_vla_node.inference import FrozenModel, run_batch
 from rlt_vla_node.state_encoder import (
     MEAN_POOL,
@@ -20,7 +20,8 @@ from rlt_vla_node.state_encoder import (
 
 @pytest.fixture
 def model(vla, rl_token):
-    return FrozenModel(BuiltinBackend(vla), rl_token, (("ee_pose", 12), ("joint_effort", 14)), "0123456789abcdef")
+    layout = layout_of(vla.config, (("ee_pose", 12), ("joint_effort", 14)))
+    return FrozenModel(BuiltinBackend(vla), rl_token, layout, "0123456789abcdef")
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def batch(model, observation):
 
 
 def tokens_of(model, batch):
-    return run_batch(model.backend, model.token, batch, [1, 2, 3])[0]
+    return run_batch(model, batch, [1, 2, 3])[0]
 
 
 @pytest.mark.parametrize("kind", STATE_ENCODERS)
@@ -50,9 +51,9 @@ def test_another_encoder_is_another_model_that_says_the_same(model, batch):
     changed = [with_state_encoder(model, MEAN_POOL), with_state_encoder(model, RANDOM_CONV)]
     changed.append(with_state_encoder(model, RANDOM_CONV, seed=1))
     assert len({model.hash, *(other.hash for other in changed)}) == 4
-    chunks = run_batch(model.backend, model.token, batch, [1, 2, 3])[1]
+    chunks = run_batch(model, batch, [1, 2, 3])[1]
     for other in changed:
-        assert np.array_equal(run_batch(other.backend, other.token, batch, [1, 2, 3])[1], chunks)
+        assert np.array_equal(run_batch(other, batch, [1, 2, 3])[1], chunks)
 
 
 def test_the_random_network_sees_images_alone(model, batch):

@@ -1,0 +1,292 @@
+"""Training the RL token, and the VLA with it, on any number of processes: one step at a time, and the complete state.
+
+Accelerate brings the processes together (`accelerate launch`, torchrun); gradients are averaged over them. Which
+samples a step takes and every random draw are functions of seed, step and rank, so weights, optimiser and the number of
+steps are all there is to a state: a run that was killed and resumed ends with the same weights as one that was not, on
+the same machines and threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from rlt_common.atomic import rename_durable
+from rlt_common.reading import parse_json
+from rlt_vla_node.backend import ObservationBatch, VlaBackend
+from rlt_vla_node.rl_token import RlToken
+from rlt_vla_node.step_sampler import StepSampler, draw_seed
+from rlt_vla_node.trainer import ResumeError
+from rlt_vla_node.vla_adapt_config import FROZEN, LORA, VlaAdaptConfig
+
+AVERAGE = 0.98
+FINAL_LEARNING_RATE = 0.02
+_OPTIMISER_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class TrainingError(RuntimeError):
+    """A VLA that cannot be trained in the way that was asked for; says why."""
+
+
+class JointLoss(nn.Module):
+    """L_vla and L_ro of a batch of samples in one pass; the token's loss gives the VLA no gradient (Eq. 2)."""
+
+    def __init__(self, backend: VlaBackend, token: RlToken, config: VlaAdaptConfig) -> None:
+        super().__init__()
+        self._backend, self._config = (backend,), config  # in a tuple: a backend that is a module would count twice
+        self.token = token
+        if config.train != FROZEN:
+            self.vla = backend.module
+
+    def forward(self, samples: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """(L_vla, L_ro); L_vla is 0 of a frozen VLA."""
+        (backend,) = self._backend
+        if self._config.train == FROZEN:
+            with torch.no_grad():
+                prefix = backend.encode(observations_of(backend, samples))
+            flow, tokens, mask = prefix.tokens.new_zeros(()), prefix.tokens, prefix.token_mask()
+        else:
+            flow, tokens, mask = backend.training_losses(backend.training_batch(samples))
+        reconstruction = self.token.reconstruction_loss(
+            tokens.detach().float(), mask, context_dropout=self._config.context_dropout
+        )
+        return flow, reconstruction
+
+
+def observations_of(backend: VlaBackend, samples: Mapping[str, Any]) -> ObservationBatch:
+    """Samples of a data loader as a backend's observations."""
+    names = backend.spec.camera_keys
+    images = [samples[f"observation.images.{name}"] for name in names]
+    stacked = torch.stack(images, dim=1).movedim(2, -1)
+    state = samples["observation.state"].float()
+    return ObservationBatch((stacked * 255.0).round().to(torch.uint8).cpu(), state.cpu())
+
+
+class VlaTrainer:
+    """See the module docstring.
+
+    Args:
+        config: the numbers.
+        backend: the VLA; a TrainableBackend unless it stays frozen.
+        token: the RL token, on the VLA's device.
+        samples: what is trained on, a map-style data set.
+        seed: of every random draw.
+    """
+
+    def __init__(
+        self, config: VlaAdaptConfig, backend: VlaBackend, token: RlToken, samples: Dataset, seed: int
+    ) -> None:
+        self.config, self.backend, self.token, self.seed = config, backend, token, seed
+        self.step = 0
+        self.losses: dict[str, float] = {}
+        self._samples = samples
+        unused = DistributedDataParallelKwargs(find_unused_parameters=config.train != FROZEN)
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+            kwargs_handlers=[unused],
+            cpu=backend.device.type == "cpu",
+        )
+        if self.accelerator.distributed_type not in (
+            DistributedType.NO,
+            DistributedType.MULTI_CPU,
+            DistributedType.MULTI_GPU,
+        ):
+            raise TrainingError(
+                f"accelerate is configured for {self.accelerator.distributed_type.value}: adaptation runs on one "
+                "or more processes with whole models (MULTI_GPU)"
+            )
+        self._prepare_vla()
+        joint = JointLoss(backend, token, config).to(self.accelerator.device)
+        self._trained = {name: p for name, p in joint.named_parameters() if p.requires_grad}
+        groups = [
+            {
+                "params": [p for n, p in self._trained.items() if n.startswith("token.")],
+                "top": config.token_learning_rate,
+            },
+            {"params": [p for n, p in self._trained.items() if n.startswith("vla.")], "top": config.learning_rate},
+        ]
+        self._optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, weight_decay=config.weight_decay
+        )
+        self._buffers = {} if config.train == FROZEN else dict(joint.named_buffers())
+        self._average = {n: p.detach().clone() for n, p in self._trained.items()} if config.ema else {}
+        self._joint = self.accelerator.prepare(joint)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that reports and writes."""
+        return self.accelerator.is_main_process
+
+    @property
+    def trained_values(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self._trained.values())
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are over."""
+        return self.step >= self.config.steps
+
+    def run(self) -> Iterator[int]:
+        """Train from the current step to the end; yields the number of steps done after each."""
+        config, accelerator = self.config, self.accelerator
+        sampler = StepSampler(
+            len(self._samples),
+            config.batch,
+            config.accumulate,
+            accelerator.num_processes,
+            accelerator.process_index,
+            self.seed,
+            self.step,
+            config.steps,
+        )
+        loader = iter(
+            DataLoader(
+                self._samples,
+                batch_sampler=sampler,
+                num_workers=config.workers,
+                multiprocessing_context="spawn" if config.workers else None,
+            )
+        )
+        while not self.done:
+            self._advance(loader)
+            yield self.step
+
+    def _advance(self, loader: Iterator[Mapping[str, Any]]) -> None:
+        config, accelerator = self.config, self.accelerator
+        self._joint.train()
+        self._set_learning_rates()
+        self._optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for micro in range(config.accumulate):
+            torch.manual_seed(draw_seed(self.seed, self.step, micro, accelerator.process_index))
+            last = micro == config.accumulate - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self._joint):
+                with accelerator.autocast():
+                    flow, reconstruction = self._joint(next(loader))
+                loss = reconstruction if config.train == FROZEN else reconstruction + config.alpha * flow
+                accelerator.backward(loss / config.accumulate)
+            for name, loss in (("flow", flow), ("reconstruction", reconstruction)):
+                sums[name] = sums.get(name, 0.0) + loss.detach().float() / config.accumulate
+        norm = accelerator.clip_grad_norm_(list(self._trained.values()), config.gradient_norm)
+        self._optimiser.step()
+        self.step += 1
+        self._update_average()
+        values = {n: float(v) for n, v in accelerator.reduce(sums, "mean").items()} | {"gradient_norm": float(norm)}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise FloatingPointError(f"losses {values} at step {self.step}: lower the learning rates")
+        for name, value in values.items():
+            if name != "flow" or config.train != FROZEN:
+                self.losses[name] = AVERAGE * self.losses.get(name, value) + (1.0 - AVERAGE) * value
+
+    def finish(self) -> None:
+        """Make the weights the final ones: averaged, adapters merged; in evaluation mode."""
+        if self.config.ema:
+            with torch.no_grad():
+                for name, parameter in self._trained.items():
+                    parameter.copy_(self._average[name])
+        if self.config.train == LORA:
+            self._lora.merge_and_unload()
+        for module in (self.token, *(() if self.config.train == FROZEN else (self.backend.module,))):
+            module.eval()
+
+    def _prepare_vla(self) -> None:
+        if self.config.train == FROZEN:
+            self.token.requires_grad_(True)
+            return
+        if not hasattr(self.backend, "training_losses"):
+            raise TrainingError(
+                f"a VLA of backend {self.backend.spec.name} is not trained here: train: frozen trains the RL token "
+                "alone"
+            )
+        module = self.backend.module
+        if self.config.gradient_checkpointing:
+            enable = getattr(module, "gradient_checkpointing_enable", None)
+            if enable is None:
+                raise TrainingError(f"{type(module).__name__} has no gradient checkpointing: leave it off")
+            enable()
+        if self.config.train == LORA:
+            self._lora = _with_adapters(module, self.config)
+        self.token.requires_grad_(True)
+
+    def _set_learning_rates(self) -> None:
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        rate = warm * (0.5 * (1.0 + math.cos(math.pi * self.step / config.steps)) + FINAL_LEARNING_RATE)
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["top"] * rate
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if not self.config.ema:
+            return
+        decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))
+        for name, parameter in self._trained.items():
+            self._average[name].lerp_(parameter, 1.0 - decay)
+
+    # ---- the complete state
+
+    def save(self, path: Path, identity: str) -> None:
+        """Write all that determines the rest of the training, whole or not at all. `identity` names what it is of."""
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            return
+        tensors = {f"trained.{name}": p.detach() for name, p in self._trained.items()}
+        tensors |= {f"buffer.{name}": b for name, b in self._buffers.items()}
+        tensors |= {f"average.{name}": p for name, p in self._average.items()}
+        for name, parameter in self._trained.items():
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{key}.{name}"] = value
+        facts = {"identity": identity, "step": self.step, "losses": self.losses}
+        partial = path.with_name(f".{path.name}.part")
+        save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, partial, {"facts": json.dumps(facts)})
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        rename_durable(partial, path)
+
+    @torch.no_grad()
+    def restore(self, path: Path, identity: str) -> None:
+        """Go on from :meth:`save`. Raises ResumeError when the file is torn or of another training."""
+        try:
+            with safe_open(path, "pt") as file:
+                facts = parse_json(file.metadata()["facts"])
+                if facts["identity"] != identity:
+                    raise ResumeError("it is of another configuration, seed, VLA or data set: start without --resume")
+                for prefix, own in (("trained", self._trained), ("buffer", self._buffers), ("average", self._average)):
+                    for name, tensor in own.items():
+                        tensor.copy_(file.get_tensor(f"{prefix}.{name}"))
+                self.step = int(facts["step"])
+                self.losses = {str(name): float(value) for name, value in facts["losses"].items()}
+                if self.step:
+                    for name, parameter in self._trained.items():
+                        state = {key: file.get_tensor(f"optimiser.{key}.{name}") for key in _OPTIMISER_KEYS}
+                        moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+                        self._optimiser.state[parameter] = moments
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, ResumeError):
+                raise
+            raise ResumeError(f"it is torn or of another version ({error}): start without --resume") from error
+
+
+def _with_adapters(module: nn.Module, config: VlaAdaptConfig) -> Any:
+    """Put adapters into every linear layer of a module; what is trained is theirs alone (peft)."""
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError as error:
+        raise TrainingError(f"train: lora needs the package peft ({error}): `make extras` installs it") from error
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    shape = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=linear, bias="none")
+    return LoraModel(module, shape, "default")

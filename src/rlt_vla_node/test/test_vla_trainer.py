@@ -1,0 +1,183 @@
+"""Training a VLA and its RL token: what is trained, that it resumes to the bit, on one process and on two."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_policy import CAMERAS, HORIZON, JOINTS, open_tiny, tiny_policy
+
+from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
+from rlt_vla_node.step_sampler import StepSampler
+from rlt_vla_node.trainer import ResumeError
+from rlt_vla_node.vla_adapt_config import VlaAdaptConfig
+
+training = pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not installed: make extras")
+TrainingError, VlaTrainer = training.TrainingError, training.VlaTrainer
+
+SMALL = {"steps": 6, "batch": 4, "warmup_steps": 2, "heads": 2, "workers": 0, "learning_rate": 1e-3}
+
+
+class Samples(torch.utils.data.Dataset):
+    """Made-up samples in LeRobot's names: the action follows from colour and state."""
+
+    def __init__(self, count: int = 40, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.colour = torch.rand(count, len(CAMERAS), 3, 1, 1, generator=generator)
+        self.state = 0.3 * torch.randn(count, JOINTS, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def __getitem__(self, index: int) -> dict:
+        seen = {f"observation.images.{n}": self.colour[index, i].expand(3, 6, 6) for i, n in enumerate(CAMERAS)}
+        action = (self.state[index] + self.colour[index].mean()).expand(HORIZON, JOINTS)
+        padded = torch.arange(HORIZON) >= HORIZON - index % 3
+        return {**seen, "observation.state": self.state[index], "action": action, "action_is_pad": padded, "task": "go"}
+
+
+def trainer(policy=None, **values):
+    policy = tiny_policy() if policy is None else policy
+    config = VlaAdaptConfig(**{**SMALL, **values})
+    shape = RlTokenConfig(embed_dim=8, max_tokens=3, token_dim=4, encoder_blocks=1, decoder_blocks=1, heads=2)
+    return VlaTrainer(config, policy, build_rl_token(shape, 1), Samples(), seed=3)
+
+
+def weights(made):
+    return {**made.token.state_dict(), **{f"vla.{k}": v.clone() for k, v in made.backend.module.state_dict().items()}}
+
+
+def changed(before, after):
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def run(made):
+    for _ in made.run():
+        pass
+    return made
+
+
+def test_full_training_lowers_both_losses():
+    made = trainer(steps=300, learning_rate=3e-3, token_learning_rate=3e-3)
+    first = None
+    for step in made.run():
+        if step == 20:
+            first = dict(made.losses)
+    assert made.losses["flow"] < 0.8 * first["flow"]
+    assert made.losses["reconstruction"] < 0.8 * first["reconstruction"]
+
+
+def test_a_frozen_vla_keeps_every_bit_and_has_no_flow_loss():
+    made = trainer(train="frozen")
+    before = {k: v.clone() for k, v in weights(made).items()}
+    run(made)
+    assert "flow" not in made.losses
+    assert "vla" not in changed(before, weights(made))
+    assert changed(before, weights(made))
+
+
+def test_adapters_train_and_are_merged_into_the_policy_in_the_end(tmp_path):
+    pytest.importorskip("peft", reason="the extra with peft is not installed: make extras")
+    made = trainer(train="lora", lora_rank=2, learning_rate=1e-2)
+    base = {k: v.clone() for k, v in made.backend.module.state_dict().items() if "lora" not in k}
+    run(made).finish()
+    names = set(tiny_policy().module.state_dict())
+    assert set(made.backend.module.state_dict()) == names, "nothing of the adapters is left beside the weights"
+    merged = made.backend.module.state_dict()
+    assert any(
+        not torch.equal(merged[n], base[n.replace(".weight", ".base_layer.weight")]) for n in names if "weight" in n
+    )
+    made.backend.save_policy(tmp_path)
+    assert open_tiny(tmp_path).spec.fingerprint == made.backend.spec.fingerprint
+
+
+@pytest.mark.parametrize("values", [{}, {"train": "frozen"}, {"ema": 0.9}, {"accumulate": 2}, {"context_dropout": 0.3}])
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(tmp_path, values):
+    whole = run(trainer(**values))
+    stopped = trainer(**values)
+    for step in stopped.run():
+        if step == 2:
+            break
+    stopped.save(tmp_path / "state.safetensors", "this")
+    resumed = trainer(tiny_policy(seed=9), **values) if values.get("train") != "frozen" else trainer(**values)
+    resumed.restore(tmp_path / "state.safetensors", "this")
+    assert resumed.step == 2
+    run(resumed)
+    for made in (whole, resumed):
+        made.finish()
+    assert not changed(weights(whole), weights(resumed))
+    assert whole.losses == resumed.losses
+
+
+def test_another_training_or_a_torn_state_is_refused(tmp_path):
+    made, path = trainer(), tmp_path / "state.safetensors"
+    next(made.run())
+    made.save(path, "this")
+    with pytest.raises(ResumeError, match="another configuration"):
+        trainer().restore(path, "that")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ResumeError, match="torn"):
+        trainer().restore(path, "this")
+
+
+def test_averaged_weights_are_the_final_ones():
+    plain, averaged = trainer(), trainer(ema=0.9)
+    for made in (plain, averaged):
+        run(made)
+    assert not changed(weights(plain), weights(averaged))
+    averaged.finish()
+    assert changed(weights(plain), weights(averaged))
+
+
+def test_what_cannot_be_trained_says_so():
+    class Served:
+        """A policy elsewhere: it is encoded with, not trained."""
+
+        def __init__(self, policy):
+            self.spec, self.device, self.encode = policy.spec, policy.device, policy.encode
+
+    run(trainer(Served(tiny_policy()), train="frozen"))
+    with pytest.raises(TrainingError, match="train: frozen"):
+        trainer(Served(tiny_policy()))
+    with pytest.raises(TrainingError, match="no gradient checkpointing"):
+        trainer(gradient_checkpointing=True)
+
+
+def test_every_sample_comes_once_an_epoch_over_all_processes():
+    taken = [
+        [row for batch in StepSampler(12, 2, 1, 2, rank, seed=1, first=0, last=6) for row in batch] for rank in (0, 1)
+    ]
+    first = [row for a, b in zip(taken[0][:6], taken[1][:6], strict=True) for row in (a, b)]
+    assert sorted(first) == list(range(12))
+    assert sorted(taken[0][6:] + taken[1][6:]) == list(range(12))
+    assert taken[0][:6] != taken[0][6:]
+
+
+def test_a_resumed_sampler_goes_on_where_it_was():
+    whole = list(StepSampler(10, 3, 2, 2, 1, seed=5, first=0, last=8))
+    assert list(StepSampler(10, 3, 2, 2, 1, seed=5, first=5, last=8)) == whole[10:]
+
+
+def test_two_processes_end_where_one_with_twice_the_batch_ends(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys, torch\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_vla_trainer import run, trainer, weights\n"
+        "from safetensors.torch import save_file\n"
+        "torch.set_num_threads(1)\n"
+        "made = run(trainer(train='frozen', batch=int(sys.argv[2])))\n"
+        "if made.main: save_file({k: v.contiguous() for k, v in weights(made).items()}, sys.argv[1])\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    for command, out, batch in (([*two], "two", "4"), ([sys.executable], "one", "8")):
+        subprocess.run([*command, str(script), str(tmp_path / out), batch], check=True, env=environment, timeout=240)
+    one, both = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    start = weights(trainer(train="frozen"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(both[name], tensor, atol=2e-6, rtol=1e-4)
+    assert any(not torch.allclose(one[n], start[n], atol=1e-4) for n in one), "it has learned something"
