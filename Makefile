@@ -8,7 +8,7 @@ TEST_LIMIT := 25m
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup build demo test lint audit docs clean distclean
+.PHONY: help setup build demo test lint audit constraints docs clean distclean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,11 @@ bench-learner bench-td3: .venv/.rlt-bench
 	@$(WITH_ENV) python -m pip --disable-pip-version-check install -q -r $<
 	@touch $@
 
-audit: setup ## Look up known vulnerabilities of the pinned packages; says so where the network does not let it
+audit: setup ## Look up known vulnerabilities of all pinned packages; says so where the network does not let it
 	@$(WITH_ENV) python scripts/audit.py
+
+constraints: setup ## Write constraints.txt anew: the versions in .venv of what the pinned packages need in turn
+	@$(WITH_ENV) python scripts/constraints.py
 
 docs: setup ## Write the reference pages docs/parameters.md and docs/messages.md anew
 	@$(WITH_ENV) python scripts/reference.py

@@ -1,4 +1,4 @@
-"""`make audit`: known vulnerabilities of the packages in requirements*.txt, by pip-audit of a pinned version.
+"""`make audit`: known vulnerabilities of the pinned packages, by pip-audit of a pinned version.
 
 It is installed into an environment of its own, in .venv-audit. The exit status is 0 without findings, 1 with findings
 and 75 (EX_TEMPFAIL) where packages could not be looked up, which it says: that is no finding and no clean bill either.
@@ -18,8 +18,10 @@ ENVIRONMENT = ROOT / ".venv-audit"
 
 
 def requirement_files() -> list[Path]:
-    """Every file of pinned packages in the repository."""
-    return sorted([*ROOT.glob("requirements*.txt"), *ROOT.glob("benchmarks/requirements*.txt")])
+    """Every file of pinned packages in the repository: those named, and in constraints.txt what they need in turn."""
+    return sorted(
+        [*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt", *ROOT.glob("benchmarks/requirements*.txt")]
+    )
 
 
 def not_pinned(text: str) -> list[str]:

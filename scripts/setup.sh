@@ -23,7 +23,7 @@ flock --nonblock 9 || { say "another setup is running in this checkout; waiting 
 
 way=$(choose_way)
 hash_environment() {
-  { echo "$way" "${RLT_TORCH_INDEX:-}"; cat requirements*.txt scripts/setup.sh scripts/relocate_ros_wheels.py; } | digest
+  { echo "$way" "${RLT_TORCH_INDEX:-}"; cat requirements*.txt constraints.txt scripts/setup.sh scripts/relocate_ros_wheels.py; } | digest
 }
 # Contents of what colcon reads, and names of the installed files, which are links to the sources.
 hash_workspace() {
@@ -54,7 +54,7 @@ make_environment() {
   local pip=("$venv/bin/python" -m pip --disable-pip-version-check install --progress-bar off)
   local files=(-r requirements.txt -r requirements-torch.txt -r requirements-test.txt)
   if [ "$way" = wheels ]; then
-    files+=(-r requirements-no-ros.txt)
+    files+=(-r requirements-no-ros.txt -c constraints.txt)
   else
     # The ROS installation's compiled modules need the NumPy that they were built with.
     /usr/bin/python3 -c 'import numpy; print("numpy==" + numpy.__version__)' >"$venv/constraints.txt"

@@ -37,6 +37,7 @@ LABELS = {
     EpisodeState.LABEL_FAILURE: "failure",
     EpisodeState.LABEL_TIMEOUT: "timeout",
 }
+ROUNDING = 1e-6
 DRIVEN = (ExecutedAction.SOURCE_VLA, ExecutedAction.SOURCE_RL)
 
 
@@ -52,6 +53,8 @@ class Watched:
     commands: int = 0
     last_driven_s: float = 0.0
     """Monotonic time of the newest step that played a chunk."""
+    last_human_s: float = 0.0
+    """The same of a person's."""
     unlabelled: list[str] = field(default_factory=list)
     """Steps that no chunk of their episode and epoch explains."""
     labelled: dict[int, str] = field(default_factory=dict)
@@ -84,6 +87,9 @@ class Watch(Node):
         self.create_subscription(RecorderStatus, topics.RECORDER_STATUS, self._on_recorder, topics.QOS_LATCHED_READER)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_health, topics.QOS_STREAM)
         self.last_chunks: list[ActionChunk] = []
+        self.leash_step: np.ndarray | None = None
+        """(d,) How far a hold, which asks for nothing, may follow arms that are measured further off than the leash:
+        a step. None: not at all, as in lockstep, where they follow at once."""
 
     def watch_commands(self, topic: str) -> None:
         """Count what reaches the arms."""
@@ -124,8 +130,16 @@ class Watch(Node):
                 self._unexplained.setdefault(key, []).append(f"{words}: no such chunk")
             elif not np.array_equal(self._chunks[key][message.row], np.asarray(message.commanded)):
                 self.seen.unlabelled.append(f"{words}: not row {message.row} of its chunk")
-        elif message.source == ExecutedAction.SOURCE_HOLD and np.any(message.action):
-            self.seen.unlabelled.append(f"{words}: moved while holding")
+        elif message.source == ExecutedAction.SOURCE_HUMAN:
+            self.seen.last_human_s = time.monotonic()
+        elif message.source == ExecutedAction.SOURCE_HOLD and self._moves(message):
+            self.seen.unlabelled.append(f"{words}: moved while holding, by up to {np.abs(message.action).max():.2g}")
+
+    def _moves(self, hold: ExecutedAction) -> bool:
+        """Whether a hold asks for motion, or is more of it than limits may make: see `leash_step`."""
+        if self.leash_step is None or np.any(hold.commanded):
+            return bool(np.any(hold.action))
+        return bool((np.abs(hold.action) > self.leash_step + ROUNDING).any())
 
     def _on_episode(self, message: EpisodeState) -> None:
         self.phase = message.phase
@@ -219,10 +233,14 @@ class FaultyGraph:
             self.spin(0.1)
         return True
 
-    def until_moving(self) -> float:
-        """Seconds until a new step was executed; a person helps as one would. Raises FaultError after two minutes."""
-        begun, steps, pressed = time.monotonic(), self.seen.steps, time.monotonic()
-        while self.seen.steps == steps:
+    def until_moving(self, moved: Callable[[], float] | None = None) -> float:
+        """Seconds until a new step was executed; a person helps as one would. Raises FaultError after two minutes.
+
+        `moved`: what changes with a step that counts; by default every step does, as in lockstep, where none is idle.
+        """
+        moved = moved or (lambda: self.seen.steps)
+        begun, last, pressed = time.monotonic(), moved(), time.monotonic()
+        while moved() == last:
             now = time.monotonic()
             if now - begun > GIVE_UP_S:
                 raise FaultError(f"no step for {GIVE_UP_S:g} s: {self.seen.health}")

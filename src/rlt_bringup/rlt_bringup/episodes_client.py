@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from rlt_bringup.security import DEMO, with_identity
 from rlt_common import topics
 from rlt_msgs.action import RunEpisodes
 from rlt_msgs.msg import EpisodeState, TrainingStatus
@@ -129,4 +131,4 @@ class EpisodesClient:
 
 def start_ros() -> None:
     """Initialise rclpy without its signal handlers: Ctrl-C raises KeyboardInterrupt as in any Python program."""
-    rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    rclpy.init(args=with_identity(sys.argv, DEMO), signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)

@@ -287,6 +287,7 @@ NODE_NAMES = (
     "v4l2_camera",
     "auto_handoff",
 )
+REPLAYED = ("vla", "rl_policy")
 COMMAND_NAMES = ("adapt", "adapt_vla", "handoff")
 """Commands that take parameters from the task file as nodes do."""
 
@@ -369,6 +370,15 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
         nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))
     here = [node for node in nodes if options.host in ("all", "gpu" if node.name in GPU_NODES else "robot")]
     return [_finish(node, resolved, options.use_sim_time or resolved.lockstep) for node in here]
+
+
+def replayed(resolved: Resolved) -> list[NodeSpec]:
+    """VLA node and policy node for an episode that is played back: no /clock, and a node that dies stays dead."""
+    return [
+        replace(node, parameters={**node.parameters, "use_sim_time": False}, respawn=False)
+        for node in describe(resolved)
+        if node.name in REPLAYED
+    ]
 
 
 def _learner(resolved: Resolved) -> NodeSpec:

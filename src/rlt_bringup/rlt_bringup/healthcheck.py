@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -22,7 +22,7 @@ from rclpy.utilities import remove_ros_args
 from rlt_bringup.discovery import stay_on_this_machine
 from rlt_bringup.graph import GRAPH_MODES, NodeSpec, describe, resolve
 from rlt_bringup.runner import add_options, options_from
-from rlt_bringup.security import HEALTHCHECK, enclave, secured
+from rlt_bringup.security import HEALTHCHECK, with_identity
 from rlt_common import topics
 from rlt_common.parameters import ParameterError
 
@@ -67,13 +67,6 @@ def listen(names: Collection[str] | None, seconds: float) -> dict[str, Diagnosti
     return heard
 
 
-def with_identity(command: Sequence[str], namespace: str) -> list[str]:
-    """The command line with the enclave of the health check where SROS2 is on and none was given."""
-    if not secured() or "--enclave" in command:
-        return list(command)
-    return [*command, "--ros-args", "--enclave", enclave(HEALTHCHECK, namespace)]
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_bringup healthcheck`."""
     parser = argparse.ArgumentParser(prog="healthcheck", description=__doc__.splitlines()[0])
@@ -87,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         names = expected(describe(resolved), options.namespace) if options.mode in GRAPH_MODES else None
     except ParameterError as error:
         sys.exit(f"healthcheck: {error}")
-    rclpy.init(args=with_identity(sys.argv, options.namespace))
+    rclpy.init(args=with_identity(sys.argv, HEALTHCHECK, options.namespace))
     try:
         heard = listen(names, parsed.seconds)
         names = sorted(heard) if names is None else names

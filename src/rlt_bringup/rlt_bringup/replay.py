@@ -24,7 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from rlt_bringup.graph import GraphOptions, NodeSpec, Resolved, describe, resolve
+from rlt_bringup.graph import GraphOptions, NodeSpec, replayed, resolve
 from rlt_bringup.process_environment import set_defaults
 from rlt_bringup.replay_plan import (
     TOPICS,
@@ -39,6 +39,7 @@ from rlt_bringup.replay_plan import (
     plan,
 )
 from rlt_bringup.runner import GraphRunner, RunnerError
+from rlt_bringup.security import REPLAY, REPLAY_NAMESPACE, secured, with_identity
 from rlt_common import topics
 from rlt_common.atomic import write_atomic
 from rlt_common.config import config_hash, load_robot
@@ -60,7 +61,6 @@ from rlt_rl_node.messages import actor_message
 from rlt_vla_node.checkpoint import CheckpointError, read_config
 from rlt_vla_node.inference import noise_seed
 
-NODES = ("vla", "rl_policy")
 READY_TIMEOUT_S = 120.0
 ANSWER_TIMEOUT_S = 60.0
 REPEAT_S = 1.0
@@ -131,7 +131,7 @@ def prepare(
     if facts.get("config_hash", own) != own:
         notes.append(f"robot or task file changed since the recording: {facts['config_hash']} then, {own} now")
     found = _find_actor(recording, Path(actor) if actor else None, resolved.run / "checkpoints", vla_hash)
-    return Replay(recording, _nodes(resolved), found, notes)
+    return Replay(recording, replayed(resolved), found, notes)
 
 
 class Player(Node):
@@ -229,8 +229,9 @@ class Player(Node):
 
 def play(replay: Replay) -> Comparison:
     """Start both nodes, play the episode, stop them. Raises ReplayError or RunnerError with the end of their logs."""
-    namespace = f"replay_{os.getpid()}"
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    # With SROS2 the nodes' identities have the namespace in them, so it is always the same: one replay at a time.
+    namespace = REPLAY_NAMESPACE if secured() else f"replay_{os.getpid()}"
+    rclpy.init(args=with_identity(sys.argv, REPLAY, namespace), signal_handler_options=SignalHandlerOptions.NO)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="rlt_replay_") as folder,
@@ -349,15 +350,6 @@ def _find_actor(recording: Recording, given: Path | None, folder: Path, vla_hash
         if given and actor.vla_hash != vla_hash:
             raise ReplayError(f"actor {path} was trained on VLA {actor.vla_hash}, the episode is of {vla_hash}")
     return None
-
-
-def _nodes(resolved: Resolved) -> list[NodeSpec]:
-    """VLA node and policy node as the graph describes them; a replay has no /clock, and a node that dies stays dead."""
-    return [
-        dataclasses.replace(node, parameters={**node.parameters, "use_sim_time": False}, respawn=False)
-        for node in describe(resolved)
-        if node.name in NODES
-    ]
 
 
 if __name__ == "__main__":

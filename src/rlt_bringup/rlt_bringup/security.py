@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.graph import GraphOptions, NodeSpec, Resolved, describe, replayed, resolve
 from rlt_bringup.shared_learner import ALONE, CLOCK
 from rlt_common import topics
 from rlt_common.atomic import write_atomic
@@ -27,12 +27,13 @@ from rlt_teleop.joy_mapping import load_mapping
 
 CAMERAS, COMMAND, STATES, SENSORS, ORDERS = "{cameras}", "{command}", "{states}", "{sensors}", "{orders}"
 """Stand for the topics that the robot's file names; ORDERS for the services in which controllers tell their joints."""
-EVERY_NODE_PUBLISHES = ("/rosout", "/parameter_events", topics.DIAGNOSTICS)
-EVERY_NODE_REPLIES = (
+EVERY_NODE_PUBLISHES = ("/parameter_events",)
+EVERY_NODE_REPLIES = ("~/get_type_description",)
+LOG = "/rosout"
+PARAMETER_SERVICES = (
     "~/describe_parameters",
     "~/get_parameter_types",
     "~/get_parameters",
-    "~/get_type_description",
     "~/list_parameters",
     "~/set_parameters",
     "~/set_parameters_atomically",
@@ -49,6 +50,11 @@ class Interfaces:
     reply: tuple[str, ...] = ()
     request: tuple[str, ...] = ()
     execute: tuple[str, ...] = ()
+    call: tuple[str, ...] = ()
+    health: bool = True
+    """Whether it says on /diagnostics how it is."""
+    parameters: bool = True
+    """Whether it has a log topic and rclpy's services for its parameters."""
 
 
 NODES: dict[str, Interfaces] = {
@@ -116,9 +122,9 @@ NODES: dict[str, Interfaces] = {
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
-    "camera_check": Interfaces(subscribe=(STATES, CAMERAS)),
-    "check_robot": Interfaces(subscribe=(STATES, SENSORS, CAMERAS), request=(ORDERS,)),
-    "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS)),
+    "camera_check": Interfaces(subscribe=(STATES, CAMERAS), health=False),
+    "check_robot": Interfaces(subscribe=(STATES, SENSORS, CAMERAS), request=(ORDERS,), health=False),
+    "calibrate_delay": Interfaces(subscribe=(STATES, CAMERAS), health=False),  # of the cameras one, chosen at its start
     "recorder": Interfaces(
         publish=(topics.RECORDER_STATUS,),
         subscribe=(
@@ -145,14 +151,33 @@ NODES: dict[str, Interfaces] = {
             topics.RECORDER_STATUS,
             topics.RELABEL,
             topics.DIAGNOSTICS,
-        )
+        ),
+        health=False,
     ),
     "feedback": Interfaces(
         publish=(topics.JOY_FEEDBACK,),
         subscribe=(topics.EPISODE_STATE, topics.CONTROL_STATE, topics.RECORDER_STATUS, topics.DIAGNOSTICS),
     ),
-    "healthcheck": Interfaces(subscribe=(topics.DIAGNOSTICS,)),
-    "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,)),
+    "healthcheck": Interfaces(subscribe=(topics.DIAGNOSTICS,), health=False, parameters=False),
+    "reset_estop_command": Interfaces(request=(topics.SERVICE_RESET_ESTOP,), health=False),
+    "episodes_client": Interfaces(
+        subscribe=(topics.TRAINING_STATUS,),
+        request=(topics.SERVICE_SAVE_CHECKPOINT,),
+        call=(topics.ACTION_RUN_EPISODES,),
+        health=False,
+    ),
+    "replay": Interfaces(
+        publish=(
+            topics.OBSERVATION,
+            topics.CHUNK_REQUEST,
+            topics.EPISODE_STATE,
+            topics.EXECUTED_ACTION,
+            topics.CONTROL_STATE,
+            topics.ACTOR,
+        ),
+        subscribe=(topics.VLA_OUTPUT, topics.ACTION_CHUNK),
+        health=False,
+    ),
 }
 HEALTHCHECK = NodeSpec("rlt_bringup", "healthcheck", "healthcheck")
 BY_HAND = (
@@ -171,6 +196,12 @@ BY_HAND = (
     ),
 )
 """What a person starts beside the graph; the policies know it too."""
+DEMO = NodeSpec("rlt_bringup", "demo", "episodes_client")
+"""Runs the episodes of `make demo`: in simulation alone it has policies."""
+REPLAY = NodeSpec("rlt_bringup", "replay", "replay")
+"""Stands where robot and learner stand, for an episode that is played back: only in the namespace of that."""
+REPLAY_NAMESPACE = "replay"
+"""Where SROS2 is on."""
 
 
 def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
@@ -184,17 +215,23 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
     sim_time = bool(node.parameters.get("use_sim_time"))
     lockstep = robot.tick == "joint_states"
     clock = CLOCK.lstrip("/") if node.remap else CLOCK  # a namespace has a clock of its own
-    unused = (topics.CAMERA_HEALTH,) if lockstep else (CLOCK,)
-    publish = [clock if name == CLOCK else name for name in _resolved(own.publish, robot) if name not in unused]
-    subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([clock] if sim_time else [])]
+    unsaid = (topics.CAMERA_HEALTH,) if lockstep else (CLOCK,)
+    unheard = (topics.CAMERA_HEALTH,) if lockstep else ()
     if node.name == "sim_robot" and not lockstep:
-        unused = (topics.CONTROL_STATE, topics.SIMULATION_ACK)
-    subscribe = [name for name in subscribe if name not in unused]
+        unheard = (topics.CONTROL_STATE, topics.SIMULATION_ACK)
+    publish = [clock if name == CLOCK else name for name in _resolved(own.publish, robot) if name not in unsaid]
+    subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([clock] if sim_time else [])]
+    subscribe = [name for name in subscribe if name not in unheard]
+    publish += [
+        *EVERY_NODE_PUBLISHES,
+        *([topics.DIAGNOSTICS] if own.health else []),
+        *([LOG] if own.parameters else []),
+    ]
     return dataclasses.replace(
         own,
-        publish=tuple(sorted({*publish, *EVERY_NODE_PUBLISHES})),
+        publish=tuple(sorted(set(publish))),
         subscribe=tuple(sorted(set(subscribe))),
-        reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES})),
+        reply=tuple(sorted({*own.reply, *EVERY_NODE_REPLIES, *(PARAMETER_SERVICES if own.parameters else ())})),
         request=tuple(sorted(set(_resolved(own.request, robot)))),
     )
 
@@ -235,6 +272,7 @@ def policy(nodes: Iterable[NodeSpec], robot: RobotConfig, namespace: str = "") -
             ("services", "service", "reply", own.reply),
             ("services", "service", "request", own.request),
             ("actions", "action", "execute", own.execute),
+            ("actions", "action", "call", own.call),
         ):
             if names:
                 allowed = xml.SubElement(profile, group, {verb: "ALLOW"})
@@ -276,12 +314,31 @@ def _namespace(namespace: str) -> str:
     return f"/{namespace.strip('/')}" if namespace.strip("/") else "/"
 
 
+def described(resolved: Resolved, replay: bool = False) -> list[NodeSpec]:
+    """The nodes of a graph that have policies, with those that a person starts; `replay`: those of a replay."""
+    if replay:
+        return [*replayed(resolved), REPLAY]
+    nodes = describe(resolved)
+    if resolved.options.learner == ALONE:
+        return [*nodes, HEALTHCHECK]
+    return [*nodes, *BY_HAND, *((DEMO,) if resolved.simulated else ())]
+
+
+def with_identity(command: list[str], node: NodeSpec, namespace: str = "") -> list[str]:
+    """A command line with the enclave of what is started by hand, where SROS2 is on and none was given."""
+    if not secured() or "--enclave" in command:
+        return command
+    return [*command, "--ros-args", "--enclave", enclave(node, namespace)]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m rlt_bringup.security`."""
     parser = argparse.ArgumentParser(prog="security", description="write the SROS2 policies of a graph")
     parser.add_argument("--task", default="screw", help="task name or path of a task file")
     parser.add_argument("--robot", default="sim", help="robot name or path of a robot file")
-    parser.add_argument("--mode", default="deploy", help="mode of the graph")
+    parser.add_argument(
+        "--mode", default="deploy", help=f"mode of the graph; or {REPLAY.name}: of an episode played back"
+    )
     parser.add_argument("--namespace", default="", help="namespace of every node")
     parser.add_argument("--learner", default="own", help="own, shared or alone")
     parser.add_argument("--robots", default="", help="with --learner alone: namespaces of its robots")
@@ -291,24 +348,28 @@ def main(arguments: list[str] | None = None) -> None:
     what.add_argument("--output", type=Path, help="the file to write")
     what.add_argument("--list", action="store_true", help="print the enclaves, one a line")
     given = parser.parse_args(arguments)
+    replay = given.mode == REPLAY.name
+    namespace = REPLAY_NAMESPACE if replay else given.namespace
     try:
+        if replay and given.namespace:
+            raise ParameterError(f"--namespace: a replay has its own, {REPLAY_NAMESPACE}: leave it out")
         options = GraphOptions(
             task=given.task,
             robot=given.robot,
-            mode=given.mode,
+            mode="eval" if replay else given.mode,
             operator=given.operator,
             joy=given.joy,
-            namespace=given.namespace,
+            namespace=namespace,
             learner=given.learner,
             robots=given.robots,
             checkpoint="vla",  # named, so that what a dry run may do does not depend on what a run directory holds
         )
         resolved = resolve(options)
-        nodes = [*describe(resolved), *((HEALTHCHECK,) if given.learner == ALONE else BY_HAND)]
+        nodes = described(resolved, replay)
         if given.list:
-            print("\n".join(enclave(node, given.namespace) for node in nodes))
+            print("\n".join(enclave(node, namespace) for node in nodes))
             return
-        text = policy(nodes, load_robot(resolved.robot_file), given.namespace)
+        text = policy(nodes, load_robot(resolved.robot_file), namespace)
         write_atomic(given.output, text.encode())
     except ParameterError as error:
         sys.exit(f"security: {error}")

@@ -17,7 +17,7 @@ from harness.process_samples import flat, sample_process, shared_memory_mb, slop
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_common.codecs import floats
 from rlt_common.config import load_robot
-from rlt_common.episode_file import EpisodeWriter
+from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
 from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction
 
 
@@ -63,6 +63,59 @@ def test_any_other_motion_is_unlabelled(watch, wrong):
     watch._on_chunk(chunk())
     watch._on_step(step(1, **wrong))
     assert len(watch.unexplained()) == 1
+
+
+def hold(**fields):
+    return step(-1, source=ExecutedAction.SOURCE_HOLD, chunk_id=0, **{"commanded": floats([0.0, 0.0]), **fields})
+
+
+def test_a_hold_on_a_timer_may_follow_displaced_arms_by_a_step_and_ask_for_nothing(watch):
+    follows = hold(action=floats([0.004, -0.005]))
+    watch.leash_step = np.array([0.005, 0.005])
+    watch._on_step(follows)
+    assert watch.unexplained() == []
+    watch._on_step(hold(action=floats([0.015, 0.0])))
+    watch._on_step(hold(action=floats([0.001, 0.0]), commanded=floats([0.001, 0.0])))
+    assert len(watch.unexplained()) == 2
+    watch.leash_step = None
+    watch._on_step(follows)
+    assert len(watch.unexplained()) == 3, "in lockstep nothing is ever displaced"
+
+
+def test_a_person_s_steps_and_a_chunk_s_are_told_apart(watch):
+    watch._on_chunk(chunk())
+    watch._on_step(step(1))
+    driven = watch.seen.last_driven_s
+    assert watch.seen.last_human_s == 0.0 < driven
+    watch._on_step(step(1, source=ExecutedAction.SOURCE_HUMAN, chunk_id=0))
+    assert watch.seen.last_driven_s == driven <= watch.seen.last_human_s
+
+
+def test_each_watchdog_is_judged_by_the_time_it_states():
+    robot = load_robot(resolve(GraphOptions()).robot_file)
+    task = resolve(GraphOptions()).task
+    bounds = {own.victims: own.bound_s for own in (*faults.guarded(robot, task), faults.in_take_over(robot))}
+    assert bounds == {
+        faults.CHUNK_PRODUCERS: pytest.approx(0.3),
+        ("episode_manager",): pytest.approx(0.54),
+        ("sim_robot",): pytest.approx(0.14),
+        ("joy_operator",): pytest.approx(0.14),
+    }
+
+
+def test_a_timed_row_counts_what_held_in_time():
+    own = faults.Guarded(("x",), 0.5, "its time-out")
+    row = faults._timed_row(own, [0.1, 0.5, 0.7], [1.0, 2.0, 3.0], ["a step"], [])
+    assert (row.tried, row.held, row.in_time, row.bound_s, row.hold_worst_s, row.worst_s) == (3, 2, 2, 0.5, 0.7, 3.0)
+
+
+def test_a_file_that_was_torn_or_damaged_is_refused(tmp_path):
+    for spoil in (faults.tear, faults.damage):
+        path = tmp_path / "000001.mcap"
+        EpisodeWriter(path).finish({"label": "success"})
+        spoil(path)
+        with pytest.raises(EpisodeFileError):
+            episode_metadata(path)
 
 
 def test_an_episode_with_a_confirmed_label_is_lost_without_a_whole_file_that_says_so(watch, tmp_path):
@@ -149,12 +202,14 @@ def test_only_the_shared_memory_of_the_processes_asked_about_counts(tmp_path):
 
 
 def test_goals_count_what_was_lost_and_what_was_left_out():
-    good = {"fault": "SIGKILL", "tried": 100, "held": 100, "went_on": 100, "lost": 0}
+    good = {"fault": "SIGKILL", "tried": 100, "held": 100, "went_on": 100, "lost": 0, "in_time": 100, "bound_s": 0.1}
     assert all(goal.met for goal in faults.goals([good]))
-    for change in ({"held": 99}, {"went_on": 99}, {"lost": 1}):
+    for change in ({"held": 99}, {"went_on": 99}, {"lost": 1}, {"in_time": 99}):
         assert not all(goal.met for goal in faults.goals([{**good, **change}]))
     left_out = {"fault": "full disk", "tried": 0, "held": 0, "went_on": 0, "lost": 0}
-    assert [goal.met for goal in faults.goals([good, left_out])] == [True, True, True, True, False]
+    assert [goal.met for goal in faults.goals([good, left_out])] == [True, True, True, True, True, False]
+    lockstep = {**good, "in_time": None, "bound_s": None}
+    assert not faults.goals([lockstep])[2].met, "without a kill on a timer nothing is known of how soon the arms hold"
 
 
 def test_the_soak_s_table_and_goals_from_samples():

@@ -57,7 +57,8 @@ def test_everything_copied_from_the_repository_exists():
 
 def test_every_requirements_file_reaches_the_image():
     text = DOCKERFILE.read_text(encoding="utf-8")
-    absent = [path.name for path in ROOT.glob("requirements*.txt") if path.name not in text]
+    files = [*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]
+    absent = [path.name for path in files if path.name not in text]
     assert absent == []
 
 
@@ -79,8 +80,8 @@ def test_both_services_meet_on_the_hosts_network_and_shared_memory(services):
 
 
 def test_only_the_robot_side_has_the_gamepad_and_only_the_gpu_side_the_gpu(services):
-    assert "/dev/input:/dev/input" in services["robot"]["volumes"]
-    assert services["robot"]["device_cgroup_rules"] == ["c 13:* rw"]
+    assert "/dev/input:/dev/input:ro" in services["robot"]["volumes"]
+    assert services["robot"]["device_cgroup_rules"] == ["c 13:* r"]
     assert services["gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
     for name, service in services.items():
         assert "devices" not in service

@@ -10,8 +10,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from rlt_bringup.graph import GraphOptions, NodeSpec, describe, resolve
-from rlt_bringup.healthcheck import complaints, expected, with_identity
+from rlt_bringup.healthcheck import complaints, expected
 from rlt_bringup.runner import GraphRunner
+from rlt_bringup.security import HEALTHCHECK, with_identity
 
 ROBOT_SIDE = {"sim_robot", "chunk_executor", "camera_ingest", "episode_manager", "joy_operator", "recorder"}
 
@@ -78,8 +79,8 @@ def test_while_a_command_runs_nobody_is_expected_and_whoever_speaks_must_be_well
 
 def test_where_sros2_is_on_it_has_an_identity_of_its_own(monkeypatch):
     monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
-    assert with_identity(["healthcheck"], "cell") == ["healthcheck"]
+    assert with_identity(["healthcheck"], HEALTHCHECK, "cell") == ["healthcheck"]
     monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
     own = ["healthcheck", "--ros-args", "--enclave", "/cell/healthcheck"]
-    assert with_identity(["healthcheck"], "cell") == own
-    assert with_identity(own, "") == own
+    assert with_identity(["healthcheck"], HEALTHCHECK, "cell") == own
+    assert with_identity(own, HEALTHCHECK) == own

@@ -1,23 +1,32 @@
 """Policies that fit the real nodes, nothing that runs code it has loaded, and paths that stay where they belong."""
 
 import ast
+import contextlib
+import os
+import pty
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
 import rclpy
-from harness.untrained_run import prepare
+import yaml
+from harness.untrained_run import on_a_timer, prepare
 from rclpy.node import Node
 
 from rlt_bringup import security
+from rlt_bringup.episodes_client import EpisodesClient
 from rlt_bringup.graph import NODE_NAMES, GraphOptions, NodeSpec, describe, resolve
+from rlt_bringup.replay import Player
 from rlt_bringup.runner import GraphRunner
 from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError
+from rlt_vla_node.camera_check import CameraLook
 
 ROOT = Path(__file__).resolve().parents[3]
-LIMIT_S = 90.0
+LIMIT_S = 60.0
 ACTIONS = "/_action/"
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 FORBIDDEN_CALLS = {
@@ -58,15 +67,15 @@ def graph(tmp_path_factory):
     rclpy.shutdown()
 
 
-def seen(probe, what, name):
+def seen(probe, what, name, namespace=""):
     """Names of a node's endpoints as the running graph shows them, relative, without those of actions."""
-    found = getattr(probe, f"get_{what}_names_and_types_by_node")(name, "/")
-    private = f"/{name}/"
+    found = getattr(probe, f"get_{what}_names_and_types_by_node")(name, namespace or "/")
+    private = f"{namespace}/{name}/"
     return {n.replace(private, "~/", 1) if n.startswith(private) else n for n, _ in found if ACTIONS not in n}
 
 
-def absolute(names):
-    return {name if name.startswith(("/", "~")) else f"/{name}" for name in names}
+def absolute(names, namespace=""):
+    return {name if name.startswith(("/", "~")) else f"{namespace}/{name}" for name in names}
 
 
 def settled(read, expected):
@@ -81,19 +90,150 @@ def settled(read, expected):
 def test_the_table_says_what_the_running_nodes_use(graph):
     nodes, robot, probe = graph
     for node in nodes:
-        own = security.interfaces(node, robot)
-        for what, names in (("publisher", own.publish), ("subscriber", own.subscribe), ("service", own.reply)):
-            expected = absolute(names)
-            found = settled(lambda n=node.name, w=what: seen(probe, w, n), expected)
-            assert found == expected, (node.name, what)
-        expected = absolute(own.request)
-        assert settled(lambda n=node.name: seen(probe, "client", n), expected) == expected, node.name
-        served = {n for n, _ in probe.get_service_names_and_types_by_node(node.name, "/") if ACTIONS in n}
-        assert {n.split(ACTIONS)[0] for n in served} == absolute(own.execute), node.name
+        compare(probe, node, robot)
+
+
+def compare(probe, node, robot, namespace="", without=()):
+    """The table's word on a running node, with what the graph shows of it; `without`: topics that it may leave out."""
+    own = security.interfaces(node, robot)
+    for what, names in (
+        ("publisher", own.publish),
+        ("subscriber", set(own.subscribe) - set(without)),
+        ("service", own.reply),
+        ("client", own.request),
+    ):
+        expected = absolute(names, namespace)
+        assert settled(lambda w=what: seen(probe, w, node.name, namespace), expected) == expected, (node.name, what)
+    for what, names in (("service", own.execute), ("client", own.call)):
+        expected = absolute(names, namespace)
+
+        def actions(w=what):
+            found = getattr(probe, f"get_{w}_names_and_types_by_node")(node.name, namespace or "/")
+            return {name.split(ACTIONS)[0] for name, _ in found if ACTIONS in name}
+
+        assert settled(actions, expected) == expected, (node.name, what)
+
+
+HAND = "/by_hand"
+"""A namespace with nothing else in it: what waits for a service or a message waits long enough to be looked at."""
+
+
+@pytest.fixture(scope="module")
+def sensing_robot(tmp_path_factory):
+    """File of a robot that has what a robot can have: force, measured poses, drivers that say so, video devices."""
+    folder = tmp_path_factory.mktemp("sensing")
+    file = on_a_timer(folder)
+    values = yaml.safe_load(file.read_text())
+    for arm in values["arms"]:
+        own = {"wrench_topic": f"{arm['name']}/wrench", "max_force": 20.0, "max_torque": 5.0}
+        arm |= {**own, "pose_topic": f"{arm['name']}/pose"}
+    for camera in values["cameras"]:
+        camera |= {"device": f"/dev/rlt_none_{camera['name']}", "rate_hz": 30.0}
+    values["drivers"][0]["ready_topic"] = "ready"
+    file.write_text(yaml.safe_dump(values))
+    assert len(load_robot(file).sensor_topics) == 5
+    return file
+
+
+@contextlib.contextmanager
+def started(module, arguments=(), parameters=None):
+    """A process with a terminal of its own, as a person starts it. Ends with it."""
+    ours, its = pty.openpty()
+    ros = [word for key, value in (parameters or {}).items() for word in ("-p", f"{key}:={value}")]
+    # As an installed executable does; reset_estop waits for its service longer than it takes to look.
+    code = f"import {module} as command; command.TIMEOUT_S = 100.0; command.main()"
+    command = [sys.executable, "-c", code, *arguments, "--ros-args", "-r", f"__ns:={HAND}", *ros]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+            os.close(its)
+            os.close(ours)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("name", "module", "arguments", "parameters"),
+    [
+        ("keyboard", "rlt_teleop.keyboard_node", "", ""),
+        ("status", "rlt_teleop.status_node", "", ""),
+        ("feedback", "rlt_teleop.feedback_node", "", "outputs:=[rumble]"),
+        ("gamepad", "rlt_teleop.gamepad_node", "", ""),
+        ("camera_view", "rlt_teleop.camera_view_node", "", "robot:={robot} port:=0"),
+        ("v4l2_camera", "rlt_vla_node.v4l2_camera_node", "", "robot:={robot}"),
+        ("reset_estop_command", "rlt_teleop.reset_estop_command", "", ""),
+        (
+            "check_robot",
+            "rlt_bringup.check_robot",
+            f"--robot {{robot}} --arms-only --seconds 100 --namespace {HAND}",
+            "",
+        ),
+        ("camera_check", "rlt_vla_node.camera_check", "--robot {robot} --seconds 100", ""),
+        ("calibrate_delay", "rlt_vla_node.calibrate_delay", "--robot {robot} --camera base --seconds 100", ""),
+        ("healthcheck", "rlt_bringup.healthcheck", "--seconds 100", ""),
+    ],
+)
+def test_the_table_says_what_is_used_by_what_a_person_starts(graph, sensing_robot, name, module, arguments, parameters):
+    probe = graph[2]
+    filled = arguments.format(robot=sensing_robot).split()
+    own = dict(word.format(robot=sensing_robot).split(":=") for word in parameters.split())
+    node = next((n for n in security.BY_HAND if n.name == name), NodeSpec("p", "e", name))
+    robot = load_robot(sensing_robot)
+    looked_at = {"calibrate_delay": 1, "check_robot": 0}.get(name, len(robot.cameras))
+    without = [camera.topic for camera in robot.cameras[looked_at:]]
+    with started(module, filled, own) as process:
+        settled(lambda: (name, HAND) in probe.get_node_names_and_namespaces() or process.poll() is not None, True)
+        compare(probe, node, robot, HAND, without)
+
+
+def test_the_table_says_what_check_robot_hears_of_cameras_once_it_is_done_with_the_arms(graph, sensing_robot):
+    robot = load_robot(sensing_robot)
+    look = CameraLook(robot, HAND, "check_robot")
+    node = next(n for n in security.BY_HAND if n.name == "check_robot")
+    try:
+        hears = absolute({camera.topic for camera in robot.cameras} | set(robot.state_topics), HAND)
+        assert settled(lambda: seen(graph[2], "subscriber", "check_robot", HAND), hears) == hears
+        assert hears <= absolute(security.interfaces(node, robot).subscribe, HAND)
+    finally:
+        look.node.destroy_node()
+
+
+def test_the_table_says_what_demo_and_replay_use(graph):
+    _, robot, probe = graph
+    client = EpisodesClient(lambda: None)
+    player = Player(lambda: None, HAND)
+    try:
+        compare(probe, security.DEMO, robot)
+        compare(probe, security.REPLAY, robot, HAND)
+    finally:
+        client.close()
+        player.close()
+
+
+def test_what_plays_an_episode_back_may_speak_for_the_robot_in_its_own_namespace_alone(tmp_path, capsys):
+    file = tmp_path / "policy.xml"
+    security.main(["--mode", "replay", "--output", str(file)])
+    root = xml.parse(file).getroot()
+    assert [e.get("path") for e in root.iter("enclave")] == ["/replay/vla", "/replay/rl_policy", "/replay/replay"]
+    assert not [t.text for t in root.iter("topic") if t.text == "/clock"], "a replay has none"
+    for mode in ("train", "deploy", "eval"):
+        security.main(["--mode", mode, "--list"])
+        assert "replay" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="leave it out"):
+        security.main(["--mode", "replay", "--namespace", "cell", "--list"])
+
+
+def test_only_in_simulation_has_the_demo_an_identity(capsys):
+    security.main(["--mode", "train", "--list"])
+    assert "/episodes_client" in capsys.readouterr().out
+    security.main(["--mode", "train", "--robot", "dual_ur5e", "--joy", "keyboard", "--list"])
+    assert "/episodes_client" not in capsys.readouterr().out
 
 
 def test_every_node_of_the_graph_is_in_the_table():
-    assert set(security.NODES) == set(NODE_NAMES) | {node.name for node in security.BY_HAND}
+    by_hand = {node.name for node in (*security.BY_HAND, security.DEMO, security.REPLAY)}
+    assert set(security.NODES) == set(NODE_NAMES) | by_hand
     stranger = NodeSpec("p", "e", "stranger")
     with pytest.raises(ParameterError, match="no interfaces are known of node 'stranger'"):
         security.interfaces(stranger, load_robot(resolve(GraphOptions()).robot_file))
@@ -145,7 +285,7 @@ def test_a_learner_of_several_robots_may_use_the_topics_of_each(tmp_path):
 
     assert of("publish") == {
         *(f"{cell}/{topic}" for cell in ("cell_a", "/cell_b") for topic in ("actor", "training_status")),
-        *security.EVERY_NODE_PUBLISHES,
+        *("/rosout", "/parameter_events", "/diagnostics"),
     }
     assert {"cell_a/executed_action", "/cell_b/relabel"} < of("subscribe")
     assert "executed_action" not in of("subscribe")
@@ -173,7 +313,7 @@ def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
 def test_a_secured_graph_starts_every_node_in_its_own_enclave(monkeypatch, tmp_path, capsys):
     security.main(["--list", "--mode", "train"])
     listed = capsys.readouterr().out.split()
-    nodes = [*describe(resolve(GraphOptions(run=str(tmp_path), mode="train"))), *security.BY_HAND]
+    nodes = security.described(resolve(GraphOptions(run=str(tmp_path), mode="train")))
 
     def enclaves():
         commands = [GraphRunner([node], tmp_path)._command(node) for node in nodes]

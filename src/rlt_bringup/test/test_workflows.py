@@ -18,7 +18,7 @@ def jobs(path):
 
 
 def test_they_follow_the_schema_of_github_workflows():
-    assert len(WORKFLOWS) == 3
+    assert len(WORKFLOWS) == 4
     command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.github-workflows"]
     result = subprocess.run([*command, *WORKFLOWS], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -43,6 +43,17 @@ def test_no_job_runs_for_ever(path):
 def test_every_distribution_is_tried(name):
     (job,) = jobs(ROOT / ".github" / "workflows" / f"{name}.yml")
     assert job["strategy"]["matrix"]["distribution"] == DISTRIBUTIONS
+
+
+def test_the_audit_runs_every_day_and_fails_on_findings_alone():
+    text = (ROOT / ".github" / "workflows" / "audit.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", workflow[True]["schedule"][0]["cron"])  # YAML reads `on` as true
+    (job,) = workflow["jobs"].values()
+    command = job["steps"][-1]["run"].replace("python3 scripts/audit.py", "(exit $AUDIT)")
+    for status, passes in ((0, True), (75, True), (1, False), (2, False)):
+        result = subprocess.run(["bash", "-e", "-c", command], env={"AUDIT": str(status)}, check=False)
+        assert (result.returncode == 0) == passes, status
 
 
 def test_every_task_s_launch_file_is_shown():

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.part")
 
 
 def write_atomic(path: Path | str, data: bytes) -> None:
     """Write `data` so that a crash at any moment leaves the old file or the new one, never a part.
 
-    Raises OSError when the disk refuses; the old file stays, and nothing else takes up room.
+    Raises OSError when the disk refuses; the old file stays, and nothing else takes up room. What a writer of the same
+    file left that was killed is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove_leftovers(path.parent, path.name)
+    temporary = temporary_path(path)
     try:
         with open(temporary, "wb", opener=no_follow) as file:
             file.write(data)
@@ -25,6 +31,38 @@ def write_atomic(path: Path | str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_path(path: Path) -> Path:
+    """Where this process writes what is to be `path`: beside it, hidden."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Delete what writers left in `folder` that were killed: temporary files and folders of processes that are gone.
+
+    `name`: only those of this file; empty: all. What cannot be deleted stays: the disk may be read-only. Meant for
+    folders that processes of one machine write to.
+    """
+    for path in sorted(folder.glob(".*.part")):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or (name and match[1] != name) or _alive(int(match[2])):
+            continue
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def no_follow(path: str, flags: int) -> int:

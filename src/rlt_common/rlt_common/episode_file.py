@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ament_index_python import has_resource
 from ament_index_python.packages import get_package_share_directory
 from mcap.exceptions import McapError
-from mcap.reader import make_reader
+from mcap.reader import McapReader, make_reader
 from mcap.writer import CompressionType, Writer
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.serialization import deserialize_message
+from zstandard import ZstdError
 
-from rlt_common.atomic import no_follow, rename_durable
+from rlt_common.atomic import no_follow, rename_durable, sha256_hex
 from rlt_common.message_versions import VersionError, padding
 from rlt_common.reading import read_limited
 
 RMWError = rclpy_implementation.RMWError
 METADATA_NAME = "rlt"
+_CHECKSUM = "sha256"
+"""Of the other facts: MCAP itself has a checksum for messages and for its index, and none for metadata."""
+_FOOTER = struct.Struct("<BQQQI8s")
+"""The end of an MCAP file: the footer's opcode and length, start of the summary, of its offsets, its CRC; magic."""
+_DAMAGED = (McapError, ZstdError, struct.error, KeyError, ValueError, OverflowError, MemoryError)
+"""What readers raise over bytes that are not what was written; the last two where a length is damaged."""
 RESERVE_STEP, HEADROOM = 16 * 1024**2, 8 * 1024**2
 """Bytes taken of the disk at a time, and kept ahead of what is written: what finishing a file needs at most."""
 PARTIAL_SUFFIX = ".part"
@@ -97,7 +107,8 @@ class EpisodeWriter:
     def finish(self, metadata: Mapping[str, str]) -> int:
         """Add the metadata, finalise, fsync, rename. Returns the size in bytes; the episode is durable after it."""
         try:
-            self._writer.add_metadata(METADATA_NAME, {k: str(v) for k, v in metadata.items()})
+            facts = {k: str(v) for k, v in metadata.items()}
+            self._writer.add_metadata(METADATA_NAME, {**facts, _CHECKSUM: _checksum(facts)})
             self._writer.finish()
             self._file.flush()
             size = self._file.tell()
@@ -130,14 +141,14 @@ class EpisodeWriter:
 def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iterator[Entry]:
     """Messages of an episode file in log order, deserialised.
 
-    A message that was recorded before its type got more fields has zeros in them. Raises EpisodeFileError for a torn or
-    foreign file, and for a message of another version of its type than that.
+    A message that was recorded before its type got more fields has zeros in them. Raises EpisodeFileError for a torn,
+    damaged or foreign file, and for a message of another version of its type than that.
     """
     wanted = None if topics is None else list(topics)
     types: dict[str, tuple[Any, bytes]] = {}
     try:
         with open(path, "rb") as file:
-            for schema, channel, message in make_reader(file).iter_messages(topics=wanted):
+            for schema, channel, message in _reader(file).iter_messages(topics=wanted):
                 if schema.name not in types:
                     kind = message_class(schema.name)
                     more = padding(schema.data.decode(), message_definition(schema.name))
@@ -148,8 +159,8 @@ def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iter
         raise EpisodeFileError(f"{path}: {error.strerror}") from error
     except VersionError as error:
         raise EpisodeFileError(f"{path}: {schema.name} in it {_OTHER_VERSION}: {error}") from error
-    except (McapError, ValueError) as error:
-        raise EpisodeFileError(f"{path}: not a whole episode file: {error}") from error
+    except _DAMAGED as error:
+        raise _not_whole(path, error) from error
 
 
 def _deserialised(path: Path | str, cdr: bytes, kind: Any) -> Any:
@@ -163,14 +174,45 @@ def episode_metadata(path: Path | str) -> dict[str, str]:
     """The episode's facts: task, label, seed, episode_id, hashes. Raises EpisodeFileError."""
     try:
         with open(path, "rb") as file:
-            for record in make_reader(file).iter_metadata():
+            for record in _reader(file).iter_metadata():
                 if record.name == METADATA_NAME:
-                    return dict(record.metadata)
+                    return _checked(dict(record.metadata))
     except OSError as error:
         raise EpisodeFileError(f"{path}: {error.strerror}") from error
-    except (McapError, ValueError) as error:
-        raise EpisodeFileError(f"{path}: not a whole episode file: {error}") from error
+    except _DAMAGED as error:
+        raise _not_whole(path, error) from error
     raise EpisodeFileError(f"{path}: has no {METADATA_NAME!r} metadata: was it written by the recorder?")
+
+
+def _reader(file: BinaryIO) -> McapReader:
+    """A reader that compares what it reads with the checksums. Raises ValueError for an index that is damaged."""
+    size = file.seek(0, os.SEEK_END)
+    if size < _FOOTER.size:
+        raise ValueError(f"{size} bytes")
+    file.seek(size - _FOOTER.size)
+    _, _, summary, _, checksum, _ = _FOOTER.unpack(file.read(_FOOTER.size))
+    if summary and checksum:  # a file of another writer may have none
+        file.seek(min(summary, size))
+        if zlib.crc32(file.read()[: -struct.calcsize("<I8s")]) != checksum:
+            raise ValueError("its index does not match its checksum")
+    file.seek(0)
+    return make_reader(file, validate_crcs=True)
+
+
+def _checked(facts: dict[str, str]) -> dict[str, str]:
+    """The facts without their checksum, which an earlier version did not write. Raises ValueError."""
+    said = facts.pop(_CHECKSUM, None)
+    if said is not None and said != _checksum(facts):
+        raise ValueError("its facts do not match their checksum")
+    return facts
+
+
+def _checksum(facts: Mapping[str, str]) -> str:
+    return sha256_hex(json.dumps(facts, sort_keys=True).encode())
+
+
+def _not_whole(path: Path | str, error: Exception) -> EpisodeFileError:
+    return EpisodeFileError(f"{path}: not a whole episode file: {str(error) or type(error).__name__}")
 
 
 def message_class(type_name: str) -> Any:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rlt_common.atomic import write_atomic
+from rlt_common.atomic import remove_leftovers, temporary_path, write_atomic
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter
 
 LIMIT = 4096
@@ -50,6 +50,39 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
     assert path.read_bytes() == b"old"
+
+
+@pytest.fixture
+def gone():
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_writer_of_the_file(tmp_path, gone):
+    for name in (f".facts.json.{gone}.part", f".other.json.{gone}.part", f".facts.json.{os.getppid()}.part"):
+        (tmp_path / name).write_bytes(b"half")
+    write_atomic(tmp_path / "facts.json", b"new")
+    left = {f".other.json.{gone}.part", f".facts.json.{os.getppid()}.part", "facts.json"}
+    assert {p.name for p in tmp_path.iterdir()} == left
+
+
+def test_of_all_that_was_left_in_a_folder_only_what_a_living_process_writes_stays(tmp_path, gone):
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    folder = tmp_path / "checkpoints"
+    (folder / f".e1.{gone}.part").mkdir(parents=True)
+    (folder / f".e1.{gone}.part" / "state.json").write_bytes(b"half")
+    (folder / f".link.{gone}.part").symlink_to(target)
+    (folder / f".facts.json.{gone}.part").write_bytes(b"half")
+    keep = {temporary_path(folder / "mine").name, "000001.mcap.part", ".hidden.part", f"visible.{gone}.part"}
+    for name in keep:
+        (folder / name).write_bytes(b"")
+    remove_leftovers(folder)
+    assert {p.name for p in folder.iterdir()} == keep
+    assert target.is_dir()
+    remove_leftovers(tmp_path / "not there")
 
 
 def test_a_link_in_an_episode_s_place_leads_nowhere(tmp_path):

@@ -90,6 +90,55 @@ def test_a_torn_file_is_refused_by_name(tmp_path, keep):
         list(read_messages(path))
 
 
+def flipped(data, place, bit):
+    damaged = bytearray(data)
+    damaged[place] ^= 1 << bit
+    return bytes(damaged)
+
+
+def content(path):
+    """All that readers take from a file: its facts and its messages."""
+    return episode_metadata(path), list(read_messages(path))
+
+
+def test_a_file_with_a_flipped_bit_anywhere_is_refused_or_read_as_it_was(tmp_path):
+    path = tmp_path / "1.mcap"
+    write(path).finish({"label": "success", "seed": "3", "episode_id": "1"})
+    whole, (facts, messages) = path.read_bytes(), content(path)
+    tail = range(len(whole) - 400, len(whole))  # index and footer: every byte
+    rest = np.random.default_rng(0).choice(len(whole) - 400, 1500, replace=False).tolist()
+    refused = []
+    for i, place in enumerate((*tail, *rest)):
+        path.write_bytes(flipped(whole, place, i % 8))
+        try:
+            found, read = content(path)
+        except EpisodeFileError as error:
+            refused.append(str(error))
+        else:
+            assert read == messages, place
+            assert facts.items() <= found.items(), place
+    assert len(refused) > 1000, "most bytes of a file are needed"
+    assert all("1.mcap" in words for words in refused)
+
+
+def test_a_damaged_fact_is_refused_though_it_could_be_true(tmp_path):
+    path = tmp_path / "1.mcap"
+    write(path).finish({"label": "success", "seed": "3"})
+    path.write_bytes(path.read_bytes().replace(b"success", b"failure"))
+    with pytest.raises(EpisodeFileError, match=r"1\.mcap: not a whole episode file: .*checksum"):
+        episode_metadata(path)
+
+
+def test_a_file_of_before_its_facts_had_a_checksum_is_read(tmp_path):
+    path = tmp_path / "1.mcap"
+    with open(path, "wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        writer.add_metadata("rlt", {"label": "success"})
+        writer.finish()
+    assert episode_metadata(path) == {"label": "success"}
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")

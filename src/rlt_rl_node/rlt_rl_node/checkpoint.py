@@ -10,6 +10,7 @@ were corrected since; with the generator's state a resumed learner goes on to th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlt_common.atomic import fsync_folder, sha256_hex
+from rlt_common.atomic import fsync_folder, sha256_hex, temporary_path
 from rlt_common.reading import read_json, read_limited
 from rlt_rl_node import actor_codec, tensor_file
 from rlt_rl_node.actor_codec import PolicyWeights
@@ -38,7 +39,7 @@ MAX_BYTES = 2 * 1024**3
 MAX_STATE_BYTES = 64 * 1024**2
 STATE, LEARNER, ACTOR = "state.json", "learner.safetensors", "actor.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_AUTOMATIC = re.compile(r"e\d{6}-u\d{9}")
+_AUTOMATIC = re.compile(r"e\d{6}-u\d{9}(-\d+)?")
 
 
 class CheckpointError(RuntimeError):
@@ -48,16 +49,16 @@ class CheckpointError(RuntimeError):
 def save(folder: Path, learner: Learner, store: EpisodeStore, name: str = "") -> Path:
     """Write `folder`/`name` and return its path; an empty name stands for the counts of episodes and updates.
 
-    Raises CheckpointError for a bad or taken name, or when the disk refuses.
+    Where another learner had the same counts (an older checkpoint was gone on from, with other settings), a number is
+    added to the name; a checkpoint that holds the very same is not written again. `serial` in the state says which was
+    written last. Raises CheckpointError for a bad or taken name, or when the disk refuses.
     """
     automatic = not name
     name = name or f"e{learner.budget.episodes:06d}-u{learner.agent.updates:09d}"
     if not _NAME.fullmatch(name):
         raise CheckpointError(f"checkpoint name {name!r}: use letters, digits, '-' and '_' only")
     target = folder / name
-    if target.exists():
-        if automatic:
-            return target
+    if not automatic and target.exists():
         raise CheckpointError(f"checkpoint {target} is there already: choose another name")
 
     files = {
@@ -76,7 +77,12 @@ def save(folder: Path, learner: Learner, store: EpisodeStore, name: str = "") ->
         "episodes": [[*key, store.sha256(key)] for key in learner.replay.episodes],
         "sha256": {file: sha256_hex(data) for file, data in files.items()},
     }
-    files[STATE] = json.dumps(state, indent=1).encode()
+    state = json.loads(json.dumps(state))
+    if automatic:
+        target = _place(folder, name, state)
+        if target.exists():
+            return target
+    files[STATE] = json.dumps({**state, "serial": 1 + _last_serial(folder)}, indent=1).encode()
     try:
         _write_folder(target, files)
     except OSError as error:
@@ -85,28 +91,74 @@ def save(folder: Path, learner: Learner, store: EpisodeStore, name: str = "") ->
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint in `folder` that has seen most episodes and updates; None when there is none."""
-    if not folder.is_dir():
-        return None
-    found = []
-    for path in folder.iterdir():
-        if not path.name.startswith(".") and (path / STATE).is_file():
-            counters = read_state(path)["counters"]
-            try:
-                found.append((int(counters["budget"]["episodes"]), int(counters["updates"]), path.name))
-            except (KeyError, TypeError, ValueError) as error:
-                raise CheckpointError(f"checkpoint {path}: {STATE}: counters: {error!r}: remove the folder") from error
-    return folder / max(found)[2] if found else None
+    """The checkpoint in `folder` that was written last; None when there is none. Raises CheckpointError."""
+    return max(((_order(path), path) for path in _checkpoints(folder)), default=(None, None))[1]
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints that were named automatically. Raises CheckpointError."""
+    """Delete all but the last `keep` checkpoints that were named automatically; none that cannot be read.
+
+    Raises CheckpointError.
+    """
+    found = []
+    for path in _checkpoints(folder):
+        if _AUTOMATIC.fullmatch(path.name) and not path.is_symlink():
+            with contextlib.suppress(CheckpointError):
+                found.append((_order(path), path))
     try:
-        found = sorted(p for p in folder.iterdir() if _AUTOMATIC.fullmatch(p.name) and not p.is_symlink())
-        for path in found[:-keep]:
+        for _, path in sorted(found)[:-keep]:
             shutil.rmtree(path)
     except OSError as error:
         raise CheckpointError(f"{folder}: old checkpoints cannot be deleted: {error.strerror}") from error
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if not path.name.startswith(".") and (path / STATE).is_file()]
+
+
+def _order(path: Path) -> tuple[int, int, int]:
+    """Later is larger; checkpoints of before there were serial numbers are told apart by their counts."""
+    state = read_state(path)
+    try:
+        counters = state["counters"]
+        return int(state.get("serial", 0)), int(counters["budget"]["episodes"]), int(counters["updates"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path}: {STATE}: counters: {error!r}: remove the folder") from error
+
+
+def _last_serial(folder: Path) -> int:
+    serials = [0]
+    for path in _checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            serials.append(_order(path)[0])
+    return max(serials)
+
+
+def _place(folder: Path, name: str, state: dict[str, Any]) -> Path:
+    """The one of `name`, `name`-2, ... that holds just this, else the first behind all that are there."""
+    numbered = re.compile(re.escape(name) + r"(?:-(\d+))?")
+    there = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := numbered.fullmatch(path.name):
+            there[int(match[1] or 1)] = path
+    for path in there.values():
+        if _holds(path, state):
+            return path
+    return folder / (f"{name}-{max(there) + 1}" if there else name)
+
+
+def _holds(path: Path, state: dict[str, Any]) -> bool:
+    if path.is_symlink():
+        return False
+    try:
+        found = read_state(path)
+        found.pop("serial", None)
+        for file in state["sha256"]:
+            _read(path, file, found)
+    except CheckpointError:
+        return False
+    return found == state
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -229,7 +281,7 @@ def _read(path: Path, file: str, state: dict[str, Any]) -> bytes:
 
 
 def _write_folder(target: Path, files: dict[str, bytes]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary = temporary_path(target)
     if temporary.exists():
         shutil.rmtree(temporary)
     try:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rlt_common.atomic import no_follow
+from rlt_common.atomic import no_follow, remove_leftovers
 from rlt_common.run_files import inside
 from rlt_rl_node import checkpoint
 from rlt_rl_node.corrections import Correction
@@ -61,6 +61,8 @@ class RunSession:
         self.store = EpisodeStore(inside(run, "encoded"))
         self.checkpoints = inside(run, "checkpoints")
         self._metrics = inside(run, "metrics.jsonl")
+        for folder in (self.store.folder, self.checkpoints):
+            remove_leftovers(folder)
         self.last_loss: dict[str, float] = {}
         found = start_from or checkpoint.latest(self.checkpoints)
         if found is None:

@@ -336,6 +336,47 @@ def test_automatic_checkpoints_are_pruned_and_the_newest_is_found(tmp_path):
     assert checkpoint.latest(tmp_path / "checkpoints") == paths[-1]
 
 
+def test_an_older_checkpoint_gone_on_from_with_other_settings_has_checkpoints_of_its_own(tmp_path):
+    run, all_episodes = session(tmp_path), episodes(3)
+    paths = []
+    for episode in all_episodes:
+        run.take_in(episode)
+        pay_all(run.learner)
+        paths.append(run.save())
+    other = session(tmp_path, start_from=paths[0], beta=0.1)
+    other.take_in(all_episodes[1])
+    pay_all(other.learner)
+    saved_now = other.save(keep=2)
+    assert saved_now.name == f"{paths[1].name}-2"
+    assert checkpoint.read_state(saved_now)["settings"]["agent"]["beta"] == 0.1
+    assert other.save() == saved_now, "the very same is not written again"
+    left = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert left == {saved_now.name, paths[2].name}, "the last two that were written"
+    assert checkpoint.latest(tmp_path / "checkpoints") == saved_now
+    assert same(session(tmp_path, beta=0.1).learner, other.learner), "a restart goes on from it"
+
+
+def test_a_damaged_checkpoint_of_the_same_counts_is_neither_taken_for_the_new_one_nor_deleted(tmp_path):
+    run = session(tmp_path)
+    run.take_in(episodes(1)[0])
+    first = run.save()
+    (first / checkpoint.ACTOR).write_bytes(b"torn")
+    second = run.save(keep=2)
+    assert second.name == f"{first.name}-2"
+    (first / checkpoint.STATE).write_text("{")
+    run.save(keep=1)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {first.name, second.name}
+
+
+def test_what_a_killed_learner_left_is_removed_at_the_next_start(tmp_path):
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    for folder in ("checkpoints", "encoded"):
+        (tmp_path / folder / f".left.{gone.pid}.part").mkdir(parents=True)
+    session(tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_half_written_checkpoints_are_not_seen(tmp_path):
     path = saved(tmp_path)
     (tmp_path / "checkpoints" / ".e000099-u000000099.1.part").mkdir()

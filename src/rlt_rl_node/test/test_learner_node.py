@@ -312,6 +312,21 @@ def test_a_learner_that_missed_the_beginning_finds_it_in_the_journal(shared):
     assert f"episode {data.episode_id} lacks" not in (shared.folder / "rl_learner.log").read_text()
 
 
+def test_a_damaged_journal_is_left_out_and_the_learner_goes_on(tmp_path):
+    journal = write_journal(tmp_path / "run" / "episodes", EPISODES[1])
+    damaged = bytearray(journal.read_bytes())
+    damaged[len(damaged) // 3] ^= 0xFF  # of a message, compressed
+    journal.write_bytes(damaged)
+    with Graph(tmp_path) as graph:
+        process = start(graph)
+        graph.spin_until(lambda: graph.status.last_episode_id == 1, "the damaged one is passed over")
+        assert graph.status.transitions == 0
+        graph.play(EPISODES[2])
+        taken_in(graph, 2)
+        assert graph.status.transitions > 0
+        assert process.poll() is None
+
+
 def test_what_stays_away_everywhere_is_named_and_the_rest_is_used(shared):
     data, before = next_episode(), shared.status.transitions
     for topic, message in episode_messages(data):

@@ -183,6 +183,8 @@ class SimRobotNode(Node):
         self._targets = None
         if self.lockstep:
             self._wait.cancel()
+        else:
+            self._publish_robot()  # where the arms stand now is known before the episode may begin
         response.done = True
         return response
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -16,6 +17,7 @@ from std_msgs.msg import Float64MultiArray
 from rlt_common import topics
 from rlt_common.codecs import command_message, stamp_ns
 from rlt_msgs.msg import ControlState, EpisodeState
+from rlt_msgs.srv import ResetScene
 from rlt_sim.sim_robot_node import SimRobotNode
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
@@ -75,3 +77,27 @@ def test_only_a_command_that_answers_the_step_advances_it(lockstep):
     assert peer.stamps[-1] == second
     peer.command.publish(command_message(peer.q, second))
     until(lambda: peer.stamps[-1] > second, "step 2")
+
+
+def test_in_real_time_the_reset_arms_are_told_before_the_reset_is_answered(tmp_path):
+    """Otherwise an episode could begin from where they stood before."""
+    values = yaml.safe_load((CONFIG / "robots/sim.yaml").read_text())
+    values |= {"tick": "timer", "kinematics": str(CONFIG / "robots" / values["kinematics"])}
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(yaml.safe_dump(values))
+    rclpy.init()
+    files = {"robot": str(robot), "task": str(CONFIG / "tasks/screw.yaml")}
+    sim = SimRobotNode(parameter_overrides=[Parameter(name, value=value) for name, value in files.items()])
+    try:
+        home = sim.cell.joint_state()[0]
+        sim._targets = home + 0.05
+        for _ in range(20):
+            sim._real_time_step()
+        assert np.abs(sim.cell.joint_state()[0] - home).max() > 0.01
+        said = []
+        sim._joints.publish = said.append
+        assert sim._on_reset(ResetScene.Request(episode_id=1, start_in="full"), ResetScene.Response()).done
+        np.testing.assert_allclose(said[-1].position, sim.cell.joint_state()[0])
+    finally:
+        sim.destroy_node()
+        rclpy.shutdown()

@@ -92,11 +92,14 @@ class GamepadNode(Node):
 
 
 def find_pad(wanted: str) -> evdev.InputDevice:
-    """Open the pad at a path, or the first gamepad whose name contains `wanted`. Raises OSError when there is none."""
+    """Open the pad at a path, or the first gamepad whose name contains `wanted`. Raises OSError when there is none.
+
+    One that may only be read will do, as in the container; evdev writes, to rumble, where it may.
+    """
     if wanted.startswith("/"):
         return evdev.InputDevice(wanted)
     seen = []
-    for path in evdev.list_devices():
+    for path in evdev.list_devices(writable=False):
         device = evdev.InputDevice(path)
         keys = device.capabilities().get(ecodes.EV_KEY, [])
         if wanted.lower() in device.name.lower() and ecodes.BTN_SOUTH in keys:

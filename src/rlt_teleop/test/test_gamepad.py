@@ -1,12 +1,15 @@
 """Input events of the kernel to axes and buttons, and a pad that is unplugged."""
 
 import errno
+import inspect
 
+import evdev
 import pytest
 from evdev import AbsInfo, InputEvent
 from evdev import ecodes as e
 
 from rlt_teleop.gamepad_events import PadState
+from rlt_teleop.gamepad_node import find_pad
 from rlt_teleop.pad_connection import PadConnection
 
 XBOX_KEYS = [
@@ -182,6 +185,25 @@ def test_an_unplugged_pad_is_closed_and_comes_back():
     plugged = True
     assert connection.connect()
     assert connection.name == "Test pad (/dev/input/event7)"
+
+
+@pytest.mark.parametrize("wanted", ["", "/dev/input/event7"])
+def test_a_pad_that_may_only_be_read_is_found(monkeypatch, wanted):
+    """As in the container, whose devices allow no writing: `list_devices` leaves such ones out unless it is told."""
+
+    def listed(*given, **options):
+        asked = inspect.signature(real_list).bind(*given, **options).arguments
+        return [] if asked.get("writable", True) else ["/dev/input/event7"]
+
+    def opened(*given, **options):
+        assert given == ("/dev/input/event7",)
+        assert not options, "open to write where that is allowed, for rumble; evdev itself falls back to reading"
+        return Device()
+
+    real_list = evdev.list_devices
+    monkeypatch.setattr(evdev, "list_devices", listed)
+    monkeypatch.setattr(evdev, "InputDevice", opened)
+    assert find_pad(wanted).name == "Test pad"
 
 
 def test_a_pad_rumbles_with_one_effect_of_the_kernel_and_stops():
