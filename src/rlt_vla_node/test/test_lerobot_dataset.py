@@ -10,11 +10,13 @@ from dataset_episodes import VLA_FILE, moving_images, record
 from torch.utils.data import DataLoader, Subset
 
 from rlt_common.vla_config import load_vla
+from rlt_vla_node import lerobot_writer
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.episode_frames import frame_rules
 from rlt_vla_node.lerobot_dataset import TrainingSamples, dataset_info, open_dataset, training_loader
+from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations
 from rlt_vla_node.lerobot_import import MissingExtraError, import_lerobot
 
 try:
@@ -142,6 +144,22 @@ def test_only_state_and_action_are_inputs_and_outputs_to_lerobots_policies(made)
         "observation.state",
         "action",
     }
+
+
+def test_episodes_in_files_of_their_own_are_the_same(made, cell, monkeypatch):
+    """As a data set larger than a file becomes."""
+    for name in ("VIDEO_FILE_MB", "DATA_FILE_MB"):
+        monkeypatch.setattr(lerobot_writer, name, 0)
+    folder, recorded = made()
+    assert len(list(folder.glob("videos/*/*/*.mp4"))) == 4
+    assert len(list(folder.glob("data/*/*.parquet"))) == 2
+    samples = TrainingSamples(folder, HORIZON)
+    for row, (seed, step) in ((3, (1, 3)), (11, (2, 0)), (18, (2, 7))):
+        rgb = (samples[row]["observation.images.wrist"] * 255).round().byte().permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(rgb, recorded[seed].seen(step).images[1])
+        np.testing.assert_array_equal(samples[row]["action"][0], recorded[seed].actions([step])[0])
+    again = dataset_demonstrations(folder, cell.robot, cell.task, 2)
+    np.testing.assert_array_equal(again.images[-1], recorded[2].seen(6).images)
 
 
 def test_holds_failures_and_repositioning_begin_no_sample(made):
