@@ -9,11 +9,24 @@ from rlt_bringup.graph import GraphOptions, config_file, resolve
 from rlt_common import topics
 from rlt_common.config import load_robot, load_task
 from rlt_common.episode_file import read_messages
+from rlt_common.kinematics import build_kinematics
+from rlt_common.vla_config import load_vla
 from rlt_msgs.msg import EpisodeState, ExecutedAction
 from rlt_vla_node import dataset_command
+from rlt_vla_node.anchor import anchor_of_joints
+from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import load_demonstrations
 from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations
 
+VLA_FILE = """\
+backend: lerobot
+source: policy
+control_hz: 50.0
+state: [left.joints, left.gripper, right.joints, right.gripper]
+actions: [left.position, left.rotation_6d_rows, left.gripper, right.joints, right.gripper]
+action_kind: absolute
+cameras: {top: base}
+"""
 FILES = {"robot": config_file("robots", "sim"), "task": config_file("tasks", "screw")}
 HUMAN = ExecutedAction.SOURCE_HUMAN
 
@@ -55,3 +68,24 @@ def test_a_collected_episode_becomes_a_data_set_and_the_same_demonstrations(coll
     for name in ("images", "actions", "executed", "episode"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     np.testing.assert_array_equal(ours.state(task.vla_state), theirs.state(task.vla_state))
+
+
+@pytest.mark.timeout(600)
+def test_the_data_set_of_a_policy_played_back_by_its_layout_is_what_was_executed(collected, tmp_path):
+    """Chunk and anchor as at run time: the frame's action is where its step ended."""
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    files = [word for name, path in FILES.items() for word in (f"--{name}", str(path))]
+    files += ["--vla", str(tmp_path / "vla.yaml")]
+    dataset_command.main([*files, "--episodes", str(collected), "--output", str(tmp_path / "set")])
+    table = pq.read_table(tmp_path / "set/data/chunk-000/file-000.parquet")
+    column = {name: np.array(table[name].to_pylist()) for name in ("action", "executed.action")}
+    targets = np.array(table["executed.joint_target"].to_pylist())
+    measured = np.array(table["proprioception.joint_position"].to_pylist())
+    robot, vla = load_robot(FILES["robot"]), load_vla(tmp_path / "vla.yaml")
+    kinematics = build_kinematics(robot)
+    layout = ChunkLayout(vla, robot, kinematics)
+    horizon = 10
+    for row in range(1, len(targets) - horizon, 7):
+        anchor = anchor_of_joints(robot, kinematics, targets[row - 1], 0)
+        found = layout.to_actions(column["action"][row : row + horizon], measured[row], horizon, anchor)
+        np.testing.assert_allclose(found, column["executed.action"][row : row + horizon], atol=2e-6)

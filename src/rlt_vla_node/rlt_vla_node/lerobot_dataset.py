@@ -8,7 +8,7 @@ repositioned them; a chunk ends before the next of the latter.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, IMAGES, LABEL, REPOSITIONING, SOURCE, STATE
 from rlt_vla_node.lerobot_import import MissingExtraError, import_lerobot
-from rlt_vla_node.lerobot_writer import INFO, UNFINISHED, VERSION
+from rlt_vla_node.lerobot_writer import DEFAULT_FEATURES, INFO, UNFINISHED, VERSION
 from rlt_vla_node.video import VideoError, VideoReader
 
 OPEN_VIDEOS = 32
@@ -86,6 +86,11 @@ def _pyav_class(module: Any) -> type:
 
     class PyAvDataset(base):
         """LeRobotDataset whose videos are decoded by `video.VideoReader`."""
+
+        def keep_columns(self, names: Collection[str]) -> None:
+            """Read these columns and LeRobot's own alone: each costs time in every sample."""
+            kept = [name for name in self.hf_dataset.column_names if name in {*names, *DEFAULT_FEATURES}]
+            self.hf_dataset = self.hf_dataset.select_columns(kept)
 
         def _query_videos(self, query_timestamps: dict[str, list[float]], ep_idx: int) -> dict[str, Tensor]:
             episode = self.meta.episodes[ep_idx]
@@ -157,6 +162,8 @@ class TrainingSamples(Dataset):
         self._data = open_dataset(folder, {ACTION: [offset / self.fps for offset in self._offsets.tolist()]})
         columns = self._read_columns(["episode_index", "frame_index", *(_OWN & set(features))])
         self._moved = columns.get(REPOSITIONING)
+        if hasattr(self._data, "keep_columns"):
+            self._data.keep_columns({STATE, ACTION, *self._cameras.values()})
         self.rows = np.flatnonzero(_demonstrated(columns) & (columns["frame_index"] % frame_stride == 0))
         if not len(self.rows):
             raise DatasetError(f"{folder}: no frame of it is a demonstration")

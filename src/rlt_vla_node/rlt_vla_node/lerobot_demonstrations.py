@@ -31,7 +31,7 @@ from rlt_vla_node.lerobot_columns import (
     TARGET_KNOWN,
 )
 from rlt_vla_node.lerobot_dataset import dataset_info
-from rlt_vla_node.lerobot_writer import INFO
+from rlt_vla_node.lerobot_writer import INFO, VIDEO_PATH
 from rlt_vla_node.video import VideoReader
 
 Progress = Callable[[int, int], None]
@@ -137,7 +137,7 @@ def _images(
         reader, opened, last = None, None, None
         for place, (row, episode) in enumerate(zip(rows.tolist(), owner.tolist(), strict=True)):
             chunk, file = (int(episodes[f"videos/{key}/{what}_index"][episode]) for what in ("chunk", "file"))
-            path = folder / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+            path = folder / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
             if path != opened:
                 if reader is not None:
                     reader.close()

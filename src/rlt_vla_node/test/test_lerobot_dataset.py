@@ -10,11 +10,13 @@ from dataset_episodes import VLA_FILE, moving_images, record
 from torch.utils.data import DataLoader, Subset
 
 from rlt_common.vla_config import load_vla
+from rlt_vla_node import lerobot_writer
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.episode_frames import frame_rules
 from rlt_vla_node.lerobot_dataset import TrainingSamples, dataset_info, open_dataset, training_loader
+from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations
 from rlt_vla_node.lerobot_import import MissingExtraError, import_lerobot
 
 try:
@@ -50,7 +52,7 @@ def foreign(tmp_path):
         folder = tmp_path / "foreign"
         features = {
             "observation.images.laptop": {
-                "dtype": "video",
+                "dtype": "video" if given.get("use_videos", True) else "image",
                 "shape": (24, 32, 3),
                 "names": ["height", "width", "channels"],
             },
@@ -144,6 +146,22 @@ def test_only_state_and_action_are_inputs_and_outputs_to_lerobots_policies(made)
     }
 
 
+def test_episodes_in_files_of_their_own_are_the_same(made, cell, monkeypatch):
+    """As a data set larger than a file becomes."""
+    for name in ("VIDEO_FILE_MB", "DATA_FILE_MB"):
+        monkeypatch.setattr(lerobot_writer, name, 0)
+    folder, recorded = made()
+    assert len(list(folder.glob("videos/*/*/*.mp4"))) == 4
+    assert len(list(folder.glob("data/*/*.parquet"))) == 2
+    samples = TrainingSamples(folder, HORIZON)
+    for row, (seed, step) in ((3, (1, 3)), (11, (2, 0)), (18, (2, 7))):
+        rgb = (samples[row]["observation.images.wrist"] * 255).round().byte().permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(rgb, recorded[seed].seen(step).images[1])
+        np.testing.assert_array_equal(samples[row]["action"][0], recorded[seed].actions([step])[0])
+    again = dataset_demonstrations(folder, cell.robot, cell.task, 2)
+    np.testing.assert_array_equal(again.images[-1], recorded[2].seen(6).images)
+
+
 def test_holds_failures_and_repositioning_begin_no_sample(made):
     folder, recorded = made(holds=[3], repositioning=[6], keep_repositioning=True)
     samples = TrainingSamples(folder, HORIZON)
@@ -203,6 +221,47 @@ def test_a_data_set_of_lerobots_own_writer(foreign):
     assert np.abs(seen - frames[17]["observation.images.laptop"]).mean() < 8
     train, held = samples.split(0.5)
     assert (len(train), len(held)) == (12, 12)
+
+
+def test_images_that_lie_in_the_parquet_files(foreign):
+    folder, frames = foreign(use_videos=False)
+    sample = TrainingSamples(folder, 2)[20]
+    image = (sample["observation.images.laptop"] * 255).round().byte().permute(1, 2, 0)
+    np.testing.assert_array_equal(image, frames[20]["observation.images.laptop"])
+    np.testing.assert_array_equal(sample["action"], np.stack([frames[k]["action"] for k in (20, 21)]))
+
+
+def test_a_policy_of_lerobot_takes_a_training_step_on_it(made):
+    """ACT of LeRobot, tiny and random, with LeRobot's own processing and the data set's statistics."""
+    try:
+        act = import_lerobot("policies.act.modeling_act")
+        processor = import_lerobot("policies.act.processor_act")
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    folder, _ = made()
+    data = open_dataset(folder, {"action": [k / 50 for k in range(HORIZON)]})
+    features = import_lerobot("datasets.utils").dataset_to_policy_features(data.meta.features)
+    action = features.pop("action")
+    config = act.ACTConfig(
+        input_features=features,
+        output_features={"action": action},
+        chunk_size=HORIZON,
+        n_action_steps=HORIZON,
+        dim_model=16,
+        n_heads=2,
+        dim_feedforward=16,
+        n_encoder_layers=1,
+        n_vae_encoder_layers=1,
+        pretrained_backbone_weights=None,
+        device="cpu",
+    )
+    torch.manual_seed(0)
+    policy = act.ACTPolicy(config)
+    prepare, _ = processor.make_act_pre_post_processors(config, dataset_stats=data.meta.stats)
+    loss, _ = policy.forward(prepare(next(iter(DataLoader(data, batch_size=4)))))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert policy.model.action_head.weight.grad.abs().sum() > 0
 
 
 def test_what_cannot_be_read_is_said(made, foreign, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rlt_vla_node import adapt
 from rlt_vla_node.dataset import DatasetError, load_demonstrations
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.episode_frames import frame_rules
+from rlt_vla_node.lerobot_dataset import TrainingSamples
 from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations
 
 HORIZON = 10
@@ -99,3 +101,13 @@ def test_adapt_takes_a_data_set_in_place_of_episode_files(tmp_path, cell, both, 
         hashes.append(said.split("checkpoint ")[1].split()[0])
     assert hashes[0] == hashes[1], "lossless images and the same numbers give the same VLA"
     assert "is a data set: encode its episode files" in said
+
+
+def test_without_lerobot_training_samples_say_what_to_install(tmp_path, cell, both, monkeypatch):
+    record(tmp_path / "in/1.mcap", cell.robot, 1)
+    both()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lerobot"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lerobot", None)
+    with pytest.raises(DatasetError, match=r"LeRobot is needed here and cannot be imported .*make extras"):
+        TrainingSamples(tmp_path / "set", 5)
