@@ -28,5 +28,8 @@ setup(
             "encode = rlt_vla_node.encode_command:main",
             "handoff = rlt_vla_node.handoff_command:main",
         ],
+        "rlt_vla_node.backends": [
+            "lerobot = rlt_vla_node.lerobot_backend:open_policy",
+        ],
     },
 )
