@@ -8,7 +8,7 @@ TEST_LIMIT := 25m
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup build demo test lint audit constraints docs clean distclean
+.PHONY: help setup build demo test extras lint audit constraints docs clean distclean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,13 @@ lint: setup ## Formatting and static checks
 test: lint ## Static checks and all tests (under 20 minutes); ARGS='src/rlt_control -k hold' for some of them
 	@timeout --kill-after=30s $(TEST_LIMIT) \
 	  $(WITH_ENV) python scripts/in_own_domain.py python -m pytest $(or $(ARGS),$(wildcard src/*/test))
+
+extras: .venv/.rlt-extras ## Install requirements-lerobot.txt, for LeRobot's policies; quick when nothing changed
+
+.venv/.rlt-extras: requirements-lerobot.txt | setup
+	@echo "extras: packages of requirements-lerobot.txt (about 700 MB) ..."
+	@$(WITH_ENV) python -m pip --disable-pip-version-check install -q --no-deps -r $<
+	@touch $@
 
 bench-%: setup ## Run benchmarks/<name>.py; ARGS='...' are its options
 	@test -f benchmarks/$*.py || { echo "no benchmark '$*'; there are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }

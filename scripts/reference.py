@@ -26,7 +26,8 @@ FILES = (
     ("Launch arguments", "rlt_bringup.graph", "GraphOptions", "`name:=value` of the launch files"),
     ("Robot files", "rlt_common.robot_config", "RobotConfig", "Keys of `config/robots/*.yaml`"),
     ("Task files", "rlt_common.task_config", "TaskConfig", "Keys of `config/tasks/*.yaml`"),
-    ("VLA files", "rlt_common.vla_config", "VlaConfig", "Keys of `config/vlas/*.yaml` ([backends](backends.md))"),
+    ("VLA files", "rlt_common.vla_config", "VlaConfig", "Keys of `config/vlas/*.yaml`: [backends](backends.md)"),
+    ("Options of the backend lerobot", "rlt_vla_node.lerobot_backend", "LeRobotOptions", "Keys of `options` there"),
     ("Device files", "rlt_teleop.joy_mapping", "JoyMapping", "Keys of `config/joy/*.yaml`"),
 )  # fmt: skip
 COMMANDS = (

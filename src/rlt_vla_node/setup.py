@@ -29,5 +29,8 @@ setup(
             "dataset = rlt_vla_node.dataset_command:main",
             "handoff = rlt_vla_node.handoff_command:main",
         ],
+        "rlt_vla_node.backends": [
+            "lerobot = rlt_vla_node.lerobot_backend:open_policy",
+        ],
     },
 )

@@ -42,11 +42,9 @@ def imports(package: str) -> set[str]:
     return names - {package} - set(sys.stdlib_module_names)
 
 
-def pinned() -> set[str]:
-    """Names in the requirements files that every machine gets."""
-    text = "\n".join(
-        (ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "requirements-torch.txt")
-    )
+def pinned(*names: str) -> set[str]:
+    """Packages in requirements files."""
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
     return {name.lower() for name in re.findall(r"^([\w-]+)==", text, flags=re.MULTILINE)}
 
 
@@ -71,7 +69,15 @@ def test_every_import_is_named_in_package_xml_or_pinned(package):
     manifest = ElementTree.parse(ROOT / "src" / package / "package.xml")
     named = {element.text for tag in ("depend", "exec_depend") for element in manifest.iter(tag)}
     needed = {ROSDEP_KEYS.get(name, name) for name in imports(package)}
-    assert needed - named - pinned() == set()
+    assert needed - named - pinned("requirements.txt", "requirements-torch.txt") == set()
+
+
+def test_the_extra_leaves_the_packages_alone_that_every_machine_gets():
+    """`make extras` installs it with --no-deps, so that nothing but what it names can change."""
+    ours = pinned("requirements.txt", "requirements-torch.txt", "requirements-test.txt", "requirements-no-ros.txt")
+    assert {"torch", "numpy", "opencv-python-headless"} <= ours
+    assert pinned("requirements-lerobot.txt") & ours == set()
+    assert "--no-deps -r $<" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

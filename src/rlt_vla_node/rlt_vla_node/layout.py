@@ -143,6 +143,14 @@ class FileLayout:
                     f"its VLA file names {own} values in {what}, the policy ({spec.name}) has {wanted}: name every "
                     "part, zeros.<n> for those that mean nothing"
                 )
+        for camera in robot.cameras:
+            given = (camera.height, camera.width)
+            if spec.image_shape not in (None, given) and camera.name in spec.camera_keys:
+                raise LayoutError(
+                    f"the policy ({spec.name}) takes images of {spec.image_shape[1]} x {spec.image_shape[0]} pixels, "
+                    f"camera {camera.name} gives {camera.width} x {camera.height}: set its width and height in the "
+                    f"file of robot {robot.name}"
+                )
         lasts = chunks.horizon(spec.horizon)
         if lasts < task.horizon:
             raise LayoutError(

@@ -1,0 +1,65 @@
+"""A policy of LeRobot run as LeRobot itself runs it: what the backend is held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlt_vla_node.backend import ObservationBatch
+from rlt_vla_node.lerobot_packages import lerobot_module
+
+CLASSES = {"act": "ACTPolicy", "smolvla": "SmolVLAPolicy", "pi0": "PI0Policy", "pi05": "PI05Policy"}
+
+
+class Native:
+    """Policy and pipelines through LeRobot's own loading."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        module = lerobot_module(f"policies.{kind}.modeling_{kind}")
+        config = lerobot_module("configs.policies").PreTrainedConfig.from_pretrained(folder)
+        overrides: dict[str, Any] = {}
+        if kind == "act":
+            config.pretrained_backbone_weights = None
+        else:
+            overrides["tokenizer_processor"] = {"tokenizer_name": str(folder / "vlm")}
+            config.vlm_model_name = str(folder / "vlm")
+        self.policy = getattr(module, CLASSES[kind]).from_pretrained(folder, config=config).eval()
+        pipeline = lerobot_module("processor").PolicyProcessorPipeline
+        convert = lerobot_module("processor.converters")
+        self.before = pipeline.from_pretrained(folder, "policy_preprocessor.json", overrides=overrides)
+        self.after = pipeline.from_pretrained(
+            folder,
+            "policy_postprocessor.json",
+            to_transition=convert.policy_action_to_transition,
+            to_output=convert.transition_to_policy_action,
+        )
+
+    def chunk(
+        self, observation: ObservationBatch, cameras: list[str], instruction: str, noise: Tensor | None
+    ) -> Tensor:
+        """(B, H, d) of the policy's own predict_action_chunk between its own pipelines."""
+        batch: dict[str, Any] = {
+            f"observation.images.{name}": observation.images[:, i].permute(0, 3, 1, 2).float() / 255.0
+            for i, name in enumerate(cameras)
+        }
+        batch["observation.state"] = observation.state.clone()
+        batch["task"] = [instruction] * len(observation.state)
+        named = {} if noise is None else {"noise": noise}
+        return self.after(self.policy.predict_action_chunk(self.before(batch), **named))
+
+
+def made_up(size: int, pixels: int, cameras: int = 2, seed: int = 0) -> ObservationBatch:
+    """Observations of a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return ObservationBatch(
+        images=torch.randint(0, 256, (size, cameras, pixels, pixels, 3), generator=generator, dtype=torch.uint8),
+        state=0.1 * torch.randn(size, 14, generator=generator),
+    )
+
+
+def noise_of(size: int, rows: int, width: int, seed: int = 1) -> Tensor:
+    """(size, rows, width) standard normal of a seed."""
+    return torch.randn(size, rows, width, generator=torch.Generator().manual_seed(seed))

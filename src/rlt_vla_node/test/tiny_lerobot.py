@@ -1,0 +1,189 @@
+"""Tiny policies of LeRobot with random weights, made offline and saved as LeRobot saves them.
+
+The code is LeRobot's and transformers' own, only the widths are small: SmolVLA of a SmolVLM with 4 layers of width 32,
+ACT of width 16 on a ResNet-18.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlt_common.vla_config import VlaConfig
+from rlt_vla_node.lerobot_packages import lerobot_module
+
+PARTS = ("left.joints", "left.gripper", "right.joints", "right.gripper")
+CAMERAS = {"top": "base", "hand": "wrist"}
+INSTRUCTION = "drive the screw into the hole"
+WIDTH, ROWS, PADDED = 14, 12, 16
+HUB_NAME = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+WORDS = ("drive", "the", "screw", "into", "hole", "and", "hold", "it", "there", "Task:", "State:", "Action:")
+
+
+def vla_file(folder: Path, source: str, **values: Any) -> VlaConfig:
+    """A VLA file for the tiny robot of conftest.py, with the instruction filled in."""
+    standard = {
+        "backend": "lerobot",
+        "source": source,
+        "control_hz": 50.0,
+        "state": PARTS,
+        "actions": PARTS,
+        "action_kind": "absolute",
+        "cameras": CAMERAS,
+        "instruction": INSTRUCTION,
+        "options": {"device": "cpu"},
+        "folder": str(folder),
+    }
+    return VlaConfig(**{**standard, **values})
+
+
+def write_tokenizer(folder: Path, numbers: int = 256) -> Any:
+    """A tokenizer of a few words and of the numbers up to `numbers`, which is returned too."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<unk>", "<bos>", "<eos>", "<image>", "<fake_token_around_image>", "<global-img>"]
+    names = [*special, *WORDS, *map(str, range(numbers))]
+    words = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        extra_special_tokens={
+            "image_token": "<image>",
+            "fake_image_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+        },
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_vlm(folder: Path) -> None:
+    """Configuration, processor and tokenizer of a tiny SmolVLM: what LeRobot takes from the hub, without weights."""
+    lerobot_module("policies.smolvla.modeling_smolvla")  # makes torchvision load, which transformers needs too
+    from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor
+    from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+
+    tokenizer = write_tokenizer(folder)
+    SmolVLMProcessor(
+        image_processor=SmolVLMImageProcessor(),
+        tokenizer=tokenizer,
+        video_processor=SmolVLMVideoProcessor(),
+    ).save_pretrained(folder)
+    text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": len(tokenizer)}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    SmolVLMConfig(
+        text_config=text, vision_config={**vision, "image_size": 32, "patch_size": 8}, scale_factor=2, pad_token_id=0
+    ).save_pretrained(folder)
+
+
+def features(cameras: tuple[str, ...], size: int) -> dict[str, Any]:
+    """Input and output features of a policy that takes these cameras."""
+    types = lerobot_module("configs.types")
+    feature, kind = types.PolicyFeature, types.FeatureType
+    images = {f"observation.images.{name}": feature(kind.VISUAL, (3, size, size)) for name in cameras}
+    return {
+        "input_features": {"observation.state": feature(kind.STATE, (WIDTH,)), **images},
+        "output_features": {"action": feature(kind.ACTION, (WIDTH,))},
+    }
+
+
+def statistics(cameras: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:
+    """Made-up statistics, in which no two columns are alike."""
+    rng = np.random.default_rng(3)
+    found = {
+        key: {
+            "mean": torch.from_numpy(rng.normal(0.0, 0.1, WIDTH).astype(np.float32)),
+            "std": torch.linspace(0.05, 0.2, WIDTH),
+            "min": torch.full((WIDTH,), -0.7),
+            "max": torch.linspace(0.6, 0.9, WIDTH),
+            "q01": torch.full((WIDTH,), -0.6),
+            "q99": torch.linspace(0.5, 0.8, WIDTH),
+        }
+        for key in ("observation.state", "action")
+    }
+    pixels = {"mean": torch.full((3, 1, 1), 0.4), "std": torch.full((3, 1, 1), 0.3)}
+    return {**found, **{f"observation.images.{name}": pixels for name in cameras}}
+
+
+def write_smolvla(folder: Path, cameras: tuple[str, ...] = ("top", "hand"), **values: Any) -> Path:
+    """A tiny SmolVLA in `folder`, its tokenizer and VLM configuration in `folder`/vlm."""
+    write_vlm(folder / "vlm")
+    config = lerobot_module("policies.smolvla.configuration_smolvla").SmolVLAConfig(
+        **features(cameras, 32),
+        **{
+            "chunk_size": ROWS,
+            "n_action_steps": ROWS,
+            "max_state_dim": PADDED,
+            "max_action_dim": PADDED,
+            "resize_imgs_with_padding": (32, 32),
+            "tokenizer_max_length": 16,
+            "num_vlm_layers": 4,
+            "vlm_model_name": str(folder / "vlm"),
+            "device": "cpu",
+            **values,
+        },
+    )
+    _write(folder, "smolvla", "SmolVLAPolicy", config, cameras)
+    rename(folder, HUB_NAME)
+    return folder
+
+
+def write_act(folder: Path, cameras: tuple[str, ...] = ("top", "hand"), **values: Any) -> Path:
+    """A tiny ACT in `folder`."""
+    config = lerobot_module("policies.act.configuration_act").ACTConfig(
+        **features(cameras, 16),
+        **{
+            "chunk_size": ROWS,
+            "n_action_steps": ROWS,
+            "dim_model": 16,
+            "n_heads": 2,
+            "dim_feedforward": 32,
+            "n_encoder_layers": 1,
+            "n_vae_encoder_layers": 1,
+            "latent_dim": 4,
+            "pretrained_backbone_weights": None,
+            "device": "cpu",
+            **values,
+        },
+    )
+    _write(folder, "act", "ACTPolicy", config, cameras)
+    # As LeRobot's own checkpoints say: weights that it would fetch for a new policy.
+    edit(folder / "config.json", pretrained_backbone_weights="ResNet18_Weights.IMAGENET1K_V1")
+    return folder
+
+
+def _write(folder: Path, kind: str, name: str, config: Any, cameras: tuple[str, ...]) -> None:
+    policy_class = getattr(lerobot_module(f"policies.{kind}.modeling_{kind}"), name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        policy = policy_class(config)
+    policy.save_pretrained(folder)
+    make = getattr(lerobot_module(f"policies.{kind}.processor_{kind}"), f"make_{kind}_pre_post_processors")
+    for pipeline in make(config, dataset_stats=statistics(cameras)):
+        pipeline.save_pretrained(folder)
+
+
+def rename(folder: Path, name: str) -> None:
+    """Name tokenizer and VLM as checkpoints from the hub do: nothing of that name is on this machine."""
+    edit(folder / "config.json", vlm_model_name=name)
+    path = folder / "policy_preprocessor.json"
+    pipeline = json.loads(path.read_text())
+    for step in pipeline["steps"]:
+        if step["registry_name"] == "tokenizer_processor":
+            step["config"]["tokenizer_name"] = name
+    path.write_text(json.dumps(pipeline))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
