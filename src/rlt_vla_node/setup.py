@@ -28,5 +28,9 @@ setup(
             "encode = rlt_vla_node.encode_command:main",
             "handoff = rlt_vla_node.handoff_command:main",
         ],
+        "rlt_vla_node.backends": [
+            "gr00t = rlt_vla_node.gr00t_backend:open_backend",
+            "openpi = rlt_vla_node.openpi_backend:open_backend",
+        ],
     },
 )
