@@ -97,7 +97,7 @@ class OpenpiPolicy:
         self._encode_only = steps == 0
         actions = None
         try:
-            drawn = torch.from_numpy(np.ascontiguousarray(noise)).to(self._device)
+            drawn = torch.from_numpy(np.array(noise)).to(self._device)
             actions = self._model.sample_actions(self._device, observation, noise=drawn, num_steps=max(steps, 1))
         except _Encoded:
             pass
