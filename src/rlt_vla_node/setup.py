@@ -30,6 +30,8 @@ setup(
             "handoff = rlt_vla_node.handoff_command:main",
         ],
         "rlt_vla_node.backends": [
+            "gr00t = rlt_vla_node.gr00t_backend:open_backend",
+            "openpi = rlt_vla_node.openpi_backend:open_backend",
             "lerobot = rlt_vla_node.lerobot_backend:open_policy",
         ],
     },

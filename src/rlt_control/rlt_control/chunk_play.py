@@ -86,8 +86,12 @@ class ChunkPlay:
     ) -> Request | None:
         """The request to send now, if any; one without an answer is repeated under its own id.
 
+        Once the steps that it asked for have all passed, no answer to it could be played: it is asked anew.
+
         `anchor` says what will be commanded (d,) once the rows (n, d) before the chunk's first have been played.
         """
+        if self._request is not None and step >= self._request.first_step + self._request.rows:
+            self._request = None
         if self._request is not None:
             if now_s - self._request_sent_s < self._request_retry_s:
                 return None

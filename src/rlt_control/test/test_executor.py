@@ -53,6 +53,18 @@ def test_a_late_chunk_is_trimmed_by_the_steps_consumed():
     assert rig.tick().executed.row == 4
 
 
+def test_a_request_whose_steps_have_all_passed_is_asked_anew_and_its_answer_refused():
+    rig = Rig(request_retry_s=0.1)
+    rig.start()
+    first = rig.tick().request
+    while (again := rig.tick().request) is None or again == first:
+        pass
+    assert again.boundary_step == 10, "the first stride at which none of the ten rows could be played"
+    assert "chunk ends at step 10" in rig.answer(first)
+    assert rig.answer(again) == ""
+    assert rig.tick().executed.source == Source.RL
+
+
 def test_a_chunk_is_requested_ahead_by_the_prefetch_and_waits_for_its_turn():
     rig = Rig(prefetch_steps=4)
     rig.start()

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rlt_vla_node.anchor import Anchor
+if TYPE_CHECKING:
+    from rlt_vla_node.anchor import Anchor
 
 KIND_PROPRIOCEPTION = 0
 KIND_IMAGE = 1

@@ -17,46 +17,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from rlt_common.atomic import sha256_hex, write_atomic
-from rlt_common.parameters import ParameterError, from_mapping
+from rlt_common.parameters import ParameterError
 from rlt_common.vla_config import VlaConfig
 from rlt_vla_node.backend import BackendError
 from rlt_vla_node.backends import find_backend, open_backend, with_policy
 from rlt_vla_node.builtin import NAME, BuiltinBackend, BuiltinConfig, BuiltinVla, layout_of
+from rlt_vla_node.checkpoint_files import (
+    CONFIG_FILE,
+    FILES,
+    FORMAT,
+    METRICS_FILE,
+    MODEL_FILE,
+    POLICY_FOLDER,
+    CheckpointError,
+    fill,
+    read_config,
+    restored,
+    token_of,
+)
 from rlt_vla_node.handoff import remove_head
 from rlt_vla_node.inference import FrozenModel
 from rlt_vla_node.layout import FileLayout
-from rlt_vla_node.rl_token import RlToken, RlTokenConfig
-from rlt_vla_node.sealed_files import SealedFiles, json_bytes
+from rlt_vla_node.remote_backend import served_by
+from rlt_vla_node.rl_token import RlToken
+from rlt_vla_node.sealed_files import json_bytes
 from rlt_vla_node.tensors import tensors_hash
-
-FORMAT = 1
-MODEL_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.json"
-POLICY_FOLDER = "policy"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, torn, foreign or does not fit; says which and what to do."""
-
-
-FILES = SealedFiles(
-    what="VLA checkpoint",
-    kind="checkpoint",
-    facts=CONFIG_FILE,
-    tensors=MODEL_FILE,
-    needed=("format", "hash", "file_sha256", "backend", "vla", "token"),
-    max_bytes=1 << 30,
-    absent=f"no VLA checkpoint here: give the folder that `adapt` wrote (it ends with writing {CONFIG_FILE})",
-    remedy="copy the whole checkpoint folder, or adapt again",
-    error=CheckpointError,
-)
 
 
 def save_checkpoint(
@@ -144,8 +134,7 @@ def load_checkpoint(folder: Path | str) -> FrozenModel:
     data = FILES.read_tensors(folder, config)
     try:
         tensors = load(data)
-        token = RlToken(_restored(RlTokenConfig, config["token"], folder))
-        _fill(token, "token.", tensors, folder / MODEL_FILE)
+        token = token_of(folder, config, tensors)
         model = (
             _builtin(folder, config, tensors, token) if config["backend"] == NAME else _opened(folder, config, token)
         )
@@ -158,8 +147,8 @@ def load_checkpoint(folder: Path | str) -> FrozenModel:
 
 
 def _builtin(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], token: RlToken) -> FrozenModel:
-    vla = BuiltinVla(_restored(BuiltinConfig, config["vla"], folder))
-    _fill(vla, "vla.", tensors, folder / MODEL_FILE)
+    vla = BuiltinVla(restored(BuiltinConfig, config["vla"], folder))
+    fill(vla, "vla.", tensors, folder / MODEL_FILE)
     layout = layout_of(vla.config, config["vla_state"])
     shape = {key: config[key] for key in ("backend", "vla", "token", "vla_state")}
     digest = model_hash(_tensors({"vla.": vla, "token.": token}), shape)
@@ -169,7 +158,7 @@ def _builtin(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tens
 
 def _opened(folder: Path, config: Mapping[str, Any], token: RlToken) -> FrozenModel:
     find_backend(str(config["backend"]))
-    vla = _restored(VlaConfig, config["vla"], folder)
+    vla = restored(VlaConfig, config["vla"], folder)
     try:
         backend = open_backend(with_policy(vla, folder / POLICY_FOLDER) if config["adapted"] else vla)
     except BackendError as error:
@@ -181,17 +170,8 @@ def _opened(folder: Path, config: Mapping[str, Any], token: RlToken) -> FrozenMo
         )
     shape = {**{key: config[key] for key in ("backend", "token", "fingerprint")}, "vla": _portable(config["vla"])}
     digest = model_hash(_tensors({"token.": token}), shape)
-    return FrozenModel(backend=backend, token=token.to(backend.device), layout=FileLayout(vla), hash=digest)
-
-
-def read_config(folder: Path | str) -> dict[str, Any]:
-    """config.json of a checkpoint, checked for format and needed keys. Raises CheckpointError."""
-    config = FILES.read_facts(folder)
-    if config["format"] != FORMAT:
-        raise CheckpointError(
-            f"{Path(folder) / CONFIG_FILE}: format {config['format']}: this version reads format {FORMAT}"
-        )
-    return config
+    encoder = served_by(backend, token.to(backend.device))
+    return FrozenModel(backend=backend, token=encoder, layout=FileLayout(vla), hash=digest)
 
 
 def model_hash(tensors: Mapping[str, Tensor], shape: Mapping[str, Any]) -> str:
@@ -214,18 +194,3 @@ def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
-
-
-def _fill(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor], path: Path) -> None:
-    own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    try:
-        module.load_state_dict(own, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: tensors do not fit the shapes in {CONFIG_FILE}: {error}") from error
-    bad = [name for name, tensor in own.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise CheckpointError(f"{path}: {prefix}{bad[0]} holds values that are not finite: adapt again")
-
-
-def _restored(cls: type, values: Any, folder: Path) -> Any:
-    return from_mapping(cls, values, str(folder / CONFIG_FILE))

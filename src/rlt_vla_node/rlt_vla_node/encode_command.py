@@ -19,6 +19,7 @@ import torch
 
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
 from rlt_common.parameters import ParameterError, from_mapping
+from rlt_vla_node.backend import BackendError
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.demonstration_encoding import FOLDER, encode_demonstrations
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         robot, task = load_robot(options.robot), load_task(options.task)
         encode(robot, task, options.demonstrations, options.checkpoint, options.seed, options.output)
-    except (ParameterError, DatasetError, CheckpointError, LayoutError, OSError) as error:
+    except (ParameterError, DatasetError, CheckpointError, LayoutError, BackendError, OSError) as error:
         sys.exit(f"encode: {error}")
     except KeyboardInterrupt:
         sys.exit("encode: interrupted; the same command goes on")

@@ -151,8 +151,15 @@ def request(message: ChunkRequest) -> Request:
     return Request(message.request_id, message.episode_id, message.epoch, stamp_ns(message.not_before), anchor)
 
 
-def step(message: ExecutedAction) -> Step:
-    """An executed control step as the scheduler takes it."""
+def step(message: ExecutedAction, joints: int | None = None) -> Step:
+    """An executed control step as the scheduler takes it. Raises CodecError.
+
+    `joints`: how many joints were commanded, where chunks are anchored to them.
+    """
+    if joints is not None:
+        commanded = np.asarray(message.joint_target, np.float64)
+        if commanded.size != joints or not np.isfinite(commanded).all():
+            raise CodecError(f"joint_target has {commanded.size} values, expected {joints} that are finite")
     critical = message.phase == EpisodeState.PHASE_CRITICAL
     stamp = stamp_ns(message.header.stamp)
     return Step(stamp, message.episode_id, message.epoch, message.step, critical, message.joint_target)

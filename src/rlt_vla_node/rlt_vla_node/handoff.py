@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from rlt_common.atomic import sha256_hex, write_atomic
 from rlt_common.parameters import ParameterError, from_mapping, param, validate
 from rlt_vla_node.sealed_files import SealedFiles, json_bytes
+from rlt_vla_node.tensors import masked_mean
 
 FORMAT = 1
 TENSORS_FILE = "handoff.safetensors"
@@ -102,9 +103,7 @@ def head_inputs(tokens: Tensor, mask: Tensor, state: Tensor) -> Tensor:
         mask: (B, M) bool, True where a token is to be read.
         state: (B, S) proprioception, SI units.
     """
-    real = torch.where(mask[..., None], tokens, torch.zeros_like(tokens))
-    count = mask.sum(dim=1, keepdim=True).clamp_min(1)
-    return torch.cat([real.sum(dim=1) / count, state], dim=1)
+    return torch.cat([masked_mean(tokens, mask), state], dim=1)
 
 
 def build_head(config: HeadConfig, seed: int) -> HandoffHead:

@@ -20,6 +20,7 @@ from typing import Any
 from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
 from rlt_common.parameters import ParameterError
 from rlt_vla_node import training_options
+from rlt_vla_node.backend import BackendError
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.handoff import HeadConfig, save_head
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         robot, task = load_robot(options.robot), load_task(options.task)
         figures = train(build_config(task, given), robot, task, run / "episodes", checkpoint, options.seed)
-    except (ParameterError, DatasetError, CheckpointError, LayoutError, OSError) as error:
+    except (ParameterError, DatasetError, CheckpointError, LayoutError, BackendError, OSError) as error:
         sys.exit(f"handoff: {error}")
     except KeyboardInterrupt:
         sys.exit("handoff: interrupted; nothing was written")

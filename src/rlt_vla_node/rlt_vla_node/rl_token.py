@@ -10,6 +10,8 @@ paper sums over tokens (a constant factor).
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_vla_node.backend import ObservationBatch, Prefix
 from rlt_vla_node.layers import Block
+from rlt_vla_node.tensors import tensors_hash
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,11 @@ class RlToken(nn.Module):
                 f"tokens of width {self.config.embed_dim}"
             )
         return torch.where(mask[..., None], tokens, torch.zeros_like(tokens))
+
+
+def token_hash(token: RlToken) -> str:
+    """Names an RL token: its weights and shape, whatever VLA it belongs to."""
+    return tensors_hash(token.state_dict(), json.dumps(dataclasses.asdict(token.config), sort_keys=True))
 
 
 def build_rl_token(config: RlTokenConfig, seed: int) -> RlToken:

@@ -9,6 +9,7 @@ stamp. So the set, its order and its grouping depend on what was executed and no
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -36,6 +37,8 @@ class Boundary(Generic[T]):
     request: Request
     stamp_ns: int
     observation: T
+    strided: Strided[T] | None = None
+    """The observation's place among the strided, which it left for this."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,23 @@ class Scheduler(Generic[T]):
             if stamp_ns >= request.not_before_ns:
                 self._request = None
                 self._remember(stamp_ns)
-                self._unqueue(stamp_ns)
-                return Boundary(request, stamp_ns, observation)
+                return Boundary(request, stamp_ns, observation, self._unqueue(stamp_ns))
         return None
+
+    def give_back_boundary(self, work: Boundary[T]) -> None:
+        """Work that could not be done: its request is in hand again, unless a newer one is, its observation as before.
+
+        So where it is never answered, the observation still counts among the strided.
+        """
+        self._served.pop(work.stamp_ns, None)
+        if work.strided is not None:
+            self._put_back([work.strided])
+        if self._request is None:
+            self.on_request(work.request)
+
+    def give_back_group(self, group: Sequence[Strided[T]]) -> None:
+        """Strided observations, those of a group or some of them, that could not be encoded: they come first again."""
+        self._put_back(group)
 
     @property
     def group_ready(self) -> bool:
@@ -265,10 +282,19 @@ class Scheduler(Generic[T]):
                 excess -= 1
                 self.counters.dropped_observations += 1
 
-    def _unqueue(self, stamp_ns: int) -> None:
+    def _unqueue(self, stamp_ns: int) -> Strided[T] | None:
         for episode in self._episodes.values():
-            for item in [item for item in episode.waiting if item.stamp_ns == stamp_ns]:
-                episode.waiting.remove(item)
+            for item in episode.waiting:
+                if item.stamp_ns == stamp_ns:
+                    episode.waiting.remove(item)
+                    return item
+        return None
+
+    def _put_back(self, items: Sequence[Strided[T]]) -> None:
+        for item in items:
+            waiting = self._episode(item.episode_id).waiting
+            waiting.insert(sum(other.stamp_ns < item.stamp_ns for other in waiting), item)
+        self._bound()
 
     def _remember(self, stamp_ns: int) -> None:
         self._served[stamp_ns] = None

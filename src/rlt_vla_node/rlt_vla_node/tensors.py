@@ -1,4 +1,4 @@
-"""Hash of named tensors, independent of the file they are stored in."""
+"""Hash of named tensors, independent of the file they are stored in, and the mean of tokens."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def tensors_hash(tensors: Mapping[str, Tensor], *facts: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:HASH_DIGITS]
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B, D), the mean of the tokens (B, M, D) where `mask` (B, M) is True; zeros where it nowhere is."""
+    real = torch.where(mask[..., None], tokens, torch.zeros_like(tokens))
+    return real.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)

@@ -8,6 +8,9 @@ Publishes   vla_output (rlt_msgs/VlaOutput), /diagnostics
 A request is answered at once when its observation is there, else when it comes. Strided observations are encoded in
 batches between callbacks, one batch at a time and only when no message waits, so a request never waits for more than
 one.
+
+Where the VLA cannot be reached (a policy server that is gone or slow), nothing is answered and /diagnostics says so.
+What was to be done is kept, a request for as long as it is current, and done once the VLA is back.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 
 import rclpy
 import torch
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
@@ -30,15 +34,18 @@ from rlt_common.process import run_node
 from rlt_common.scheduling import priority_param, schedule_node, scheduling
 from rlt_msgs.msg import ChunkRequest, ControlState, EpisodeState, ExecutedAction, Observation, VlaOutput
 from rlt_vla_node import encoding
+from rlt_vla_node.backend import BackendError
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.encoding import EncodingConfig, Item, OutputEncoder
 from rlt_vla_node.handoff import HandoffError, HandoffHead, has_head, load_head
 from rlt_vla_node.inference import LayoutError
-from rlt_vla_node.scheduler import Scheduler
+from rlt_vla_node.remote_backend import RemoteBackend
+from rlt_vla_node.scheduler import Scheduler, Strided
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 ANSWERS_KEPT = 64
 IDLE_WAIT_S = 0.5
+RETRY_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +91,8 @@ class VlaNode(Node):
         self._refusal = ""
         self._boundary_s = 0.0
         self._unscheduled = ""
+        self._unreachable = ""
+        self._resting = False
         self._health = Health(self)
         self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT)
         self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, topics.QOS_OBSERVATION)
@@ -91,12 +100,13 @@ class VlaNode(Node):
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
         self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_executed, topics.QOS_STREAM)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED_READER)
+        self.create_timer(RETRY_S, self._look_for_vla, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._show()
 
     @property
     def busy(self) -> bool:
-        """Whether a group of strided observations is due."""
-        return self._scheduler.group_ready
+        """Whether a group of strided observations is due, and the VLA there."""
+        return self._scheduler.group_ready and not self._resting
 
     def run_in_real_time(self) -> None:
         """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
@@ -142,7 +152,7 @@ class VlaNode(Node):
     def _on_executed(self, message: ExecutedAction) -> None:
         self.activity += 1
         try:
-            step = encoding.step(message)
+            step = encoding.step(message, len(self.robot.joint_names) if self._encoder.anchored else None)
         except CodecError as error:
             self._refuse(f"executed_action: {error}")
             return
@@ -157,7 +167,7 @@ class VlaNode(Node):
 
     def _answer(self) -> None:
         """Answer the request in hand, if its observation is there; one that cannot be used is passed over."""
-        while (work := self._scheduler.next_boundary()) is not None:
+        while not self._resting and (work := self._scheduler.next_boundary()) is not None:
             started = time.perf_counter()
             try:
                 output = self._encoder.boundary(observation_from_msg(work.observation), work.request)
@@ -166,13 +176,17 @@ class VlaNode(Node):
                 self._scheduler.drop(work.stamp_ns)
                 self._scheduler.on_request(work.request)
                 continue
+            except BackendError as error:
+                self._scheduler.give_back_boundary(work)
+                self._lose(str(error))
+                return
             self._boundary_s = output.inference_s = time.perf_counter() - started
             self._publisher.publish(output)
             self._answers[work.request.request_id] = output
             while len(self._answers) > ANSWERS_KEPT:
                 self._answers.popitem(last=False)
             self._boundaries += 1
-            self._refusal = ""
+            self._refusal = self._unreachable = ""
             self._show()
 
     def work_once(self) -> None:
@@ -180,20 +194,47 @@ class VlaNode(Node):
         started = time.perf_counter()
         group = self._scheduler.next_group()
         usable: list[Item] = []
+        kept: list[Strided[Observation]] = []
         for item in group:
             try:
                 observation = observation_from_msg(item.observation)
                 self._encoder.check(observation)
                 usable.append(Item(item.episode_id, item.epoch, observation, item.anchor))
+                kept.append(item)
             except (CodecError, LayoutError) as error:
                 self._refuse(str(error))
         if usable:
-            outputs = self._encoder.strided(usable)
+            try:
+                outputs = self._encoder.strided(usable)
+            except BackendError as error:
+                self._scheduler.give_back_group(kept)
+                self._lose(str(error))
+                return
             each_s = (time.perf_counter() - started) / len(outputs)
             for output in outputs:
                 output.inference_s = each_s
                 self._publisher.publish(output)
             self._strided += len(usable)
+            self._unreachable = ""
+            self._show()
+
+    def _lose(self, reason: str) -> None:
+        """Begin no work until the VLA was looked for again."""
+        self._unreachable, self._resting = reason, True
+        self.get_logger().error(f"the VLA cannot be reached, nothing is answered: {reason}", throttle_duration_sec=5.0)
+        self._show()
+
+    def _look_for_vla(self) -> None:
+        backend = self.model.backend
+        if isinstance(backend, RemoteBackend) and (reason := backend.lost()):
+            self._lose(reason)
+            return
+        if not self._unreachable:
+            return
+        self._resting = False
+        self._answer()
+        if self._scheduler.request is None and not self._scheduler.group_ready:
+            self._unreachable = ""
             self._show()
 
     def _load_head(self) -> HandoffHead | None:
@@ -211,7 +252,9 @@ class VlaNode(Node):
     def _show(self) -> None:
         counters = self._scheduler.counters
         level, text = OK, "ready"
-        if self._refusal:
+        if self._unreachable:
+            level, text = ERROR, f"the VLA cannot be reached: {self._unreachable}"
+        elif self._refusal:
             level, text = ERROR, f"refused: {self._refusal}"
         elif counters.dropped_observations:
             level, text = WARN, "strided observations were dropped: inference is slower than the robot"

@@ -161,7 +161,7 @@ def test_an_observation_with_an_image_that_is_none_is_passed_over(vla_rig, obser
     assert outputs[0].observation_id == 2 * PERIOD_NS
 
 
-def drive_ten_steps(vla_rig, observations):
+def drive_ten_steps(vla_rig, observations, joint_target=()):
     """A training episode of ten steps in its critical phase, observed at every second."""
     probe, outputs = vla_rig.probe, vla_rig.probe.seen[topics.VLA_OUTPUT]
     state = EpisodeState(episode_id=3, epoch=2, phase=EpisodeState.PHASE_CRITICAL, purpose=EpisodeState.PURPOSE_TRAIN)
@@ -171,7 +171,9 @@ def drive_ten_steps(vla_rig, observations):
         probe.out[topics.OBSERVATION].publish(message)
     vla_rig.until(lambda: outputs, "the boundary output")
     for step in range(10):
-        executed = ExecutedAction(episode_id=3, epoch=2, step=step, phase=EpisodeState.PHASE_CRITICAL)
+        executed = ExecutedAction(
+            episode_id=3, epoch=2, step=step, phase=EpisodeState.PHASE_CRITICAL, joint_target=joint_target
+        )
         executed.header.stamp = to_time(step * PERIOD_NS)
         probe.out[topics.EXECUTED_ACTION].publish(executed)
     ended = ControlState(episode_id=3, epoch=3, phase=EpisodeState.PHASE_LABELLED, step=10)

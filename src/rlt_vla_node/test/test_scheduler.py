@@ -246,3 +246,97 @@ def test_where_chunks_are_anchored_a_strided_observation_waits_for_what_was_comm
     assert first == {"o0": None if ahead == 0 else "c1", "o2": "c1" if ahead == 0 else "c3"}
     s.on_control(1, moving=False, next_step=6)
     assert [(item.observation, item.anchor) for item in s.next_group()] == [("o4", "c3" if ahead == 0 else "c5")]
+
+
+# ---- work that is given back
+
+
+def five_steps(s):
+    """An episode of ten control steps with five observations."""
+    train(s)
+    for index in range(0, 10, 2):
+        observe(s, index)
+    for index in range(10):
+        s.on_step(step(index))
+    s.on_control(1, moving=False, next_step=10)
+    return s
+
+
+def test_a_request_that_is_given_back_is_answered_later_from_the_same_observation():
+    s = five_steps(scheduler())
+    s.on_request(request(1, not_before=4 * PERIOD, epoch=2))
+    work = s.next_boundary()
+    s.give_back_boundary(work)
+    assert s.pending == 5
+    again = s.next_boundary()
+    assert (again.request, again.observation) == (work.request, work.observation)
+    assert groups(s) == [["o0", "o2", "o6", "o8"]]
+    assert s.counters.dropped_requests == 0
+
+
+def test_a_request_that_is_given_back_and_then_out_of_date_leaves_its_observation_to_the_strided():
+    s = five_steps(scheduler())
+    s.on_request(request(1, not_before=4 * PERIOD, epoch=2))
+    s.give_back_boundary(s.next_boundary())
+    train(s, epoch=3)
+    assert s.next_boundary() is None
+    assert groups(s) == [["o0", "o2", "o4", "o6"], ["o8"]]
+
+
+def test_a_request_given_back_before_its_step_was_executed_leaves_its_observation_to_be_decided_on():
+    s = scheduler()
+    train(s)
+    for index in range(0, 10, 2):
+        observe(s, index)
+    s.on_request(request(1, not_before=4 * PERIOD, epoch=2))
+    s.give_back_boundary(s.next_boundary())
+    train(s, epoch=3)
+    for index in range(10):
+        s.on_step(step(index))
+    s.on_control(1, moving=False, next_step=10)
+    assert groups(s) == [["o0", "o2", "o4", "o6"], ["o8"]]
+
+
+def test_a_newer_request_takes_the_place_of_one_that_is_given_back():
+    s = scheduler()
+    observe(s, 0)
+    s.on_request(request(1, not_before=0))
+    s.give_back_boundary(s.next_boundary())
+    s.on_request(request(2, not_before=2 * PERIOD))
+    assert s.next_boundary() is None
+    observe(s, 2)
+    work = s.next_boundary()
+    assert (work.request.request_id, work.observation) == (2, "o2")
+    assert s.counters.dropped_requests == 1
+
+
+def test_a_group_that_is_given_back_comes_first_again_with_its_anchors():
+    s = scheduler(anchor_steps=2, group_size=2)
+    train(s)
+    for index in range(0, 10, 2):
+        observe(s, index)
+    for index in range(12):
+        s.on_step(Step(index * PERIOD, 1, 2, index, True, commanded=f"c{index}"))
+    first = s.next_group()
+    s.give_back_group(first)
+    assert s.next_group() == first
+    assert [item.anchor for item in first] == ["c1", "c3"]
+    assert groups(s) == [["o4", "o6"]]
+
+
+def test_some_of_a_group_may_be_given_back():
+    s = five_steps(scheduler(group_size=5))
+    group = s.next_group()
+    s.give_back_group([group[1], group[3]])
+    assert groups(s) == [["o2", "o6"]]
+
+
+def test_what_is_given_back_is_bounded_like_everything_that_waits():
+    s = five_steps(scheduler(group_size=2, max_pending=4))
+    assert s.counters.dropped_observations == 1
+    group = s.next_group()
+    observe(s, 10)
+    s.on_step(step(10))
+    s.give_back_group(group)
+    assert s.pending == 4
+    assert s.counters.dropped_observations == 2
