@@ -33,7 +33,7 @@ test: lint ## Static checks and all tests (under 20 minutes); ARGS='src/rlt_cont
 extras: .venv/.rlt-extras ## Install requirements-lerobot.txt, for LeRobot's policies; quick when nothing changed
 
 .venv/.rlt-extras: requirements-lerobot.txt | setup
-	@echo "extras: packages of requirements-lerobot.txt (about 700 MB) ..."
+	@echo "extras: packages of requirements-lerobot.txt (about 600 MB) ..."
 	@$(WITH_ENV) python -m pip --disable-pip-version-check install -q --no-deps -r $<
 	@touch $@
 

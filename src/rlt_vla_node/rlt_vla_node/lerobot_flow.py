@@ -7,7 +7,8 @@ Each has an inner model X (a VLM beside an action expert) that is called as
 and a `denoise_step(x_t=, timestep=, prefix_pad_masks=, past_key_values=, ...)`. prefix_out is z, the final layer's
 output after its norm. Encoding runs the policy's own `predict_action_chunk` up to its first flow step and keeps what
 that step was given; sampling takes the flow's steps on what was kept. Training is the policy's own pass, its losses
-per number taken before they are averaged, so that padded rows are left out in every version of LeRobot.
+per number taken before they are averaged, so that padded rows and the columns that fill an action up are left out in
+every version of LeRobot, as the newest does.
 """
 
 from __future__ import annotations
@@ -127,9 +128,7 @@ class FlowBackend(LeRobotBackend):
         }  # SmolVLA may change them in place
         with self._watching() as seen:
             self.policy.forward(dict(batch))
-        losses = seen.losses
-        if self._opened.folder.kind != SMOLVLA:  # the pi policies leave out the columns that fill an action up
-            losses = losses[:, :, : self._spec.action_dim]
+        losses = seen.losses[:, :, : self._spec.action_dim]  # the columns that fill an action up are left out
         kept = ~batch[ACTION_IS_PAD].to(losses.device)
         if seen.given_away is not None:
             kept = kept & ~seen.given_away

@@ -22,12 +22,10 @@ import tiny_lerobot as tiny
 
 from rlt_vla_node.backends import open_backend
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint, save_vla_checkpoint
-from rlt_vla_node.inference import noise_seed, run_batch, run_observation
+from rlt_vla_node.inference import FLOW_STEPS, flow_noise, noise_seed, run_batch, run_observation
 from rlt_vla_node.layout import LayoutError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.vla_node import VlaNode, spin_some
-
-SIZES = {"smolvla": 32, "act": 16}
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +62,11 @@ def test_a_checkpoint_gives_the_robots_actions(root, tmp_path, cell, observation
     again = run_observation(model, batch, seed=3)
     assert outputs.reference.tobytes() == again.reference.tobytes()
     # The fingers go where the policy's chunk says, in its units.
-    _, chunk = model.backend.encode_and_sample(
-        batch, steps=5, noise=torch.from_numpy(np.float32(np.random.default_rng(3).standard_normal((1, 12, 16))))
-    )
+    noise = flow_noise(3, tiny.ROWS, model.backend.spec.noise_dim)[None]
+    _, chunk = model.backend.encode_and_sample(batch, steps=FLOW_STEPS, noise=noise)
     finger = seen.blocks["joint_position"][cell.robot.joint_names.index("left_gripper")]
     reached = finger + outputs.reference[:, 6].astype(np.float64).cumsum()
-    if kind == "act":
-        np.testing.assert_allclose(reached, (chunk[0, :10, 6].numpy() + 0.5) / 25.0, atol=1e-6)
+    np.testing.assert_allclose(reached, (chunk[0, : cell.task.horizon, 6].numpy() + 0.5) / 25.0, atol=1e-6)
 
 
 def test_strided_observations_in_a_group_are_near_those_alone(root, tmp_path, cell, observation):

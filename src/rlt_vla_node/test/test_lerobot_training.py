@@ -20,7 +20,9 @@ PIXELS = {"smolvla": 24, "act": 16}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policies")
-    tiny.write_smolvla(folder / "smolvla", train_expert_only=False, freeze_vision_encoder=False)
+    # Actions that need no filling up: LeRobot 0.4.4's own loss of SmolVLA has the columns in it that fill up.
+    whole = {"train_expert_only": False, "freeze_vision_encoder": False, "max_action_dim": tiny.WIDTH}
+    tiny.write_smolvla(folder / "smolvla", **whole)
     tiny.write_act(folder / "act")
     return folder
 

@@ -7,6 +7,8 @@ ACT of width 16 on a ResNet-18.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +177,8 @@ def _write(folder: Path, kind: str, name: str, config: Any, cameras: tuple[str, 
 
 def rename(folder: Path, name: str) -> None:
     """Name tokenizer and VLM as checkpoints from the hub do: nothing of that name is on this machine."""
-    edit(folder / "config.json", vlm_model_name=name)
+    if "vlm_model_name" in json.loads((folder / "config.json").read_text()):
+        edit(folder / "config.json", vlm_model_name=name)
     path = folder / "policy_preprocessor.json"
     pipeline = json.loads(path.read_text())
     for step in pipeline["steps"]:
@@ -187,3 +190,66 @@ def rename(folder: Path, name: str) -> None:
 def edit(path: Path, **changes: Any) -> None:
     """Change keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def write_pi(folder: Path, kind: str, cameras: tuple[str, ...] = ("top", "hand"), **values: Any) -> Path:
+    """A tiny pi0 or pi0.5 in `folder`. Its sizes are in LeRobot's code: call it within `tiny_pi`."""
+    write_tokenizer(folder / "vlm")
+    modeling = lerobot_module(f"policies.{kind}.modeling_{kind}")
+    config_class = getattr(modeling, f"{kind.upper()}Config")
+    config = config_class(
+        **features(cameras, 32),
+        **{
+            "chunk_size": ROWS,
+            "n_action_steps": ROWS,
+            "max_state_dim": PADDED,
+            "max_action_dim": PADDED,
+            "image_resolution": (32, 32),
+            "tokenizer_max_length": 48,
+            "dtype": "float32",
+            "device": "cpu",
+            **values,
+        },
+    )
+    processing = lerobot_module(f"policies.{kind}.processor_{kind}")
+    tokenizer_step = processing.TokenizerProcessorStep
+    processing.TokenizerProcessorStep = lambda tokenizer_name, **named: tokenizer_step(
+        tokenizer_name=str(folder / "vlm"), **named
+    )
+    try:
+        _write(folder, kind, f"{kind.upper()}Policy", config, cameras)
+    finally:
+        processing.TokenizerProcessorStep = tokenizer_step
+    rename(folder, "google/paligemma-3b-pt-224")
+    return folder
+
+
+@contextmanager
+def tiny_pi(kind: str) -> Iterator[None]:
+    """pi0 or pi0.5 with a width of 32: LeRobot's code has its sizes as constants, which are made smaller meanwhile."""
+    from transformers import PaliGemmaConfig
+
+    modeling = lerobot_module(f"policies.{kind}.modeling_{kind}")
+    vlm_name = "PaliGemmaForConditionalGenerationWithPiGemma"
+    names = ("CONFIG_MAPPING", "get_gemma_config", vlm_name)
+    own = {name: getattr(modeling, name) for name in names}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16}
+
+    def vlm(config: Any) -> Any:
+        config.vision_config.intermediate_size = config.vision_config.projection_dim = 32
+        return own[vlm_name](config)
+
+    def sizes(variant: str) -> Any:
+        return modeling.GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=8, num_kv_heads=1, head_dim=8)
+
+    modeling.CONFIG_MAPPING = {
+        "paligemma": lambda: PaliGemmaConfig(vision_config={"model_type": "siglip_vision_model", **vision}),
+        "gemma": own["CONFIG_MAPPING"]["gemma"],
+    }
+    modeling.get_gemma_config = sizes
+    setattr(modeling, vlm_name, vlm)
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(modeling, name, value)
