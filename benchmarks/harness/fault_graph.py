@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,8 @@ class Watched:
     steps: int = 0
     commands: int = 0
     last_driven_s: float = 0.0
-    """Monotonic time of the newest step that played a chunk."""
+    """When the newest step that played a chunk was published, s of the machine's clock (`time.time`), as DDS says: when
+    the watch gets to it is later on a busy machine."""
     last_human_s: float = 0.0
     """The same of a person's."""
     unlabelled: list[str] = field(default_factory=list)
@@ -81,7 +82,7 @@ class Watch(Node):
         self.chunks_again = self.create_publisher(ActionChunk, topics.ACTION_CHUNK, topics.QOS_CHUNK)
         self._reset = self.create_client(ResetEstop, topics.SERVICE_RESET_ESTOP)
         self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, topics.QOS_CHUNK)
-        self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_step, topics.QOS_STREAM)
+        self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_stamped_step, topics.QOS_STREAM)
         self.create_subscription(EpisodeState, topics.EPISODE_STATE, self._on_episode, topics.QOS_LATCHED_READER)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED_READER)
         self.create_subscription(RecorderStatus, topics.RECORDER_STATUS, self._on_recorder, topics.QOS_LATCHED_READER)
@@ -119,11 +120,14 @@ class Watch(Node):
             self._chunks.popitem(last=False)
         self.last_chunks = [*self.last_chunks[-7:], message]
 
-    def _on_step(self, message: ExecutedAction) -> None:
+    def _on_stamped_step(self, message: ExecutedAction, info: Mapping[str, int]) -> None:
+        self._on_step(message, info["source_timestamp"] * 1e-9)
+
+    def _on_step(self, message: ExecutedAction, at_s: float) -> None:
         self.seen.steps += 1
         words = f"episode {message.episode_id} step {message.step} source {message.source}"
         if message.source in DRIVEN:
-            self.seen.last_driven_s = time.monotonic()
+            self.seen.last_driven_s = at_s
             key = (message.episode_id, message.epoch, message.chunk_id)
             if key not in self._chunks:
                 # The chunk may come by after the step; it must come.
@@ -131,7 +135,7 @@ class Watch(Node):
             elif not np.array_equal(self._chunks[key][message.row], np.asarray(message.commanded)):
                 self.seen.unlabelled.append(f"{words}: not row {message.row} of its chunk")
         elif message.source == ExecutedAction.SOURCE_HUMAN:
-            self.seen.last_human_s = time.monotonic()
+            self.seen.last_human_s = at_s
         elif message.source == ExecutedAction.SOURCE_HOLD and self._moves(message):
             self.seen.unlabelled.append(f"{words}: moved while holding, by up to {np.abs(message.action).max():.2g}")
 

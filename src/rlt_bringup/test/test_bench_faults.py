@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import time
 from pathlib import Path
 
 import faults
@@ -13,12 +14,15 @@ import soak
 from harness.fault_graph import FaultyGraph, Watch
 from harness.fault_inputs import CameraRelay, behind_relay
 from harness.process_samples import flat, sample_process, shared_memory_mb, slope
+from rclpy.executors import SingleThreadedExecutor
 
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_common.codecs import floats
 from rlt_common.config import load_robot
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
 from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction
+
+NOW_S = 1e9
 
 
 @pytest.fixture
@@ -42,10 +46,10 @@ def step(row, **fields):
 
 
 def test_steps_of_their_chunk_are_explained_whichever_comes_first(watch):
-    watch._on_step(step(0))
+    watch._on_step(step(0), NOW_S)
     assert watch.unexplained()
     watch._on_chunk(chunk())
-    watch._on_step(step(1))
+    watch._on_step(step(1), NOW_S)
     assert watch.unexplained() == []
 
 
@@ -61,7 +65,7 @@ def test_steps_of_their_chunk_are_explained_whichever_comes_first(watch):
 )
 def test_any_other_motion_is_unlabelled(watch, wrong):
     watch._on_chunk(chunk())
-    watch._on_step(step(1, **wrong))
+    watch._on_step(step(1, **wrong), NOW_S)
     assert len(watch.unexplained()) == 1
 
 
@@ -72,23 +76,40 @@ def hold(**fields):
 def test_a_hold_on_a_timer_may_follow_displaced_arms_by_a_step_and_ask_for_nothing(watch):
     follows = hold(action=floats([0.004, -0.005]))
     watch.leash_step = np.array([0.005, 0.005])
-    watch._on_step(follows)
+    watch._on_step(follows, NOW_S)
     assert watch.unexplained() == []
-    watch._on_step(hold(action=floats([0.015, 0.0])))
-    watch._on_step(hold(action=floats([0.001, 0.0]), commanded=floats([0.001, 0.0])))
+    watch._on_step(hold(action=floats([0.015, 0.0])), NOW_S)
+    watch._on_step(hold(action=floats([0.001, 0.0]), commanded=floats([0.001, 0.0])), NOW_S)
     assert len(watch.unexplained()) == 2
     watch.leash_step = None
-    watch._on_step(follows)
+    watch._on_step(follows, NOW_S)
     assert len(watch.unexplained()) == 3, "in lockstep nothing is ever displaced"
 
 
 def test_a_person_s_steps_and_a_chunk_s_are_told_apart(watch):
     watch._on_chunk(chunk())
-    watch._on_step(step(1))
-    driven = watch.seen.last_driven_s
-    assert watch.seen.last_human_s == 0.0 < driven
-    watch._on_step(step(1, source=ExecutedAction.SOURCE_HUMAN, chunk_id=0))
-    assert watch.seen.last_driven_s == driven <= watch.seen.last_human_s
+    watch._on_step(step(1), NOW_S)
+    assert (watch.seen.last_driven_s, watch.seen.last_human_s) == (NOW_S, 0.0)
+    watch._on_step(step(1, source=ExecutedAction.SOURCE_HUMAN, chunk_id=0), NOW_S + 1)
+    assert (watch.seen.last_driven_s, watch.seen.last_human_s) == (NOW_S, NOW_S + 1)
+
+
+def test_a_step_counts_from_when_it_was_published_not_from_when_the_watch_gets_to_it(watch):
+    publisher = watch.create_publisher(ExecutedAction, "executed_action", 10)
+    executor = SingleThreadedExecutor()
+    executor.add_node(watch)
+    end_s = time.monotonic() + 30.0
+    while not publisher.get_subscription_count():
+        assert time.monotonic() < end_s
+        executor.spin_once(timeout_sec=0.1)
+    before = time.time()
+    publisher.publish(step(0))
+    after = time.time()
+    while not watch.seen.steps:
+        assert time.monotonic() < end_s
+        executor.spin_once(timeout_sec=0.1)
+    executor.shutdown()
+    assert before <= watch.seen.last_driven_s <= after
 
 
 def test_each_watchdog_is_judged_by_the_time_it_states():
