@@ -50,10 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _wait(consent: RestartConsent, node: str, why: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    if problem := consent.ask(node, why):
-        raise ConsentError(f"{problem}: the question cannot be put; stop the launch and start it again")
-    print(asked_for(consent.run, node, why, "ros2 run rlt_bringup restart_executor"), flush=True)
     try:
+        if problem := consent.ask(node, why):
+            raise ConsentError(f"{problem}: the question cannot be put; stop the launch and start it again")
+        print(asked_for(consent.run, node, why, "ros2 run rlt_bringup restart_executor"), flush=True)
         while not consent.given():
             time.sleep(LOOK_S)
     except KeyboardInterrupt:

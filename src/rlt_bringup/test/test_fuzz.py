@@ -113,7 +113,7 @@ def test_an_executor_without_limits_is_found_out(world, tmp_path, how, monkeypat
         return DeltaPoseIntegrator(kinematics, tuple(arm.gripper for arm in robot.arms), limits)
 
     monkeypatch.setattr(chunk_executor_node, "build_integrator", limitless)
-    findings = fuzzing.campaign([ticking(world, tmp_path, how)], world[1], 4 * COUNT, 5, lambda _: None)
+    findings = fuzzing.campaign([ticking(world, tmp_path, how)], world[1], 16 * COUNT, 5, lambda _: None)
     assert any("velocity limit" in words or "beyond the step limit" in words for words in findings.violations)
 
 

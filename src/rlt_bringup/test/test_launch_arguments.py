@@ -44,7 +44,7 @@ def test_a_value_of_the_wrong_kind_names_its_argument(values, message):
     ("word", "message"),
     [
         ("mod:=dry_run", "screw.launch.py: unknown launch argument 'mod': did you mean 'mode'"),
-        ("rviz:=true", "unknown launch argument 'rviz': There are: auto_handoff, checkpoint"),
+        ("rviz:=true", "unknown launch argument 'rviz': There are: auto_handoff, cameras, checkpoint"),
     ],
 )
 def test_a_misspelt_argument_is_refused(word, message):
