@@ -69,6 +69,21 @@ class OutputEncoder:
         observation.state(self._task.rl_state)
         to_time(observation.stamp_ns)
 
+    def rehearse(self) -> None:
+        """Answer a request from a blank observation: what is compiled or loaded at first use is, and it can be timed.
+
+        Raises as `boundary`.
+        """
+        cameras = self._robot.cameras
+        blank = ObservationData(
+            observation_id=0,
+            stamp_ns=0,
+            camera_names=tuple(camera.name for camera in cameras),
+            images=np.zeros((len(cameras), cameras[0].height, cameras[0].width, 3), np.uint8),
+            blocks={name: np.zeros(size, np.float32) for name, size in self._robot.block_sizes.items()},
+        )
+        self.boundary(blank, Request(0, 0, 0, 0))
+
     def boundary(self, observation: ObservationData, request: Request) -> VlaOutput:
         """The answer to a chunk request: a batch of one.
 

@@ -39,6 +39,7 @@ from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.encoding import EncodingConfig, Item, OutputEncoder
 from rlt_vla_node.handoff import HandoffError, HandoffHead, has_head, load_head
 from rlt_vla_node.inference import LayoutError
+from rlt_vla_node.latency_budget import LEAST, LatencyWatch
 from rlt_vla_node.remote_backend import RemoteBackend
 from rlt_vla_node.scheduler import Scheduler, Strided
 
@@ -93,6 +94,7 @@ class VlaNode(Node):
         self._unscheduled = ""
         self._unreachable = ""
         self._resting = False
+        self._latency = LatencyWatch(self.robot, self.task)
         self._health = Health(self)
         self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT)
         self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, topics.QOS_OBSERVATION)
@@ -111,7 +113,30 @@ class VlaNode(Node):
     def run_in_real_time(self) -> None:
         """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
         self._unscheduled = schedule_node(self, self.parameters.priority)
+        self._rehearse()
         self._show()
+
+    def _rehearse(self) -> None:
+        """Time the VLA on blank observations: what its time means for the task is known before anything moves."""
+        try:
+            self._encoder.rehearse()
+            for _ in range(LEAST):
+                started = time.perf_counter()
+                self._encoder.rehearse()
+                self._latency.on_boundary(time.perf_counter() - started)
+        except (BackendError, LayoutError) as error:
+            self._lose(str(error))
+            return
+        verdict = self._latency.verdict()
+        if verdict is None:
+            return
+        log = self.get_logger()
+        log.info(
+            f"a chunk takes {verdict.boundary_s * 1e3:.1f} ms, so it has to be asked for {verdict.prefetch_steps} "
+            f"steps ahead; prefetch_steps of task {self.task.name} is {self.task.prefetch_steps}"
+        )
+        for words in (*verdict.problems, *verdict.notes):
+            log.warning(words)
 
     # ---- inputs
 
@@ -181,6 +206,7 @@ class VlaNode(Node):
                 self._lose(str(error))
                 return
             self._boundary_s = output.inference_s = time.perf_counter() - started
+            self._latency.on_boundary(self._boundary_s)
             self._publisher.publish(output)
             self._answers[work.request.request_id] = output
             while len(self._answers) > ANSWERS_KEPT:
@@ -211,6 +237,7 @@ class VlaNode(Node):
                 self._lose(str(error))
                 return
             each_s = (time.perf_counter() - started) / len(outputs)
+            self._latency.on_strided(each_s)
             for output in outputs:
                 output.inference_s = each_s
                 self._publisher.publish(output)
@@ -250,7 +277,7 @@ class VlaNode(Node):
         self._show()
 
     def _show(self) -> None:
-        counters = self._scheduler.counters
+        counters, verdict = self._scheduler.counters, self._latency.verdict()
         level, text = OK, "ready"
         if self._unreachable:
             level, text = ERROR, f"the VLA cannot be reached: {self._unreachable}"
@@ -258,6 +285,8 @@ class VlaNode(Node):
             level, text = ERROR, f"refused: {self._refusal}"
         elif counters.dropped_observations:
             level, text = WARN, "strided observations were dropped: inference is slower than the robot"
+        elif verdict is not None and verdict.problems:
+            level, text = WARN, "; ".join(verdict.problems)
         elif self._unscheduled:
             level, text = WARN, self._unscheduled
         self._health.set(
@@ -273,6 +302,7 @@ class VlaNode(Node):
             dropped_observations=counters.dropped_observations,
             refused_observations=self._refused,
             boundary_ms=f"{self._boundary_s * 1e3:.1f}",
+            prefetch_steps_needed="not judged" if verdict is None else verdict.prefetch_steps,
             scheduling=self._unscheduled or scheduling(),
         )
 

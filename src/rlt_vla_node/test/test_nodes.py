@@ -1,6 +1,7 @@
 """The nodes over real DDS, in this process and in the test session's own domain."""
 
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -117,6 +118,27 @@ def test_with_a_head_every_output_says_how_likely_the_critical_phase_has_begun(s
     assert 0.0 < expected < 1.0
     assert outputs[0].handoff_probability == pytest.approx(expected, abs=1e-6)
     assert outputs[0].handoff_threshold == 0.75
+
+
+def test_on_a_robot_s_timer_the_vla_is_timed_before_anything_moves_and_says_how_far_ahead_to_ask(
+    start, checkpoint, cell, tmp_path
+):
+    robot = tmp_path / "robot.yaml"
+    shutil.copytree(cell.robot_path.parent, tmp_path, dirs_exist_ok=True)
+    robot.write_text(robot.read_text().replace("tick: joint_states", "tick: timer"))
+    start(checkpoint=checkpoint, robot=robot)
+    rig = Rig(VlaNode(), Probe(VLA_OUTPUTS, VLA_INPUTS), spin_some)
+    try:
+        rig.until(rig.probe.matched, "discovery")
+        rig.node.run_in_real_time()
+        rig.until(lambda: rig.probe.level("vla")[0] == DiagnosticStatus.WARN, "the warning in /diagnostics")
+        status = rig.probe.seen[topics.DIAGNOSTICS][-1].status[0]
+        needed = next(int(v.value) for v in status.values if v.key == "prefetch_steps_needed")
+        assert needed >= 2, "a chunk that takes any time at all must be asked for a stride ahead"
+        assert f"prefetch_steps: {needed}" in status.message or f"{needed} steps ahead leave no" in status.message
+        assert not rig.probe.seen[topics.VLA_OUTPUT], "what was tried out is no output"
+    finally:
+        rig.close()
 
 
 def test_a_restarted_node_finds_the_observation_and_gives_the_same_answer(vla_rig, observation):
