@@ -1,13 +1,13 @@
-"""`make bench-remote_policy`: what it costs to have the VLA behind a policy server on the same machine.
+"""What it costs to have a VLA behind a policy server on the same machine: a part of `make bench-backends`.
 
 Round trips of the real clients to a server process whose policy takes no time: three 224 x 224 images there, a chunk of
 50 x 14 and z_rl with the mean, or the embeddings z of 768 tokens of width 2048 (pi0.5's images), back. So what is
-measured is packing, transport and checks, not a model. ARGS='--trips N'.
+measured is packing, transport and checks, not a model. Run as a program it is the server.
 """
 
 from __future__ import annotations
 
-import argparse
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness.results import markdown_table
 
 from rlt_common.vla_config import VlaConfig
 from rlt_vla_node.backend import ObservationBatch
@@ -83,9 +82,12 @@ def serve(kind: str, port: int) -> None:
         server.serve_forever()
 
 
-def measure(kind: str, port: int, trips: int) -> list[list[str]]:
-    """Rows of the table."""
-    process = subprocess.Popen([sys.executable, __file__, "--serve", kind, "--port", str(port)], stdout=subprocess.PIPE)
+def round_trips(kind: str, trips: int) -> list[dict[str, Any]]:
+    """One row per answer (z, z_rl): percentiles of the round trip in ms."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, __file__, kind, str(port)], stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
         config = VlaConfig(
@@ -103,34 +105,22 @@ def measure(kind: str, port: int, trips: int) -> list[list[str]]:
         observation = ObservationBatch(images, torch.zeros(1, ACTIONS))
         noise = torch.zeros(1, HORIZON, NOISE)
         rows = []
-        for what in ("z", "z_rl"):
+        for answer in ("z", "z_rl"):
             backend = open_backend(config)
-            if what == "z_rl":
+            if answer == "z_rl":
                 backend.ask_for_token()
             times = []
             for _ in range(WARM_UP + trips):
                 started = time.perf_counter()
                 backend.encode_and_sample(observation, steps=10, noise=noise)
                 times.append((time.perf_counter() - started) * 1e3)
-            rows.append([kind, what, str(trips), *(f"{np.percentile(times[WARM_UP:], q):.1f}" for q in (50, 90, 99))])
+            p50, p90, p99 = np.percentile(times[WARM_UP:], (50, 90, 99)).tolist()
+            rows.append({"kind": "round trip", "backend": kind, "answer": answer, "n": trips, "ms": [p50, p90, p99]})
         return rows
     finally:
         process.kill()
         process.wait()
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(prog="bench-remote_policy")
-    parser.add_argument("--trips", type=int, default=500)
-    parser.add_argument("--serve", choices=("openpi", "gr00t"), help="be the server")
-    parser.add_argument("--port", type=int, default=18_555)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve, options.port)
-    rows = [row for i, kind in enumerate(("openpi", "gr00t")) for row in measure(kind, options.port + i, options.trips)]
-    print(markdown_table(["backend", "answer", "n", "median (ms)", "p90", "p99"], rows))
-
-
 if __name__ == "__main__":
-    main()
+    serve(sys.argv[1], int(sys.argv[2]))
