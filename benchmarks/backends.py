@@ -290,8 +290,8 @@ def table(document: Mapping[str, Any]) -> str:
     words = flops["ran"]
     if "share" in flops:
         words = (
-            f"A prefix pass at pi0.5's size (three 224 x 224 images, 968 tokens) is {flops['vla_tflop']:.2f} TFLOP, the "
-            f"RL token encoder on its 768 image tokens {flops['token_tflop']:.3f} ({flops['share']:.1%}); counted, "
+            f"A prefix pass at pi0.5's size (three 224 x 224 images, 968 tokens) is {flops['vla_tflop']:.2f} TFLOP, "
+            f"the RL token encoder on its 768 image tokens {flops['token_tflop']:.3f} ({flops['share']:.1%}); counted, "
             "not timed."
         )
     return "\n\n".join(

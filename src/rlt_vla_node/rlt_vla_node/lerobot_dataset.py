@@ -23,7 +23,7 @@ from rlt_msgs.msg import ExecutedAction
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, IMAGES, LABEL, REPOSITIONING, SOURCE, STATE
-from rlt_vla_node.lerobot_import import MissingExtraError, import_lerobot
+from rlt_vla_node.lerobot_packages import REQUIREMENTS, lerobot_module
 from rlt_vla_node.lerobot_writer import DEFAULT_FEATURES, INFO, UNFINISHED, VERSION
 from rlt_vla_node.video import VideoError, VideoReader
 
@@ -59,9 +59,11 @@ def open_dataset(folder: Path | str, delta_timestamps: Mapping[str, list[float]]
     folder = Path(folder).resolve()
     info = dataset_info(folder)
     try:
-        module = import_lerobot("datasets.lerobot_dataset")
-    except MissingExtraError as error:
-        raise DatasetError(f"{folder}: {error}") from error
+        module = lerobot_module("datasets.lerobot_dataset")
+    except ImportError as error:
+        raise DatasetError(
+            f"{folder}: reading it takes LeRobot, which is not installed ({error}): `make extras` ({REQUIREMENTS})"
+        ) from error
     kind = _pyav_class(module)
     try:
         found = kind(

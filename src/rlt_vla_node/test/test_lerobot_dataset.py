@@ -17,12 +17,12 @@ from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.episode_frames import frame_rules
 from rlt_vla_node.lerobot_dataset import TrainingSamples, dataset_info, open_dataset, training_loader
 from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations
-from rlt_vla_node.lerobot_import import MissingExtraError, import_lerobot
+from rlt_vla_node.lerobot_packages import lerobot_module
 
 try:
-    LEROBOT = import_lerobot("datasets.lerobot_dataset")
-except MissingExtraError as error:
-    pytest.skip(str(error), allow_module_level=True)
+    LEROBOT = lerobot_module("datasets.lerobot_dataset")
+except ImportError as error:
+    pytest.skip(f"LeRobot is an extra: `make extras` installs it ({error})", allow_module_level=True)
 
 HORIZON = 5
 
@@ -137,7 +137,7 @@ def test_columns_statistics_and_names_are_lerobots(made):
 
 
 def test_only_state_and_action_are_inputs_and_outputs_to_lerobots_policies(made):
-    features = import_lerobot("datasets.utils").dataset_to_policy_features(open_dataset(made()[0]).meta.features)
+    features = lerobot_module("datasets.utils").dataset_to_policy_features(open_dataset(made()[0]).meta.features)
     assert set(features) == {
         "observation.images.base",
         "observation.images.wrist",
@@ -234,13 +234,13 @@ def test_images_that_lie_in_the_parquet_files(foreign):
 def test_a_policy_of_lerobot_takes_a_training_step_on_it(made):
     """ACT of LeRobot, tiny and random, with LeRobot's own processing and the data set's statistics."""
     try:
-        act = import_lerobot("policies.act.modeling_act")
-        processor = import_lerobot("policies.act.processor_act")
-    except MissingExtraError as error:
+        act = lerobot_module("policies.act.modeling_act")
+        processor = lerobot_module("policies.act.processor_act")
+    except ImportError as error:
         pytest.skip(str(error))
     folder, _ = made()
     data = open_dataset(folder, {"action": [k / 50 for k in range(HORIZON)]})
-    features = import_lerobot("datasets.utils").dataset_to_policy_features(data.meta.features)
+    features = lerobot_module("datasets.utils").dataset_to_policy_features(data.meta.features)
     action = features.pop("action")
     config = act.ACTConfig(
         input_features=features,

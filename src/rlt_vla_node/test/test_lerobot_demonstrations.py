@@ -109,5 +109,5 @@ def test_without_lerobot_training_samples_say_what_to_install(tmp_path, cell, bo
     for name in [name for name in sys.modules if name.partition(".")[0] == "lerobot"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lerobot", None)
-    with pytest.raises(DatasetError, match=r"LeRobot is needed here and cannot be imported .*make extras"):
+    with pytest.raises(DatasetError, match=r"takes LeRobot, which is not installed .*make extras"):
         TrainingSamples(tmp_path / "set", 5)
