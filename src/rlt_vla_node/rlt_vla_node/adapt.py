@@ -30,7 +30,7 @@ from torch import Tensor
 from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
 from rlt_common.parameters import ParameterError
-from rlt_common.reading import parse_json, read_limited
+from rlt_common.reading import read_limited
 from rlt_vla_node import training_options
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.builtin import BuiltinConfig, BuiltinVla, build_vla
@@ -52,12 +52,11 @@ from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations, is_datas
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.tensors import tensors_hash
 from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, build_auxiliary
+from rlt_vla_node.training_log import METRICS_LOG, keep_metrics, listed
 from rlt_vla_node.video import VideoError
 
 STATE_FILE = "training.safetensors"
 MAX_STATE_BYTES = 4 * 1024**3
-MAX_METRICS_BYTES = 256 * 1024**2
-METRICS_LOG = "metrics.jsonl"
 DYNAMIC_BLOCKS = ("joint_velocity", "joint_effort")
 
 Report = Callable[[str], None]
@@ -182,7 +181,7 @@ class Adaptation:
         digest = save_checkpoint(self.output, self.vla, self.token, block_sizes, facts, figures)
         (self.output / STATE_FILE).unlink(missing_ok=True)
         shown = {name: value for name, value in figures.items() if isinstance(value, float)}
-        self.report(f"checkpoint {digest} in {self.output}: " + _listed(shown))
+        self.report(f"checkpoint {digest} in {self.output}: " + listed(shown))
         return digest
 
     def _pose_state(self, poses: PoseImages) -> np.ndarray:
@@ -241,27 +240,16 @@ class Adaptation:
         left = (total - trainer.step) / rate
         self.report(
             f"stage {trainer.stage + 1}/2 {STAGES[trainer.stage]}, step {trainer.step}/{total}, "
-            f"{_listed(trainer.losses)}, {rate:.1f} steps/s, about {left:.0f} s left in this stage"
+            f"{listed(trainer.losses)}, {rate:.1f} steps/s, about {left:.0f} s left in this stage"
         )
 
     def _cut_metrics(self) -> None:
         """Drop the metrics of steps that will be done again."""
-        path = self.output / METRICS_LOG
-        if not path.exists():
-            return
-        reached = (self.trainer.stage, self.trainer.step)
+        path, reached = self.output / METRICS_LOG, (self.trainer.stage, self.trainer.step)
         if reached == self.trainer.first:
-            path.unlink()
-            return
-        kept = []
-        for line in read_limited(path, MAX_METRICS_BYTES).decode().splitlines():
-            try:
-                entry = parse_json(line)
-            except ValueError:
-                continue
-            if (entry["stage"], entry["step"]) <= reached:
-                kept.append(line + "\n")
-        write_atomic(path, "".join(kept).encode())
+            path.unlink(missing_ok=True)
+        else:
+            keep_metrics(path, lambda entry: (entry["stage"], entry["step"]) <= reached)
 
 
 def vla_config(robot: RobotConfig, task: TaskConfig) -> BuiltinConfig:
@@ -301,10 +289,6 @@ def _aligned(target: np.ndarray, poses: PoseImages | None) -> tuple[np.ndarray, 
 
 def _mean_and_std(values: Tensor) -> dict[str, list[float]]:
     return {"mean": values.mean(dim=0).tolist(), "std": values.std(dim=0, correction=0).tolist()}
-
-
-def _listed(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
 
 
 def build_config(task: TaskConfig, options: Mapping[str, Any]) -> AdaptConfig:

@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib
 
 from rlt_common.reading import parse_json, read_limited
+from rlt_vla_node.training_log import MAX_METRICS_BYTES
 
-MAX_BYTES = 256 * 1024**2
 PANELS = {
     "L_vla": ("flow", "validation_flow"),
     "L_ro": ("reconstruction", "validation_reconstruction", "validation_shuffled"),
@@ -29,7 +29,7 @@ def draw_curves(log: Path, target: Path) -> None:
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "rlt"
-    entries = [parse_json(line) for line in read_limited(log, MAX_BYTES).decode().splitlines()]
+    entries = [parse_json(line) for line in read_limited(log, MAX_METRICS_BYTES).decode().splitlines()]
     figure = Figure(figsize=(10, 3), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for name in names:

@@ -2,7 +2,7 @@
 
     adapt --vla smolvla_aloha.yaml --robot aloha.yaml --task screw.yaml --demonstrations DIR --output DIR \\
           [--dataset DIR] [--seed N] [--resume] [--train full|lora|frozen] [...]
-    torchrun --nproc-per-node 8 -m rlt_vla_node.adapt --vla ...       (or: accelerate launch -m rlt_vla_node.adapt ...)
+    torchrun --standalone --nproc-per-node 8 -m rlt_vla_node.adapt --vla ...       (or: accelerate launch -m rlt_vla_node.adapt ...)
 
 Demonstrations are episode files; they are converted into a data set of the policy's own vectors beside the output,
 unless `--dataset` names one. Written are the checkpoint that the VLA node loads, `policy/` with the adapted weights in
@@ -26,10 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
 from rlt_common.parameters import ParameterError
-from rlt_common.reading import parse_json, read_limited
 from rlt_common.vla_config import VlaConfig, load_vla
 from rlt_vla_node import training_options, vla_figures
 from rlt_vla_node.backend import BackendError
@@ -46,16 +44,15 @@ from rlt_vla_node.lerobot_dataset import TrainingSamples
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.trainer import ResumeError
 from rlt_vla_node.training_curves import draw_curves
+from rlt_vla_node.training_log import METRICS_LOG, keep_metrics, listed
 from rlt_vla_node.video import DEFAULT_CODEC, VideoError
 from rlt_vla_node.vla_adapt_config import FROZEN, VlaAdaptConfig
 from rlt_vla_node.vla_trainer import TrainingError, VlaTrainer
 
 COMMAND = "adapt_vla"
 STATE_FILE = "training.safetensors"
-METRICS_LOG = "metrics.jsonl"
 CURVES = "curves.svg"
 DATASET_FOLDER = "dataset"
-MAX_METRICS_BYTES = 256 * 1024**2
 
 Report = Callable[[str], None]
 
@@ -150,7 +147,7 @@ class VlaAdaptation:
                 self._log({"step": step, "steps_per_s": round(rate, 4), **trainer.losses})
                 left = (config.steps - step) / rate
                 self.say(
-                    f"step {step}/{config.steps}, {_listed(trainer.losses)}, {rate:.3g} steps/s, {_duration(left)} left"
+                    f"step {step}/{config.steps}, {listed(trainer.losses)}, {rate:.3g} steps/s, {_duration(left)} left"
                 )
                 started, counted = time.monotonic(), step
             if step % config.checkpoint_steps == 0:
@@ -173,7 +170,7 @@ class VlaAdaptation:
             self.backend, self.trainer.token, self.validation, self.config.batch, self.seed, module is not None
         )
         self._log({"step": self.trainer.step, **{f"validation_{name}": value for name, value in found.items()}})
-        self.say(f"held-out frames at step {self.trainer.step}: {_listed(found)}")
+        self.say(f"held-out frames at step {self.trainer.step}: {listed(found)}")
 
     def _finish(self) -> str:
         self.trainer.finish()
@@ -209,7 +206,7 @@ class VlaAdaptation:
         draw_curves(self.output / METRICS_LOG, self.output / CURVES)
         (self.output / STATE_FILE).unlink(missing_ok=True)
         shown = {name: value for name, value in found.items() if isinstance(value, float)}
-        self.say(f"checkpoint {digest} in {self.output}: {_listed(shown)}")
+        self.say(f"checkpoint {digest} in {self.output}: {listed(shown)}")
         return digest
 
     def _check_widths(self, dataset: Path) -> None:
@@ -231,22 +228,8 @@ class VlaAdaptation:
 
     def _cut_metrics(self) -> None:
         """Drop the metrics of steps that will be done again."""
-        path = self.output / METRICS_LOG
-        if not self.main or not path.exists():
-            return
-        kept = []
-        for line in read_limited(path, MAX_METRICS_BYTES).decode().splitlines():
-            try:
-                entry = parse_json(line)
-            except ValueError:
-                continue
-            if entry["step"] <= self.trainer.step:
-                kept.append(line + "\n")
-        write_atomic(path, "".join(kept).encode())
-
-
-def _listed(values: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+        if self.main:
+            keep_metrics(self.output / METRICS_LOG, lambda entry: entry["step"] <= self.trainer.step)
 
 
 def _duration(seconds: float) -> str:

@@ -173,11 +173,11 @@ def test_two_processes_end_where_one_with_twice_the_batch_ends(tmp_path):
         "if made.main: save_file({k: v.contiguous() for k, v in weights(made).items()}, sys.argv[1])\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for command, out, batch in (([*two], "two", "4"), ([sys.executable], "one", "8")):
         subprocess.run([*command, str(script), str(tmp_path / out), batch], check=True, env=environment, timeout=240)
     one, both = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     start = weights(trainer(train="frozen"))
     for name, tensor in one.items():
-        torch.testing.assert_close(both[name], tensor, atol=2e-6, rtol=1e-4)
-    assert any(not torch.allclose(one[n], start[n], atol=1e-4) for n in one), "it has learned something"
+        torch.testing.assert_close(both[name], tensor, atol=5e-5, rtol=1e-3)  # Adam makes much of rounding
+    assert any(not torch.allclose(one[n], start[n], atol=5e-4) for n in one), "ten times as far from where it began"
