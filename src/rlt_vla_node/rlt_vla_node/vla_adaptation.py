@@ -2,7 +2,7 @@
 
     adapt --vla smolvla_aloha.yaml --robot aloha.yaml --task screw.yaml --demonstrations DIR --output DIR \\
           [--dataset DIR] [--seed N] [--resume] [--train full|lora|frozen] [...]
-    torchrun --standalone --nproc-per-node 8 -m rlt_vla_node.adapt --vla ...       (or: accelerate launch -m rlt_vla_node.adapt ...)
+    torchrun --standalone --nproc-per-node 8 -m rlt_vla_node.adapt --vla ...
 
 Demonstrations are episode files; they are converted into a data set of the policy's own vectors beside the output,
 unless `--dataset` names one. Written are the checkpoint that the VLA node loads, `policy/` with the adapted weights in
@@ -174,7 +174,6 @@ class VlaAdaptation:
 
     def _finish(self) -> str:
         self.trainer.finish()
-        self.trainer.accelerator.wait_for_everyone()
         if not self.main:
             return ""
         config, token = self.config, self.trainer.token

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
 from rlt_common.atomic import rename_durable
@@ -108,6 +108,7 @@ class VlaTrainer:
                 f"accelerate is configured for {self.accelerator.distributed_type.value}: adaptation runs on one "
                 "or more processes with whole models (MULTI_GPU)"
             )
+        self._main = self.accelerator.is_main_process
         self._prepare_vla()
         joint = JointLoss(backend, token, config).to(self.accelerator.device)
         self._trained = {name: p for name, p in joint.named_parameters() if p.requires_grad}
@@ -128,7 +129,7 @@ class VlaTrainer:
     @property
     def main(self) -> bool:
         """Whether this process is the one that reports and writes."""
-        return self.accelerator.is_main_process
+        return self._main
 
     @property
     def trained_values(self) -> int:
@@ -193,7 +194,7 @@ class VlaTrainer:
                 self.losses[name] = AVERAGE * self.losses.get(name, value) + (1.0 - AVERAGE) * value
 
     def finish(self) -> None:
-        """Make the weights the final ones: averaged, adapters merged; in evaluation mode."""
+        """Make the weights the final ones: averaged, adapters merged; in evaluation mode. The processes part."""
         if self.config.ema:
             with torch.no_grad():
                 for name, parameter in self._trained.items():
@@ -202,6 +203,9 @@ class VlaTrainer:
             self._lora.merge_and_unload()
         for module in (self.token, *(() if self.config.train == FROZEN else (self.backend.module,))):
             module.eval()
+        self.accelerator.wait_for_everyone()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
     def _prepare_vla(self) -> None:
         if self.config.train == FROZEN:

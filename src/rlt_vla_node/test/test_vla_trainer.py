@@ -170,6 +170,7 @@ def test_two_processes_end_where_one_with_twice_the_batch_ends(tmp_path):
         "from safetensors.torch import save_file\n"
         "torch.set_num_threads(1)\n"
         "made = run(trainer(train='frozen', batch=int(sys.argv[2])))\n"
+        "made.finish()\n"
         "if made.main: save_file({k: v.contiguous() for k, v in weights(made).items()}, sys.argv[1])\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
