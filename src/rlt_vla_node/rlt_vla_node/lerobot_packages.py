@@ -16,9 +16,14 @@ _library: list[torch.library.Library] = []
 
 def lerobot_module(name: str) -> ModuleType:
     """The module `lerobot.<name>`. Raises ImportError where it is not installed or does not load."""
+    return extra_module(f"lerobot.{name}")
+
+
+def extra_module(name: str) -> ModuleType:
+    """A module of the extra's packages, which import torchvision. Raises ImportError as `lerobot_module`."""
     _stay_offline()
     _import_torchvision()
-    return importlib.import_module(f"lerobot.{name}")
+    return importlib.import_module(name)
 
 
 def _stay_offline() -> None:

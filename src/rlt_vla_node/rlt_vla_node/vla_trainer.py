@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from rlt_common.atomic import rename_durable
 from rlt_common.reading import parse_json
 from rlt_vla_node.backend import ObservationBatch, VlaBackend
+from rlt_vla_node.lerobot_packages import extra_module
 from rlt_vla_node.rl_token import RlToken
 from rlt_vla_node.step_sampler import StepSampler, draw_seed
 from rlt_vla_node.trainer import ResumeError
@@ -288,9 +289,9 @@ class VlaTrainer:
 def _with_adapters(module: nn.Module, config: VlaAdaptConfig) -> Any:
     """Put adapters into every linear layer of a module; what is trained is theirs alone (peft)."""
     try:
-        from peft import LoraConfig, LoraModel
+        peft = extra_module("peft")
     except ImportError as error:
         raise TrainingError(f"train: lora needs the package peft ({error}): `make extras` installs it") from error
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    shape = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=linear, bias="none")
-    return LoraModel(module, shape, "default")
+    shape = peft.LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=linear, bias="none")
+    return peft.LoraModel(module, shape, "default")

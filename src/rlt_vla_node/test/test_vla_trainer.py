@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_policy import CAMERAS, HORIZON, JOINTS, open_tiny, tiny_policy
 
+from rlt_vla_node.lerobot_packages import extra_module
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.step_sampler import StepSampler
 from rlt_vla_node.trainer import ResumeError
@@ -80,7 +81,10 @@ def test_a_frozen_vla_keeps_every_bit_and_has_no_flow_loss():
 
 
 def test_adapters_train_and_are_merged_into_the_policy_in_the_end(tmp_path):
-    pytest.importorskip("peft", reason="the extra with peft is not installed: make extras")
+    try:
+        extra_module("peft")
+    except ImportError as error:
+        pytest.skip(f"peft is an extra: `make extras` installs it ({error})")
     made = trainer(train="lora", lora_rank=2, learning_rate=1e-2)
     base = {k: v.clone() for k, v in made.backend.module.state_dict().items() if "lora" not in k}
     run(made).finish()
