@@ -206,6 +206,8 @@ class VlaTrainer:
             module.eval()
         self.accelerator.wait_for_everyone()
         if distributed.is_initialized():
+            del self._joint  # what still holds the group when Python ends would abort the process
+            self.accelerator.free_memory()
             distributed.destroy_process_group()
 
     def _prepare_vla(self) -> None:
