@@ -1,5 +1,7 @@
 """`make constraints`: write constraints.txt, the versions of what the packages of requirements*.txt need in turn.
 
+Left out is requirements-lerobot.txt, which names all that it needs itself.
+
 Read from the environment of this checkout, made without ROS 2 installed: what is there is what was tested. To take
 newer ones, empty the file, remove .venv, make and test everything anew, and write it again.
 """
@@ -14,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints.txt"
+COMPLETE = "requirements-lerobot.txt"
 HEAD = """\
 # What the packages of requirements*.txt need in turn, in the versions that were tested (Python 3.11, Linux, x86-64, no
 # GPU), for `make setup` without ROS 2 installed. Written by `make constraints`. docs/security.md says what is pinned.
@@ -25,9 +28,10 @@ GPU_BUILDS = re.compile(r"nvidia-|cuda-|triton")
 def required() -> dict[str, set[str]]:
     """Canonical name of each package in requirements*.txt -> the extras asked for."""
     found: dict[str, set[str]] = {}
-    for file in sorted(ROOT.glob("requirements*.txt")):
+    for file in sorted(set(ROOT.glob("requirements*.txt")) - {ROOT / COMPLETE}):
         for line in file.read_text(encoding="utf-8").splitlines():
-            if text := line.split("#")[0].strip():
+            text = line.split("#")[0].strip()
+            if text and not text.startswith("-r "):  # of a file that is read as well
                 requirement = Requirement(text)
                 found.setdefault(canonicalize_name(requirement.name), set()).update(requirement.extras)
     return found
