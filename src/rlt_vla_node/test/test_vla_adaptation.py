@@ -1,5 +1,6 @@
 """`adapt --vla`: from episode files to a checkpoint that the VLA node's code opens, with a real installed backend."""
 
+import dataclasses
 import json
 import sys
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny_policy
+import yaml
 from dataset_episodes import record
 
 from rlt_common.vla_config import load_vla
@@ -17,6 +19,8 @@ from rlt_vla_node.inference import run_observation
 
 pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not installed: make extras")
 pytest.importorskip("lerobot", reason="LeRobot is not installed: make extras")
+
+import tiny_lerobot
 
 PARTS = "[left.joints, left.gripper, right.joints, right.gripper]"
 QUICK = ["--steps", "4", "--batch", "4", "--heads", "2", "--workers", "0", "--warmup-steps", "1", "--report-steps", "2"]
@@ -96,6 +100,24 @@ def test_a_run_that_is_killed_goes_on_and_a_finished_one_is_left_alone(
     assert hashes[0] == hashes[1]
     run(*demonstrations, "--checkpoint-steps", "2", "--resume", output="cut/vla")
     assert "already holds this adaptation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "train"), [("smolvla", "lora"), ("act", "full")])
+def test_a_policy_of_lerobot_is_adapted_saved_and_opened_again(
+    run, demonstrations, tmp_path, cell, observation, kind, train
+):
+    getattr(tiny_lerobot, f"write_{kind}")(tmp_path / "policy")
+    config = dataclasses.asdict(tiny_lerobot.vla_file(tmp_path, "policy"))
+    del config["folder"]
+    (tmp_path / "vla.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config))))
+    output = run(*demonstrations, "--train", train, "--learning-rate", "1e-2", "--lora-rank", "2")
+    model = load_checkpoint(output).fitted(cell.robot, cell.task)
+    facts = json.loads((output / "config.json").read_text())
+    assert model.backend.spec.fingerprint == facts["fingerprint"] != facts["provenance"]["vla"]
+    outputs = run_observation(model, model.batch([observation(3, 0)]), seed=1)
+    assert np.isfinite(outputs.reference).all()
+    assert np.isfinite(outputs.rl_token).all()
+    assert json.loads((output / "metrics.json").read_text())["flow"] > 0
 
 
 def test_other_weights_in_the_place_of_the_vla_s_are_refused(run, demonstrations, tmp_path):
