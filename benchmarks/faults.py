@@ -386,7 +386,8 @@ class Bench:
             unexplained, lost = graph.watch.unexplained(), graph.lost()
             said = graph.seen.errors[known:]
         words = [f"restarted: {', '.join(ended)}"] if ended else []
-        note = "; ".join([*words, *said[:2], *unexplained[:2], *lost[:2]])[:400]
+        told = "; ".join([*words, *said[:2], *unexplained[:2], *lost[:2]])
+        note = told.replace(str(run), "<run>")[:400]
         say(f"{name}: on after {took:.1f} s; {note}")
         return Row(name, 1, int(not unexplained), 1, len(lost), took, took, note)
 
