@@ -66,18 +66,22 @@ class VlaAdaptation:
         robot: RobotConfig,
         task: TaskConfig,
         vla: VlaConfig,
-        dataset: Path,
+        find_dataset: Callable[[], Path],
         output: Path,
         seed: int,
         report: Report,
     ) -> None:
-        """Raises ParameterError, BackendError, LayoutError, DatasetError or TrainingError for what does not fit."""
+        """Raises ParameterError, BackendError, LayoutError, DatasetError or TrainingError for what does not fit.
+
+        `find_dataset`: gives the folder of the data set, once it is known that the VLA opens and fits.
+        """
         self.config, self.robot, self.task, self.seed = config, robot, task, seed
         self.output, self.report = output, report
         self.vla = replace(vla, instruction=vla.instruction or task.instruction)
         self.backend = open_backend(self.vla)
         spec = self.backend.spec
         self.layout = FileLayout(self.vla).fitted(robot, task, spec)
+        dataset = find_dataset()
         self.samples = TrainingSamples(
             dataset,
             spec.horizon,
@@ -257,8 +261,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         robot, task, vla = load_robot(options.robot), load_task(options.task), load_vla(options.vla)
         config = training_options.configure(VlaAdaptConfig, task, COMMAND, given)
-        dataset = _dataset(options, robot, task, vla, output)
-        adaptation = VlaAdaptation(config, robot, task, vla, dataset, output, options.seed, _say)
+        adaptation = VlaAdaptation(
+            config,
+            robot,
+            task,
+            vla,
+            lambda: _dataset(options, robot, task, vla, output),
+            output,
+            options.seed,
+            _say,
+        )
         if options.resume and adaptation.finished():
             adaptation.say(f"{output} already holds this adaptation: nothing to adapt")
         else:
