@@ -543,6 +543,11 @@ def test_at_the_step_limit_the_operator_s_label_is_waited_for_where_that_is_set(
     for label in (EpisodeState.LABEL_SUCCESS, EpisodeState.LABEL_TIMEOUT):
         cell.until_started()
         cell.until_phase(BASE)
+        told, heard = cell.operator.state, lambda: cell.executor.state
+        cell.graph.until(
+            lambda told=told: (heard().episode_id, heard().epoch, heard().phase) == (told.episode_id, told.epoch, BASE),
+            "the executor has heard of the episode",
+        )
         cell.executor.reach_limit()
         cell.graph.until(lambda: "label episode" in cell.operator.state.waiting_for, "it waits for a label")
         assert cell.operator.state.phase == BASE
