@@ -543,9 +543,9 @@ def test_at_the_step_limit_the_operator_s_label_is_waited_for_where_that_is_set(
     for label in (EpisodeState.LABEL_SUCCESS, EpisodeState.LABEL_TIMEOUT):
         cell.until_started()
         cell.until_phase(BASE)
-        told, heard = cell.operator.state, lambda: cell.executor.state
+        key = (cell.operator.state.episode_id, cell.operator.state.epoch)
         cell.graph.until(
-            lambda told=told: (heard().episode_id, heard().epoch, heard().phase) == (told.episode_id, told.epoch, BASE),
+            lambda key=key: (cell.executor.state.episode_id, cell.executor.state.epoch) == key,
             "the executor has heard of the episode",
         )
         cell.executor.reach_limit()
