@@ -543,11 +543,7 @@ def test_at_the_step_limit_the_operator_s_label_is_waited_for_where_that_is_set(
     for label in (EpisodeState.LABEL_SUCCESS, EpisodeState.LABEL_TIMEOUT):
         cell.until_started()
         cell.until_phase(BASE)
-        key = (cell.operator.state.episode_id, cell.operator.state.epoch)
-        cell.graph.until(
-            lambda key=key: (cell.executor.state.episode_id, cell.executor.state.epoch) == key,
-            "the executor has heard of the episode",
-        )
+        cell.until_steps(6)
         cell.executor.reach_limit()
         cell.graph.until(lambda: "label episode" in cell.operator.state.waiting_for, "it waits for a label")
         assert cell.operator.state.phase == BASE
