@@ -189,7 +189,7 @@ class ChunkLayout:
             return None
         flat = rows.reshape(len(rows), -1)
         path = np.concatenate([base.reshape(1, -1), flat])
-        sampled = np.stack([np.interp(at, np.arange(len(path)), column) for column in path.T], axis=1)
+        sampled = _sampled(path, at)
         changes = np.diff(sampled, axis=0)
         if pull is not None:
             changes[first] = sampled[first + 1] - pull
@@ -215,7 +215,7 @@ class ChunkLayout:
         position = turn.apply(np.concatenate([base.position, position])) + origin
         rotation = turn * Rotation.concatenate([base.rotation, rotation])
         rows = np.arange(len(position))
-        sampled = np.stack([np.interp(at, rows, column) for column in position.T], axis=1)
+        sampled = _sampled(position, at)
         facing = Slerp(rows, rotation)(np.minimum(at, rows[-1]))
         moves = np.diff(sampled, axis=0)
         turns = (facing[1:] * facing[:-1].inv()).as_rotvec()
@@ -245,6 +245,11 @@ class ChunkLayout:
                 raise ParameterError(
                     f"always_absolute: position and rotation of arm {config.name} are one pose: name both or neither"
                 )
+
+
+def _sampled(path: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The path (T, k) at places `at` (N,) in rows, between them linearly: (N, k)."""
+    return np.stack([np.interp(at, np.arange(len(path)), column) for column in path.T], axis=1)
 
 
 def _is_pose(what: str) -> bool:

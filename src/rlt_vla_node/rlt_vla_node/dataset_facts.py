@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlt_common.parameters import ParameterError
+from rlt_msgs.msg import EpisodeState
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.lerobot_columns import EXECUTED, PHASE
@@ -15,7 +16,6 @@ from rlt_vla_node.lerobot_dataset import TrainingSamples
 from rlt_vla_node.tensors import HASH_DIGITS
 
 _BLOCK = 1 << 20
-_CRITICAL = "critical"
 
 
 def dataset_hash(folder: Path | str) -> str:
@@ -43,7 +43,7 @@ def executed_actions(samples: TrainingSamples, layout: ChunkLayout) -> np.ndarra
     executed = samples.column(EXECUTED)
     if executed is not None:
         phase = samples.column(PHASE)
-        critical = np.ones(len(executed), bool) if phase is None else phase == _CRITICAL
+        critical = np.ones(len(executed), bool) if phase is None else phase.reshape(-1) == EpisodeState.PHASE_CRITICAL
         return executed[critical] if critical.any() else executed
     states, actions = samples.column("observation.state"), samples.column("action")
     try:

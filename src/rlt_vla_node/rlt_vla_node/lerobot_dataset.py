@@ -207,9 +207,8 @@ class TrainingSamples(Dataset):
 
     def column(self, name: str) -> np.ndarray | None:
         """(N, width) or (N,) the numbers or words of a column, of every frame; None where there is no such column."""
-        if name not in self._data.hf_dataset.column_names:
-            return None
-        return np.array(self._data.hf_dataset.with_format("numpy")[name])
+        table = open_dataset(self.folder).hf_dataset  # of the one that samples come from, few columns are kept
+        return np.array(table.with_format("numpy")[name]) if name in table.column_names else None
 
     def _moved_since(self, row: int) -> Tensor:
         """(horizon,) bool: from the first repositioning at or after this frame on."""

@@ -15,7 +15,9 @@ from rlt_common.vla_config import load_vla
 from rlt_vla_node import adapt
 from rlt_vla_node.backends import open_backend
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
+from rlt_vla_node.dataset_facts import executed_actions
 from rlt_vla_node.inference import run_observation
+from rlt_vla_node.lerobot_dataset import TrainingSamples
 
 pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not installed: make extras")
 pytest.importorskip("lerobot", reason="LeRobot is not installed: make extras")
@@ -147,6 +149,12 @@ def test_a_vla_file_that_does_not_fit_is_refused_before_anything_is_read(run, de
 def test_the_instruction_is_the_task_s_where_the_vla_file_has_none(run, demonstrations, cell):
     output = run(*demonstrations, "--train", "frozen")
     assert json.loads((output / "config.json").read_text())["vla"]["instruction"] == cell.task.instruction
+
+
+def test_the_spread_of_actions_is_that_of_the_critical_phases(run, demonstrations, tmp_path):
+    run(*demonstrations, "--train", "frozen")
+    samples = TrainingSamples(tmp_path / "dataset", 5)
+    assert executed_actions(samples, None).shape == (3 * (24 - 4), 14), "three episodes, handed off after four steps"
 
 
 def test_the_vla_file_opens_what_it_says(run, tmp_path):
