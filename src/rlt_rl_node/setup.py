@@ -21,6 +21,7 @@ setup(
         "console_scripts": [
             "rl_policy = rlt_rl_node.policy_node:main",
             "rl_learner = rlt_rl_node.learner_node:main",
+            "offline = rlt_rl_node.offline:main",
         ],
     },
 )

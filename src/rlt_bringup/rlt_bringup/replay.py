@@ -11,11 +11,10 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,7 @@ from rlt_bringup.runner import GraphRunner, RunnerError
 from rlt_bringup.security import REPLAY, REPLAY_NAMESPACE, secured, with_identity
 from rlt_common import topics
 from rlt_common.atomic import write_atomic
-from rlt_common.config import config_hash, load_robot
+from rlt_common.config import config_hash, load_robot, recorded_name
 from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
 from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import (
@@ -66,7 +65,6 @@ ANSWER_TIMEOUT_S = 60.0
 REPEAT_S = 1.0
 TRIED_SEEDS = 100_000
 SUFFIX = ".replay.json"
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ def prepare(
     run_seed = _run_seed(recording, seed)
     resolved = resolve(
         GraphOptions(
-            robot=robot or _recorded_name(bag, facts, "robot", "sim"),
-            task=task or _recorded_name(bag, facts, "task", "screw"),
+            robot=robot or recorded_name(bag, facts, "robot", "sim"),
+            task=task or recorded_name(bag, facts, "task", "screw"),
             mode="eval",
             run=str(run),
             checkpoint=checkpoint,
@@ -316,14 +314,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print("the same, apart from what the notes say" if comparison.notes else "the same")
     sys.exit(0 if comparison.equal else 1)
-
-
-def _recorded_name(bag: Path, facts: Mapping[str, str], key: str, default: str) -> str:
-    """A configuration's name out of an episode file, which may not name a path. Raises ReplayError."""
-    name = facts.get(key, default)
-    if not _NAME.fullmatch(name):
-        raise ReplayError(f"{bag}: its {key} {name[:80]!r} is no name: say which with --{key}")
-    return name
 
 
 def _run_seed(recording: Recording, given: int | None) -> int:

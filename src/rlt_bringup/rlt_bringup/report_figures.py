@@ -1,58 +1,18 @@
-"""The report's figures as inline SVG that takes its colours from the page, so it is readable in light and dark.
-
-Colours are drawn as marks and replaced by CSS variables afterwards; text stays text, in the page's own type face.
-"""
+"""The report's figures."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-WINDOW = 20  # training episodes in a rolling figure
+from rlt_bringup.figure_style import BASE, DEMONSTRATIONS, FAINT, INK, RLT, svg
 
-_INK, _FAINT, _DEMONSTRATIONS, _BASE, _RLT = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _FAINT: "var(--faint)",
-    _DEMONSTRATIONS: "var(--demonstrations)",
-    _BASE: "var(--base)",
-    _RLT: "var(--rlt)",
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.alpha": 0.35,
-    "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.linewidth": 2.0,
-    "legend.frameon": False,
-}
+WINDOW = 20  # training episodes in a rolling figure
 
 
 def learning_curve(report: Mapping[str, Any]) -> str:
@@ -70,14 +30,14 @@ def learning_curve(report: Mapping[str, Any]) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots(3, 1, sharex=True)
         _warmup(axes, training["warmup_episodes"])
-        axes[0].scatter(episode, success, s=13, color=_RLT, alpha=0.4, linewidth=0)
-        axes[0].plot(episode, rolling(success), color=_RLT)
+        axes[0].scatter(episode, success, s=13, color=RLT, alpha=0.4, linewidth=0)
+        axes[0].plot(episode, rolling(success), color=RLT)
         axes[0].set(ylim=(-0.08, 1.08), yticks=(0, 0.5, 1), title="success rate")
         won = success > 0
-        axes[1].scatter(episode[won], steps[won], s=13, color=_RLT, alpha=0.4, linewidth=0)
-        axes[1].plot(episode, _rolling_median(steps, won), color=_RLT)
+        axes[1].scatter(episode[won], steps[won], s=13, color=RLT, alpha=0.4, linewidth=0)
+        axes[1].plot(episode, _rolling_median(steps, won), color=RLT)
         axes[1].set(title="steps of successful episodes", ylim=(0, 1.1 * steps.max(initial=1.0)))
-        axes[2].plot(episode, per_10min, color=_RLT)
+        axes[2].plot(episode, per_10min, color=RLT)
         axes[2].set(
             title="successes per 10 minutes",
             ylim=(0, 1.3 * max(per_10min.max(), 1.0)),
@@ -87,7 +47,7 @@ def learning_curve(report: Mapping[str, Any]) -> str:
         axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis, level in zip(axes, ("success_rate", "median_steps", "throughput_per_10min"), strict=True):
             if base[level] is not None:
-                axis.axhline(base[level], color=_BASE, linewidth=1.4, linestyle=(0, (5, 3)))
+                axis.axhline(base[level], color=BASE, linewidth=1.4, linestyle=(0, (5, 3)))
         _robot_minutes(axes[0], curve["robot_minutes"])
 
     summary = (
@@ -95,7 +55,7 @@ def learning_curve(report: Mapping[str, Any]) -> str:
         f"VLA: success rate, steps and throughput, each over a window of {WINDOW} episodes. "
         f"Success rate of the last window: {rolling(success)[-1]:.2f}; the base VLA's in evaluation is dashed."
     )
-    return _svg(draw, (7.2, 5.6), summary, "learning")
+    return svg(draw, (7.2, 5.6), summary, "learning")
 
 
 def steps_histogram(report: Mapping[str, Any]) -> str:
@@ -112,7 +72,7 @@ def steps_histogram(report: Mapping[str, Any]) -> str:
             weights = np.full(len(steps), 100.0 / len(steps))
             heights, _, _ = axis.hist(steps, bins=edges, weights=weights, color=colour, rwidth=0.9)
             middle = float(np.median(steps))
-            axis.axvline(middle, color=_INK, linewidth=1.2)
+            axis.axvline(middle, color=INK, linewidth=1.2)
             axis.annotate(
                 f"median {middle:.0f}",
                 (middle, 0.85),
@@ -129,12 +89,12 @@ def steps_histogram(report: Mapping[str, Any]) -> str:
     summary = "Histogram of critical-phase steps of successful episodes. " + " ".join(
         f"{name}: {len(steps)} episodes, median {np.median(steps):.0f}." for name, _, steps in groups
     )
-    return _svg(draw, (7.2, 1.0 + 1.5 * len(groups)), summary, "histogram")
+    return svg(draw, (7.2, 1.0 + 1.5 * len(groups)), summary, "histogram")
 
 
 def success_over_time(report: Mapping[str, Any]) -> str:
     """Share of evaluation episodes that are done within a time. "" without any episode."""
-    policies = [(report["base"], _BASE), (report["rlt"], _RLT)]
+    policies = [(report["base"], BASE), (report["rlt"], RLT)]
     policies = [(policy, colour) for policy, colour in policies if policy["episodes"]]
     if not policies:
         return ""
@@ -152,7 +112,7 @@ def success_over_time(report: Mapping[str, Any]) -> str:
     summary = "Share of evaluation episodes that succeeded within a time. " + " ".join(
         f"{policy['name']}: {policy['successes']} of {policy['episodes']} in the end." for policy, _ in policies
     )
-    return _svg(draw, (7.2, 3.3), summary, "time")
+    return svg(draw, (7.2, 3.3), summary, "time")
 
 
 def rolling(values: np.ndarray) -> np.ndarray:
@@ -174,16 +134,16 @@ def _won(policy: Mapping[str, Any]) -> list[int]:
 
 def _groups(report: Mapping[str, Any]) -> list[tuple[str, str, Sequence[int]]]:
     return [
-        ("demonstrations", _DEMONSTRATIONS, report["demonstrations"]["steps"]),
-        (report["base"]["name"], _BASE, _won(report["base"])),
-        (report["rlt"]["name"], _RLT, _won(report["rlt"])),
+        ("demonstrations", DEMONSTRATIONS, report["demonstrations"]["steps"]),
+        (report["base"]["name"], BASE, _won(report["base"])),
+        (report["rlt"]["name"], RLT, _won(report["rlt"])),
     ]
 
 
 def _warmup(axes: Sequence[Axes], episodes: int) -> None:
     if episodes:
         for axis in axes:
-            axis.axvspan(0.5, episodes + 0.5, color=_FAINT, alpha=0.18, linewidth=0)
+            axis.axvspan(0.5, episodes + 0.5, color=FAINT, alpha=0.18, linewidth=0)
         axes[-1].annotate(
             "warm-up: the base VLA drives",
             (0.5, 1),
@@ -209,22 +169,3 @@ def _seconds(axis: Axes, control_hz: float) -> None:
     upper = axis.secondary_xaxis("top", functions=(lambda steps: steps / control_hz, lambda s: s * control_hz))
     upper.set_xlabel("seconds", loc="right")
     upper.spines["top"].set_visible(False)
-
-
-def _svg(draw: Callable[[Figure], None], inches: tuple[float, float], summary: str, name: str) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=inches, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(summary)}">',
-        svg,
-        count=1,
-    )
-    svg = re.sub(r"#0[1-5]0[1-5]0[1-5]\b", lambda found: _VARIABLES[found.group()], svg)
-    return svg.replace("'DejaVu Sans'", "var(--face)")

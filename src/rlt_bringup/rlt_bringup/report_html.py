@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,62 +10,12 @@ from typing import Any
 import numpy as np
 
 from rlt_bringup import report_figures
+from rlt_bringup.html_page import document, html_facts, html_table, html_tile, key
 from rlt_bringup.report import interval, number, times
 from rlt_common.atomic import write_atomic
 
 REPORT_HTML = "report.html"
 _QUANTILES = ((0, "fastest"), (10, "10 %"), (50, "median"), (90, "90 %"), (100, "slowest"))
-
-_CSS = """
-:root { color-scheme: light dark;
-  --paper: #fbfaf8; --card: #ffffff; --ink: #23272e; --soft: #636b76; --faint: #b9bec6; --line: #e4e2dd;
-  --demonstrations: #3f9a83; --base: #5a78a8; --rlt: #d9722e;
-  --face: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-@media (prefers-color-scheme: dark) { :root {
-  --paper: #15181d; --card: #1d2127; --ink: #e6e8eb; --soft: #9aa3af; --faint: #59616c; --line: #2e343c;
-  --demonstrations: #5fc0a6; --base: #8ba9dc; --rlt: #f0924f; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 var(--face); }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; margin: 48px 0 4px; }
-p { margin: 0 0 14px; max-width: 72ch; }
-.soft, figcaption, th, .tile span { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin: 26px 0 10px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px 18px; }
-.tile b { display: block; font-size: 25px; line-height: 1.3; white-space: nowrap; font-weight: 650;
-  font-variant-numeric: tabular-nums; }
-.tile span { display: block; font-size: 13.5px; }
-.pair { display: grid; grid-template-columns: minmax(0, 7fr) minmax(0, 4fr); gap: 28px; align-items: start;
-  margin-top: 14px; }
-@media (max-width: 860px) { .pair { grid-template-columns: minmax(0, 1fr); } }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px; }
-figure svg { display: block; width: 100%; height: auto; }
-figcaption { font-size: 13.5px; margin-top: 10px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: 0 0 6px; }
-th { font-weight: 500; text-align: left; vertical-align: bottom; }
-th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
-td + td, th + th { text-align: right; }
-td + td, .scroll td { white-space: nowrap; }
-.columns td + td { white-space: normal; }
-.pair th { white-space: nowrap; }
-td:last-child, th:last-child { padding-right: 0; }
-tr.strong td { font-weight: 650; }
-.facts { table-layout: fixed; }
-.facts td { overflow-wrap: anywhere; }
-.facts td:first-child { width: 54%; }
-.facts td + td { text-align: left; white-space: normal; overflow-wrap: anywhere;
-  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; }
-.key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 8px; }
-.note { border-left: 3px solid var(--rlt); padding: 2px 0 2px 14px; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 36px; margin-top: 14px; }
-"""
-
-
-class _Raw(str):
-    """Text that is markup already."""
 
 
 def write_html(report: Mapping[str, Any], folder: Path | str) -> Path:
@@ -113,11 +63,7 @@ def render(report: Mapping[str, Any]) -> str:
             _details(report),
         ]
     )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, body)
 
 
 def _tiles(report: Mapping[str, Any]) -> str:
@@ -131,18 +77,14 @@ def _tiles(report: Mapping[str, Any]) -> str:
         (f"{report['robot_minutes']:.1f} min", f"robot time of {report['training']['episodes']} training episodes"),
         (f"{report['wall_minutes']:.1f} min", "wall time of everything"),
     ]
-    return '<div class="tiles">' + "".join(_tile(*tile) for tile in tiles) + "</div>"
-
-
-def _tile(figure: str, words: str) -> str:
-    return f'<div class="tile"><b>{escape(figure)}</b><span>{escape(words)}</span></div>'
+    return '<div class="tiles">' + "".join(html_tile(*tile) for tile in tiles) + "</div>"
 
 
 def _results(report: Mapping[str, Any]) -> str:
     base, rlt, ratio = report["base"], report["rlt"], report["ratio"]
     rows: list[Sequence[str]] = []
     for policy in (*report["base_candidates"], rlt):
-        name = _key("rlt" if policy == rlt else "base", policy["name"] + (" (better)" if policy == base else ""))
+        name = key("rlt" if policy == rlt else "base", policy["name"] + (" (better)" if policy == base else ""))
         rows.append(
             (
                 name if policy in (base, rlt) else policy["name"],
@@ -174,7 +116,7 @@ def _results(report: Mapping[str, Any]) -> str:
         "with free-space segment",
         "Median steps",
     )
-    table = _table("", head, rows, strong=len(rows) - 1)
+    table = html_table("", head, rows, strong=len(rows) - 1)
     words = (
         "Success rate with Wilson's interval; the interval of the ratio is a bootstrap over resets, both policies' "
         "episodes of one reset drawn together."
@@ -189,7 +131,7 @@ def _speed(report: Mapping[str, Any]) -> str:
         for q, label in _QUANTILES
     ]
     rows.append(("successful episodes", *(str(len(steps)) for _, steps in groups)))
-    return _table("Steps", ("", *(name for name, _ in groups)), rows)
+    return html_table("Steps", ("", *(name for name, _ in groups)), rows)
 
 
 def _faster_than_demonstrations(report: Mapping[str, Any]) -> str:
@@ -215,7 +157,7 @@ def _done_after(report: Mapping[str, Any]) -> str:
             for policy in (base, rlt)
         ]
         rows.append((f"{seconds:.1f} s", *done))
-    return _table("Done after", ("", _key("base", "base VLA"), _key("rlt", "RLT")), rows)
+    return html_table("Done after", ("", key("base", "base VLA"), key("rlt", "RLT")), rows)
 
 
 def _learning(report: Mapping[str, Any]) -> str:
@@ -237,8 +179,8 @@ def _learning(report: Mapping[str, Any]) -> str:
         ("robot minutes", f"{training['robot_minutes']:.1f}"),
         ("of these in the critical phase", f"{training['critical_robot_minutes']:.1f}"),
     ]
-    episodes = _table("Episodes", ("", "Number", "Success", "Median steps"), rows)
-    return f"{episodes}<br>{_table('Training', ('', ''), facts)}"
+    episodes = html_table("Episodes", ("", "Number", "Success", "Median steps"), rows)
+    return f"{episodes}<br>{html_table('Training', ('', ''), facts)}"
 
 
 def _handoff(report: Mapping[str, Any]) -> str:
@@ -272,7 +214,7 @@ def _handoff(report: Mapping[str, Any]) -> str:
         "Timing: control steps from the operator's hand-off to the head's, early is negative."
     )
     head = ("RLT on the same resets, hand-off", "Episodes", "Successes", "Handed off", "at step (median)", "per 10 min")
-    tables = [_table("Against the operator's hand-offs", ("", ""), facts), _table("", head, runs)]
+    tables = [html_table("Against the operator's hand-offs", ("", ""), facts), html_table("", head, runs)]
     return (
         f'<h2>Automatic hand-off</h2><p class="soft">{escape(words)}</p>'
         f'<div class="columns">{"".join(f"<div>{table}</div>" for table in tables if table)}</div>'
@@ -291,11 +233,11 @@ def _details(report: Mapping[str, Any]) -> str:
     }
     versions = {name: version or "not installed" for name, version in report["versions"].items()}
     tables = [
-        _table("VLA and RL token", ("", ""), vla),
-        _table("Wall time", ("", ""), stages),
-        _facts("Where it comes from", origin),
-        _facts("Configuration", {name: _value(value) for name, value in _flat(report["configuration"]).items()}),
-        _facts("Versions", versions),
+        html_table("VLA and RL token", ("", ""), vla),
+        html_table("Wall time", ("", ""), stages),
+        html_facts("Where it comes from", origin),
+        html_facts("Configuration", {name: _value(value) for name, value in _flat(report["configuration"]).items()}),
+        html_facts("Versions", versions),
     ]
     return f'<h2>Details</h2><div class="columns">{"".join(f"<div>{table}</div>" for table in tables if table)}</div>'
 
@@ -306,22 +248,6 @@ def _section(title: str, words: str, figure: str, caption: str, table: str) -> s
     return (
         f'<h2>{title}</h2><p class="soft">{escape(words)}</p><div class="pair">'
         f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure><div>{table}</div></div>"
-    )
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], strong: int = -1) -> str:
-    if not rows:
-        return ""
-    lines = [f"<caption>{escape(caption)}</caption>"] if caption else []
-    if any(head):
-        lines.append(_row("th", head))
-    lines += [_row("td", row, "strong" if i == strong else "") for i, row in enumerate(rows)]
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _facts(caption: str, facts: Mapping[str, Any]) -> str:
-    return _table(caption, ("", ""), [(k, str(v)) for k, v in facts.items()]).replace(
-        "<table", '<table class="facts"', 1
     )
 
 
@@ -340,20 +266,11 @@ def _value(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _row(tag: str, cells: Iterable[str], style: str = "") -> str:
-    inside = "".join(f"<{tag}>{cell if isinstance(cell, _Raw) else escape(cell)}</{tag}>" for cell in cells)
-    return f'<tr class="{style}">{inside}</tr>' if style else f"<tr>{inside}</tr>"
-
-
-def _key(colour: str, name: str) -> _Raw:
-    return _Raw(f'<span class="key" style="background: var(--{colour})"></span>{escape(name)}')
-
-
 def _groups(report: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     return [
-        (_key("demonstrations", "demos"), list(report["demonstrations"]["steps"])),
-        (_key("base", "base VLA"), _won(report["base"])),
-        (_key("rlt", "RLT"), _won(report["rlt"])),
+        (key("demonstrations", "demos"), list(report["demonstrations"]["steps"])),
+        (key("base", "base VLA"), _won(report["base"])),
+        (key("rlt", "RLT"), _won(report["rlt"])),
     ]
 
 

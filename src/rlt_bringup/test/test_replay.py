@@ -18,6 +18,7 @@ from rlt_common import topics
 from rlt_common.codecs import ObservationData, floats, observation_to_msg, to_time
 from rlt_common.config import config_hash, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, read_messages
+from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import EpisodeState, ExecutedAction, VlaOutput
 from rlt_rl_node import checkpoint as learner_checkpoint
 from rlt_rl_node.agent import AgentConfig
@@ -316,7 +317,7 @@ def test_changed_configuration_is_noted(messages, run, tmp_path):
 @pytest.mark.parametrize("name", ["/tmp/own.yaml", "../tasks/screw", "own.yaml", "", "a\nb"])
 def test_an_episode_file_cannot_name_a_configuration_by_its_path(messages, run, tmp_path, key, name):
     foreign = write(tmp_path / "000012.mcap", messages, **{key: name})
-    with pytest.raises(ReplayError, match=f"its {key} .* is no name: say which with --{key}"):
+    with pytest.raises(ParameterError, match=f"its {key} .* is no name: say which with --{key}"):
         replay.prepare(foreign, run)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ __all__ = [
     "load_robot",
     "load_task",
     "read_yaml",
+    "recorded_name",
 ]
 MAX_FILE_BYTES = 1024 * 1024
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 def config_file(kind: str, name: str) -> Path:
@@ -55,6 +58,17 @@ def config_file(kind: str, name: str) -> Path:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ParameterError(f"{kind}: no {name!r}; there are: {known}; or give the path of a .yaml file")
     return path
+
+
+def recorded_name(path: Path | str, facts: Mapping[str, str], key: str, default: str = "") -> str:
+    """The name of a configuration (`key`: robot or task) out of an episode file's facts, which may not name a path.
+
+    Raises ParameterError.
+    """
+    name = facts.get(key, default)
+    if not _NAME.fullmatch(name):
+        raise ParameterError(f"{path}: its {key} {name[:80]!r} is no name: say which with --{key}")
+    return name
 
 
 def load_robot(path: Path | str) -> RobotConfig:

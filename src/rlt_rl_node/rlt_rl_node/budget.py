@@ -68,6 +68,12 @@ class UpdateBudget:
             self.stage = INITIAL if self.config.initial_updates else ONLINE
             self.initial_left = self.config.initial_updates
 
+    def grant(self, updates: int) -> None:
+        """Owe so many more, beyond what the data allows. Raises ValueError in warm-up: nothing is learned there."""
+        if self.stage == WARMUP:
+            raise ValueError("the warm-up is not over: nothing can be learned yet")
+        self.debt += updates
+
     def pay(self) -> None:
         """Count one update. Raises ValueError when none is owed."""
         if self.owed < 1:

@@ -39,9 +39,10 @@ from rlt_rl_node.corrections import Correction
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_assembly import EpisodeAssembly
 from rlt_rl_node.frozen_models import FrozenModelsError, read_frozen_models
+from rlt_rl_node.journal_reader import JournalReader
 from rlt_rl_node.learner import task_shape
 from rlt_rl_node.learner_parameters import LearnerParameters
-from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError
+from rlt_rl_node.records import EpisodeData, EpisodeKey, RecordError
 from rlt_rl_node.robot_stream import Expected, RobotStream
 from rlt_rl_node.run_session import RunSession
 
@@ -130,6 +131,10 @@ class LearnerNode(Node):
             say = self.get_logger().info
             learning = self.parameters.learning()
             self.session = RunSession(run, self.shape, learning, start_from, say, self._demonstrations, robots)
+            log = self.get_logger()
+            self._journals = JournalReader(
+                self.session.robots, self._new_assembly, self._config_hash, log.warning, log.error
+            )
             return
         found = checkpoint.trained_actor(run / "checkpoints", start_from, self.shape.vla_hash)
         if found is None:
@@ -156,7 +161,7 @@ class LearnerNode(Node):
         if self.session is None or self._open or time.monotonic() < self._correct_again_s:
             return False
         try:
-            corrected = self.session.correct(self._journalled)
+            corrected = self.session.correct(self._journals.episode)
         except OSError as error:
             self._correct_again_s = time.monotonic() + STORE_RETRY_S
             self.get_logger().error(f"a corrected label waits for the disk: {error}", throttle_duration_sec=10.0)
@@ -221,23 +226,6 @@ class LearnerNode(Node):
         except (EpisodeFileError, CodecError, ValueError) as error:
             key = EpisodeKey(episode_id, stream.robot)
             self.get_logger().warning(f"{key} lacks {missing}; its journal: {error}")
-
-    def _journalled(self, key: EpisodeKey, label: Label) -> EpisodeData | None:
-        """A training episode out of its journal, as if it had ended with this label. None when there is none."""
-        run, assembly = self.session.robots[key.robot], self._new_assembly()
-        try:
-            if run.journal(key.episode_id) is None:
-                return None
-            run.collect(key.episode_id, assembly, self._config_hash)
-            assembly.relabel(key.episode_id, label)
-            if key.episode_id not in assembly.labelled() or not assembly.wanted(key.episode_id):
-                return None
-            if missing := assembly.missing(key.episode_id):
-                self.get_logger().warning(f"{key} is taken in without {missing}")
-            return assembly.take(key.episode_id, key.robot)
-        except (EpisodeFileError, CodecError, ValueError) as error:
-            self.get_logger().error(f"{key}: its journal: {error}")
-            return None
 
     def _take_in_collected(self, stream: RobotStream, episode_id: int) -> None:
         if not stream.assembly.wanted(episode_id):  # so said its journal

@@ -21,9 +21,11 @@ from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
 
 from rlt_common import topics
 from rlt_common.codecs import floats, to_time
+from rlt_common.episode_file import EpisodeWriter
 from rlt_msgs.msg import (
     ActionChunk,
     ActorParameters,
@@ -185,6 +187,24 @@ def episode_messages(data: EpisodeData, **state: Any) -> list[tuple[str, Any]]:
         said.append((topics.EXECUTED_ACTION, executed_action(data, i)))
     said.append((topics.EPISODE_STATE, episode_state(data, True, **state)))
     return said
+
+
+def write_journal(
+    folder: Path,
+    data: EpisodeData,
+    drop: Callable[[Any], bool] = lambda message: False,
+    facts: dict | None = None,
+    messages: list | None = None,
+) -> Path:
+    """An episode file in `folder` as the recorder leaves it."""
+    path = folder / f"{data.episode_id:06d}.mcap"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = EpisodeWriter(path)
+    for i, (topic, message) in enumerate(messages or episode_messages(data)):
+        if not drop(message):
+            writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), i)
+    writer.finish(facts or {"episode_id": str(data.episode_id)})
+    return path
 
 
 class Graph:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import rclpy
 import torch
-from rclpy.serialization import serialize_message
 from rl_graph import (
     DIM,
     HASH,
@@ -24,11 +23,11 @@ from rl_graph import (
     task_shape,
     vla_output,
     write_files,
+    write_journal,
 )
 
 from rlt_common import topics
 from rlt_common.config import load_task
-from rlt_common.episode_file import EpisodeWriter
 from rlt_msgs.msg import EpisodeState, Relabel, TrainingStatus
 from rlt_msgs.srv import SaveCheckpoint
 from rlt_rl_node import checkpoint, messages
@@ -114,18 +113,6 @@ def expected_actor(last: int) -> bytes:
         if learner.ready:
             learner.release()
     return pack(learner.policy())
-
-
-def write_journal(folder: Path, data: EpisodeData, drop=lambda message: False, facts=None, messages=None) -> Path:
-    """An episode file in `folder` as the recorder leaves it."""
-    path = folder / f"{data.episode_id:06d}.mcap"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = EpisodeWriter(path)
-    for i, (topic, message) in enumerate(messages or episode_messages(data)):
-        if not drop(message):
-            writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), i)
-    writer.finish(facts or {"episode_id": str(data.episode_id)})
-    return path
 
 
 def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tmp_path):
