@@ -46,11 +46,14 @@ def motion_limits(robot: RobotConfig, kinematics: ArmKinematics) -> MotionLimits
     )
 
 
+def integrator_of(robot: RobotConfig, kinematics: ArmKinematics, limits: MotionLimits) -> DeltaPoseIntegrator:
+    """The integrator for the robot's kind of actions, within `limits`."""
+    grippers = tuple(arm.gripper for arm in robot.arms)
+    integrator = DeltaJointIntegrator if robot.actions == "joints" else DeltaPoseIntegrator
+    return integrator(kinematics, grippers, limits, from_measured=robot.relative_to == "measured")
+
+
 def build_integrator(robot: RobotConfig) -> DeltaPoseIntegrator:
     """The integrator that turns actions into joint targets for this robot."""
     kinematics = build_kinematics(robot)
-    grippers = tuple(arm.gripper for arm in robot.arms)
-    integrator = DeltaJointIntegrator if robot.actions == "joints" else DeltaPoseIntegrator
-    return integrator(
-        kinematics, grippers, motion_limits(robot, kinematics), from_measured=robot.relative_to == "measured"
-    )
+    return integrator_of(robot, kinematics, motion_limits(robot, kinematics))
