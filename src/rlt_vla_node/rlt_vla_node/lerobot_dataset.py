@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import Dataset, Subset
 
 from rlt_common.reading import read_json
 from rlt_msgs.msg import ExecutedAction
@@ -161,15 +161,30 @@ class TrainingSamples(Dataset):
         self._offsets = np.rint((np.arange(horizon) + 1) * rate).astype(int) - 1
         self._offsets = np.maximum(self._offsets, 0)
         self._image_shape = image_shape
-        self._data = open_dataset(folder, {ACTION: [offset / self.fps for offset in self._offsets.tolist()]})
+        self._data = self._open()
         columns = self._read_columns(["episode_index", "frame_index", *(_OWN & set(features))])
         self._moved = columns.get(REPOSITIONING)
-        if hasattr(self._data, "keep_columns"):
-            self._data.keep_columns({STATE, ACTION, *self._cameras.values()})
+        self._drop_columns()
         self.rows = np.flatnonzero(_demonstrated(columns) & (columns["frame_index"] % frame_stride == 0))
         if not len(self.rows):
             raise DatasetError(f"{folder}: no frame of it is a demonstration")
         self.episodes = columns.get(EPISODE_ID, columns["episode_index"])[self.rows]
+
+    def _open(self) -> Any:
+        return open_dataset(self.folder, {ACTION: [offset / self.fps for offset in self._offsets.tolist()]})
+
+    def _drop_columns(self) -> None:
+        if hasattr(self._data, "keep_columns"):
+            self._data.keep_columns({STATE, ACTION, *self._cameras.values()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker of a data loader: LeRobot's object does not travel, the worker opens the folder itself."""
+        return {name: value for name, value in vars(self).items() if name != "_data"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._data = self._open()
+        self._drop_columns()
 
     @property
     def statistics(self) -> Mapping[str, Mapping[str, np.ndarray]]:
@@ -242,15 +257,3 @@ def _demonstrated(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     if LABEL in columns:
         wanted &= columns[LABEL]
     return wanted
-
-
-def training_loader(
-    samples: Dataset, batch: int, seed: int, epoch: int = 0, rank: int = 0, world: int = 1, workers: int = 0
-) -> DataLoader:
-    """Batches of one epoch for one of `world` processes: the same seed and epoch give the same order everywhere.
-
-    Every process gets as many samples, none of them twice; what does not fill a batch is left out.
-    """
-    sampler = DistributedSampler(samples, num_replicas=world, rank=rank, shuffle=True, seed=seed, drop_last=True)
-    sampler.set_epoch(epoch)
-    return DataLoader(samples, batch_size=batch, sampler=sampler, num_workers=workers, drop_last=True)

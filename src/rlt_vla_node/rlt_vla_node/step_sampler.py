@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class StepSampler(Sampler[list[int]]):
@@ -49,6 +49,16 @@ class StepSampler(Sampler[list[int]]):
             self._epoch = epoch
             self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
         return int(self._order[row])
+
+
+def step_loader(samples: Dataset, sampler: StepSampler, workers: int) -> DataLoader:
+    """The sampler's batches, read by so many processes (0: by this one).
+
+    Workers start anew (spawn) and are handed the samples by pickle: to fork a process in which torch and video
+    decoders have threads may hang it.
+    """
+    context = "spawn" if workers else None
+    return DataLoader(samples, batch_sampler=sampler, num_workers=workers, multiprocessing_context=context)
 
 
 def draw_seed(seed: int, step: int, micro: int, rank: int) -> int:

@@ -22,14 +22,14 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rlt_common.atomic import rename_durable
 from rlt_common.reading import parse_json
 from rlt_vla_node.backend import ObservationBatch, VlaBackend
 from rlt_vla_node.lerobot_packages import extra_module
 from rlt_vla_node.rl_token import RlToken
-from rlt_vla_node.step_sampler import StepSampler, draw_seed
+from rlt_vla_node.step_sampler import StepSampler, draw_seed, step_loader
 from rlt_vla_node.trainer import ResumeError
 from rlt_vla_node.vla_adapt_config import FROZEN, LORA, VlaAdaptConfig
 
@@ -155,14 +155,7 @@ class VlaTrainer:
             self.step,
             config.steps,
         )
-        loader = iter(
-            DataLoader(
-                self._samples,
-                batch_sampler=sampler,
-                num_workers=config.workers,
-                multiprocessing_context="spawn" if config.workers else None,
-            )
-        )
+        loader = iter(step_loader(self._samples, sampler, config.workers))
         while not self.done:
             self._advance(loader)
             yield self.step
