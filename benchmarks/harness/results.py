@@ -67,14 +67,25 @@ def read_result(name: str) -> dict[str, Any]:
 
 
 def write_result(
-    name: str, *, command: str, seeds: Sequence[int], n: int, rows: Sequence[Mapping[str, Any]], goals: Sequence[Goal]
+    name: str,
+    *,
+    command: str,
+    seeds: Sequence[int],
+    n: int,
+    rows: Sequence[Mapping[str, Any]],
+    goals: Sequence[Goal],
+    commit: str | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the result file of a benchmark."""
+    """Write the result file of a benchmark.
+
+    `commit`: where it cannot be read off the tree; `facts`: about the machine, beside the usual ones.
+    """
     document = {
         "name": name,
         "command": command,
-        "commit": source_commit(FOLDER),
-        "machine": machine(),
+        "commit": commit or source_commit(FOLDER),
+        "machine": {**machine(), **(facts or {})},
         "seeds": list(seeds),
         "n": n,
         "rows": list(rows),
@@ -95,9 +106,11 @@ def publish(
     n: int,
     rows: Sequence[Mapping[str, Any]],
     goals: Sequence[Goal],
+    commit: str | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """End a full run: write the result, its `table` into benchmarks/README.md, and print the goals."""
-    path = write_result(name, command=command, seeds=seeds, n=n, rows=rows, goals=goals)
+    path = write_result(name, command=command, seeds=seeds, n=n, rows=rows, goals=goals, commit=commit, facts=facts)
     document = read_result(name)
     update_readme(name, table(document))
     print(f"{path}\n{goal_table(document['goals'])}")

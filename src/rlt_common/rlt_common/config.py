@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ament_index_python.packages import get_package_share_directory
 
 from rlt_common.arm_config import ArmConfig, LimitsConfig
 from rlt_common.camera_config import CameraConfig
@@ -52,6 +51,8 @@ def config_file(kind: str, name: str) -> Path:
         if not path.is_file():
             raise ParameterError(f"{kind}: no file {path}")
         return path
+    from ament_index_python.packages import get_package_share_directory  # files given by path need no ROS
+
     folder = Path(get_package_share_directory("rlt_bringup")) / "config" / kind
     path = folder / f"{name}.yaml"
     if path.parent != folder or not path.is_file():

@@ -49,9 +49,10 @@ from rlt_vla_node.encode_command import encode
 from rlt_vla_node.evaluation import encode_frames, evaluate
 from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations, is_dataset
+from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.tensors import tensors_hash
-from rlt_vla_node.trainer import STAGES, AuxiliaryHead, ResumeError, Trainer, TrainingData, build_auxiliary
+from rlt_vla_node.trainer import STAGES, AuxiliaryHead, Trainer, TrainingData, build_auxiliary
 from rlt_vla_node.training_log import METRICS_LOG, keep_metrics, listed
 from rlt_vla_node.video import VideoError
 

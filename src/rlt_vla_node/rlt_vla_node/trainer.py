@@ -21,6 +21,7 @@ from torch.nn import functional
 from rlt_common.reading import parse_json
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.builtin import BuiltinBackend, BuiltinVla, ChunkBatch, pixels_from_bytes
+from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlToken
 
 STAGES = ("pretraining", "adaptation")
@@ -29,10 +30,6 @@ FINAL_LEARNING_RATE = 0.02
 AVERAGE = 0.98
 NOISE_BANK = 1 << 22
 FEATURE_BATCH = 256
-
-
-class ResumeError(RuntimeError):
-    """A training state that cannot be resumed; says why."""
 
 
 class AuxiliaryHead(nn.Module):

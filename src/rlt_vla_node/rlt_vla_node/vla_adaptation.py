@@ -41,8 +41,8 @@ from rlt_vla_node.episode_frames import frame_rules
 from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.layout import FileLayout
 from rlt_vla_node.lerobot_dataset import TrainingSamples
+from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
-from rlt_vla_node.trainer import ResumeError
 from rlt_vla_node.training_curves import draw_curves
 from rlt_vla_node.training_log import METRICS_LOG, keep_metrics, listed
 from rlt_vla_node.video import DEFAULT_CODEC, VideoError

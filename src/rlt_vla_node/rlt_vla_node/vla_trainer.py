@@ -28,9 +28,9 @@ from rlt_common.atomic import rename_durable
 from rlt_common.reading import parse_json
 from rlt_vla_node.backend import ObservationBatch, VlaBackend
 from rlt_vla_node.lerobot_packages import extra_module
+from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlToken
 from rlt_vla_node.step_sampler import StepSampler, draw_seed, step_loader
-from rlt_vla_node.trainer import ResumeError
 from rlt_vla_node.vla_adapt_config import FROZEN, LORA, VlaAdaptConfig
 
 AVERAGE = 0.98

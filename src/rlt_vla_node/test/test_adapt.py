@@ -11,7 +11,7 @@ from rlt_vla_node.adapt import METRICS_LOG, STATE_FILE, Adaptation, build_config
 from rlt_vla_node.adapt_config import AdaptConfig
 from rlt_vla_node.checkpoint import load_checkpoint
 from rlt_vla_node.dataset import load_demonstrations, load_pose_images
-from rlt_vla_node.trainer import ResumeError
+from rlt_vla_node.resume import ResumeError
 
 SMALL = AdaptConfig(
     pretraining_steps=3,

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from tiny_policy import CAMERAS, HORIZON, JOINTS, open_tiny, tiny_policy
 
 from rlt_vla_node.lerobot_packages import extra_module
+from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.step_sampler import StepSampler
-from rlt_vla_node.trainer import ResumeError
 from rlt_vla_node.vla_adapt_config import VlaAdaptConfig
 
 training = pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not installed: make extras")

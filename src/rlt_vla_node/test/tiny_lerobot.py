@@ -7,7 +7,7 @@ ACT of width 16 on a ResNet-18.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,30 @@ def write_tokenizer(folder: Path, numbers: int = 256) -> Any:
     return tokenizer
 
 
-def write_vlm(folder: Path) -> None:
-    """Configuration, processor and tokenizer of a tiny SmolVLM: what LeRobot takes from the hub, without weights."""
+SMALL_VLM: Mapping[str, Any] = {
+    "text_config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    },
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "scale_factor": 2,
+}
+"""Sizes of a SmolVLM; without `vocab_size` it knows the words of its tokenizer."""
+
+
+def write_vlm(folder: Path, sizes: Mapping[str, Any] = SMALL_VLM) -> None:
+    """Configuration, processor and tokenizer of a SmolVLM: what LeRobot takes from the hub, without weights."""
     lerobot_module("policies.smolvla.modeling_smolvla")  # makes torchvision load, which transformers needs too
     from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor
     from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
@@ -80,12 +102,8 @@ def write_vlm(folder: Path) -> None:
         tokenizer=tokenizer,
         video_processor=SmolVLMVideoProcessor(),
     ).save_pretrained(folder)
-    text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": len(tokenizer)}
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    SmolVLMConfig(
-        text_config=text, vision_config={**vision, "image_size": 32, "patch_size": 8}, scale_factor=2, pad_token_id=0
-    ).save_pretrained(folder)
+    text = {"model_type": "llama", "vocab_size": len(tokenizer), **sizes["text_config"]}
+    SmolVLMConfig(**{**sizes, "text_config": text}, pad_token_id=0).save_pretrained(folder)
 
 
 def features(cameras: tuple[str, ...], size: int) -> dict[str, Any]:
@@ -117,11 +135,17 @@ def statistics(cameras: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:
     return {**found, **{f"observation.images.{name}": pixels for name in cameras}}
 
 
-def write_smolvla(folder: Path, cameras: tuple[str, ...] = ("top", "hand"), **values: Any) -> Path:
-    """A tiny SmolVLA in `folder`, its tokenizer and VLM configuration in `folder`/vlm."""
-    write_vlm(folder / "vlm")
+def write_smolvla(
+    folder: Path,
+    cameras: tuple[str, ...] = ("top", "hand"),
+    pixels: int = 32,
+    vlm: Mapping[str, Any] = SMALL_VLM,
+    **values: Any,
+) -> Path:
+    """A tiny SmolVLA in `folder`, its tokenizer and VLM configuration in `folder`/vlm; `values` make it another."""
+    write_vlm(folder / "vlm", vlm)
     config = lerobot_module("policies.smolvla.configuration_smolvla").SmolVLAConfig(
-        **features(cameras, 32),
+        **features(cameras, pixels),
         **{
             "chunk_size": ROWS,
             "n_action_steps": ROWS,
@@ -168,7 +192,8 @@ def _write(folder: Path, kind: str, name: str, config: Any, cameras: tuple[str, 
     policy_class = getattr(lerobot_module(f"policies.{kind}.modeling_{kind}"), name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        policy = policy_class(config)
+        with torch.device(config.device):
+            policy = policy_class(config)
     policy.save_pretrained(folder)
     make = getattr(lerobot_module(f"policies.{kind}.processor_{kind}"), f"make_{kind}_pre_post_processors")
     for pipeline in make(config, dataset_stats=statistics(cameras)):
@@ -192,13 +217,15 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def write_pi(folder: Path, kind: str, cameras: tuple[str, ...] = ("top", "hand"), **values: Any) -> Path:
-    """A tiny pi0 or pi0.5 in `folder`. Its sizes are in LeRobot's code: call it within `tiny_pi`."""
+def write_pi(
+    folder: Path, kind: str, cameras: tuple[str, ...] = ("top", "hand"), pixels: int = 32, **values: Any
+) -> Path:
+    """A pi0 or pi0.5 in `folder`. Its sizes are in LeRobot's code: for a tiny one call it within `tiny_pi`."""
     write_tokenizer(folder / "vlm")
     modeling = lerobot_module(f"policies.{kind}.modeling_{kind}")
     config_class = getattr(modeling, f"{kind.upper()}Config")
     config = config_class(
-        **features(cameras, 32),
+        **features(cameras, pixels),
         **{
             "chunk_size": ROWS,
             "n_action_steps": ROWS,
