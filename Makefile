@@ -54,7 +54,7 @@ audit: setup ## Look up known vulnerabilities of all pinned packages; says so wh
 constraints: setup ## Write constraints.txt anew: the versions in .venv of what the pinned packages need in turn
 	@$(WITH_ENV) python scripts/constraints.py
 
-docs: setup ## Write the reference pages docs/parameters.md and docs/messages.md anew
+docs: setup ## Write the reference pages docs/parameters.md, messages.md and metrics.md anew
 	@$(WITH_ENV) python scripts/reference.py
 
 clean: ## Remove what was built, keep the environment and the runs

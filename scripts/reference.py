@@ -1,8 +1,8 @@
-"""Write the reference pages docs/parameters.md and docs/messages.md: `make docs`.
+"""Write the reference pages docs/parameters.md, docs/messages.md and docs/metrics.md: `make docs`.
 
 `reference.py --check` writes nothing and ends with status 1 when a page is stale. The pages come from what the nodes
 really declare (the dataclass that each `*_node.py` passes to `declare`), from the dataclasses behind the YAML files and
-the launch arguments, and from the interface files of rlt_msgs.
+the launch arguments, from the interface files of rlt_msgs, and from the tables of figures and of advice in rlt_common.
 """
 
 from __future__ import annotations
@@ -81,7 +81,56 @@ def messages_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES = {"docs/parameters.md": parameters_page, "docs/messages.md": messages_page}
+def metrics_page() -> str:
+    """docs/metrics.md."""
+    table = _class("rlt_common.metrics_table", "METRICS")
+    files = _class("rlt_common.metrics_table", "FILES")
+    rules, health = _class("rlt_common.advice_rules", "RULES"), _class("rlt_common.health_advice", "HEALTH_RULES")
+    lines = [
+        "# Metrics\n",
+        GENERATED,
+        "Every figure about a run: what it means, where it should lie, and what to do when it does not.\n",
+        "`<run>/metrics.jsonl` has a line per episode that the learner took in; of an episode that was taken in again",
+        "after a restart the last line counts. To look at curves, in a terminal or in TensorBoard or W&B, also while",
+        "it runs:\n",
+        "```bash",
+        "ros2 run rlt_rl_node metrics --run runs/demo                          # the newest figures, and advice",
+        "ros2 run rlt_rl_node metrics --run runs/demo --tensorboard --follow   # event files in runs/demo/tensorboard",
+        "```\n",
+        "`/diagnostics` has a row per node, once a second; `ros2 run rlt_teleop status` shows what is not well.\n",
+    ]
+    head = ("name", "meaning", "unit", "healthy", "when not")
+    for where, metrics in table.items():
+        lines.append(f"## {where}\n" if where in files else f"## {where} on /diagnostics\n")
+        rows = [(f"`{name}`", m.meaning, m.unit, m.healthy, m.otherwise) for name, m in metrics.items()]
+        lines += _columns(head, rows)
+    lines += [
+        "## Advice\n",
+        "What these figures say to the operator, in the status view, in the report and on the operator's page. A rule",
+        "speaks from its first threshold on and is silent again beyond its second, so that it does not come and go. On",
+        "the 15 recorded runs that learned well (`benchmarks/results`) none ever speaks; those without an anchor to",
+        "the reference are told that success falls or stays away.\n",
+    ]
+    rows = [(r.name, r.when, f"{r.enter:g}, {r.leave:g}", r.reason, r.text) for r in rules]
+    lines += _columns(("on learning", "measure", "speaks, silent", "why there", "it says"), rows)
+    rows = [
+        (
+            r.name,
+            f"`{r.key}` of {r.node}" + (", rise in 10 s" if r.counter else ""),
+            f"{r.enter:g}, {r.leave:g}",
+            r.text,
+        )
+        for r in health
+    ]
+    lines += _columns(("on the running graph", "measure", "speaks, silent", "it says"), rows)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES = {
+    "docs/parameters.md": parameters_page,
+    "docs/messages.md": messages_page,
+    "docs/metrics.md": metrics_page,
+}
 
 
 def nodes() -> Iterator[tuple[str, str, type]]:
@@ -214,11 +263,12 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
     shown = [row for row in rows if row]
     if not shown:
         return ["(none)\n"]
-    head = ("name", "type", "default", "range", "meaning")
-    lines = [
-        "| " + " | ".join(cells).replace("\n", " ") + " |" for cells in (head, ("---",) * 5, *map(_escaped, shown))
-    ]
-    return [*lines, ""]
+    return _columns(("name", "type", "default", "range", "meaning"), shown)
+
+
+def _columns(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = (head, ("---",) * len(head), *map(_escaped, rows))
+    return [*("| " + " | ".join(cells).replace("\n", " ") + " |" for cells in lines), ""]
 
 
 def _escaped(cells: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ setup(
             "rl_policy = rlt_rl_node.policy_node:main",
             "rl_learner = rlt_rl_node.learner_node:main",
             "offline = rlt_rl_node.offline:main",
+            "metrics = rlt_rl_node.metrics_command:main",
         ],
     },
 )

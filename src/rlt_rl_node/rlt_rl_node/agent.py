@@ -19,6 +19,8 @@ from rlt_common.parameters import ParameterError, param, validate
 from rlt_rl_node.networks import Actor, Critics, Layout, Standardiser, processor_has_bfloat16
 
 RETURN_RANGE = (0.0, 1.0)  # the reward is +1 at success and 0 otherwise (Sec. V)
+NORM_EVERY = 10
+"""Updates between two measured gradient norms: each is a pass over all parameters."""
 DEVIATION_FLOOR = 1e-6  # of the critics' values: critics that agree to float32's digits have no deviation to divide by
 
 
@@ -168,9 +170,12 @@ class Agent:
         tape: list[Tensor] = []
         error = self.critics(x, self._visible(batch.action, batch.valid), tape) - target
         self.critics.backward(tape, error * (2.0 / len(x)))
+        metrics = {"critic_loss": error.square().mean(1).sum(), "q_mean": target.mean()}
+        if self.updates % NORM_EVERY == 0:
+            metrics["critic_gradient_norm"] = self.critics.flat_gradient.norm()
         self.critic_optimiser.step()
         self.target_critics.follow(self.critics, self.config.tau)
-        return {"critic_loss": error.square().mean(1).sum(), "q_mean": target.mean()}
+        return metrics
 
     @torch.no_grad()
     def update_actor(self, batch: Batch, x: Tensor, bc_only: bool) -> dict[str, Tensor]:
@@ -194,11 +199,14 @@ class Agent:
             loss = -value.mean() + self.beta * distance
 
         self.actor.backward(tape, gradient)
+        metrics = {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
+        if self.updates // self.config.updates_per_actor_update % NORM_EVERY == 0:
+            metrics["actor_gradient_norm"] = self.actor.flat_gradient.norm()
         self.actor_optimiser.step()
         if self.config.target_actor:
             self.target_actor.follow(self.actor, self.config.tau)
         self.average.follow(self.actor, self._average_rate())
-        return {"actor_loss": loss, "distance": distance / self.layout.chunk_dim}
+        return metrics
 
     def _average_rate(self) -> float:
         """The share of the newest actor in the average.

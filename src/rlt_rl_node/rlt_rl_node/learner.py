@@ -25,7 +25,7 @@ from rlt_rl_node.networks import Layout
 from rlt_rl_node.records import EpisodeData, EpisodeKey
 from rlt_rl_node.replay import Replay
 
-METRICS = ("critic_loss", "q_mean", "actor_loss", "distance")
+METRICS = ("critic_loss", "q_mean", "actor_loss", "distance", "critic_gradient_norm", "actor_gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Learner:
         """Means since the last call; NaN where nothing was measured.
 
         critic_loss; q_mean: TD target; actor_loss; reference_distance: root mean square of (actor mean - reference),
-        spread units, with the training dropout.
+        spread units, with the training dropout; critic_gradient_norm, actor_gradient_norm: of every NORM_EVERY-th step.
         """
         means = {
             name: float(self._sums[name]) / self._counts[name] if name in self._sums else math.nan for name in METRICS

@@ -12,8 +12,10 @@ debt is paid, and a new actor is published then; on a robot the debt is paid whi
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, reject_unknown
 from rlt_common.process import run_node
+from rlt_common.reading import read_json
 from rlt_msgs.msg import TrainingStatus
 from rlt_msgs.srv import SaveCheckpoint
 from rlt_rl_node import checkpoint, demonstrations, messages
@@ -44,7 +47,7 @@ from rlt_rl_node.learner import task_shape
 from rlt_rl_node.learner_parameters import LearnerParameters
 from rlt_rl_node.records import EpisodeData, EpisodeKey, RecordError
 from rlt_rl_node.robot_stream import Expected, RobotStream
-from rlt_rl_node.run_session import RunSession
+from rlt_rl_node.run_session import RunSession, TakeIn
 
 IDLE_S = 0.05
 STORE_RETRY_S = 1.0
@@ -69,7 +72,8 @@ class LearnerNode(Node):
         )
         self._refused = 0
         self._note = ""  # what all robots are told
-        self._open: tuple[RobotStream, EpisodeData, int] | None = None  # its updates are not yet done (lockstep)
+        self._open: tuple[RobotStream, EpisodeData, TakeIn, float] | None = None  # its updates are not yet done
+        self._looked_up: EpisodeKey | None = None  # the last one that was completed from its journal
         self._correct_again_s = 0.0  # when to try again, where the disk refused
         self._episodes_since_save = 0
         self._pace = (0, 0.0)  # updates and seconds since the last metrics
@@ -130,7 +134,8 @@ class LearnerNode(Node):
             run.mkdir(parents=True, exist_ok=True)
             say = self.get_logger().info
             learning = self.parameters.learning()
-            self.session = RunSession(run, self.shape, learning, start_from, say, self._demonstrations, robots)
+            figures = self._vla_figures()
+            self.session = RunSession(run, self.shape, learning, start_from, say, self._demonstrations, robots, figures)
             log = self.get_logger()
             self._journals = JournalReader(
                 self.session.robots, self._new_assembly, self._config_hash, log.warning, log.error
@@ -143,6 +148,18 @@ class LearnerNode(Node):
         self._frozen = found
         self._note = f"frozen at {found.path.name}"
         self.get_logger().info(f"publishes the actor of {found.path}, version {found.weights.version}")
+
+    def _vla_figures(self) -> dict[str, object]:
+        """What the adaptation measured; figures alone depend on it."""
+        path = Path(self.parameters.vla_checkpoint) / "metrics.json"
+        try:
+            figures = read_json(path)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self.get_logger().warning(f"{path}: {error}: no advice on the RL token")
+            return {}
+        return figures if isinstance(figures, dict) else {}
 
     # ---- inputs
 
@@ -221,6 +238,7 @@ class LearnerNode(Node):
             self._take_in_collected(stream, key.episode_id)
 
     def _add_journal(self, stream: RobotStream, episode_id: int, missing: str) -> None:
+        self._looked_up = EpisodeKey(episode_id, stream.robot)
         try:
             self.session.robots[stream.robot].collect(episode_id, stream.assembly, self._config_hash)
         except (EpisodeFileError, CodecError, ValueError) as error:
@@ -252,9 +270,11 @@ class LearnerNode(Node):
             self.get_logger().error(stream.message, throttle_duration_sec=10.0)
             return
         stream.unstored = None
+        labelled_s = stream.labelled_s.get(episode.episode_id, math.nan)
         stream.labelled_s = {i: since for i, since in stream.labelled_s.items() if i > episode.episode_id}
         stream.message = ""
-        self._open = (stream, episode, transitions)
+        how = TakeIn(transitions, from_journal=episode.key == self._looked_up, refused_messages=self._refused)
+        self._open = (stream, episode, how, labelled_s)
         self.get_logger().info(
             f"{episode.key}: {episode.label.name}, {len(episode.steps)} steps, "
             f"{transitions} transitions, {self.session.learner.owed} updates owed"
@@ -269,13 +289,14 @@ class LearnerNode(Node):
         self._publish_status()
 
     def _close_episode(self) -> None:
-        stream, episode, transitions = self._open
+        stream, episode, how, labelled_s = self._open
         self._open = None
         count, seconds = self._pace
         self._pace = (0, 0.0)
         if seconds:
             self._updates_per_s = count / seconds
-        self.session.write_metrics(episode, transitions, self._updates_per_s)
+        seconds = None if math.isnan(labelled_s) else time.monotonic() - labelled_s
+        self.session.write_metrics(episode, replace(how, updates_per_s=self._updates_per_s, seconds=seconds))
         self._episodes_since_save += 1
         if self._episodes_since_save >= self.parameters.checkpoint_every:
             self._save("")
@@ -316,7 +337,8 @@ class LearnerNode(Node):
         elif self.session is None:
             message = TrainingStatus(stage="warmup")
         else:
-            message = messages.training_status(self.session.learner, self.session.last_loss, self._updates_per_s)
+            session = self.session
+            message = messages.training_status(session.learner, session.last_loss, self._updates_per_s, session.advice)
         message.header.stamp = self.get_clock().now().to_msg()
         learning = bool(self._open or message.update_debt)
         for stream in self.streams:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rlt_common import topics
+from rlt_common.advice import Advice
 from rlt_common.atomic import sha256_hex
 from rlt_common.codecs import CodecError, floats, matrix, stamp_ns, to_time, vector
 from rlt_common.config import LEARNING_KEYS
@@ -22,6 +23,7 @@ from rlt_msgs.msg import (
     TrainingStatus,
     VlaOutput,
 )
+from rlt_msgs.msg import Advice as AdviceMessage
 from rlt_rl_node import actor_codec
 from rlt_rl_node.actor_codec import PolicyWeights
 from rlt_rl_node.episode_assembly import EpisodeAssembly
@@ -198,7 +200,9 @@ def frozen_status(weights: PolicyWeights, updates: int) -> TrainingStatus:
     return TrainingStatus(stage="online", ready=True, actor_version=weights.version, updates=updates)
 
 
-def training_status(learner: Learner, loss: Mapping[str, float], updates_per_s: float) -> TrainingStatus:
+def training_status(
+    learner: Learner, loss: Mapping[str, float], updates_per_s: float, advice: Iterable[Advice] = ()
+) -> TrainingStatus:
     """Where training stands, but for what differs from robot to robot."""
     return TrainingStatus(
         stage=learner.stage,
@@ -214,4 +218,9 @@ def training_status(learner: Learner, loss: Mapping[str, float], updates_per_s: 
         actor_loss=loss.get("actor_loss", math.nan),
         q_mean=loss.get("q_mean", math.nan),
         reference_distance=loss.get("reference_distance", math.nan),
+        beta=learner.agent.beta,
+        return_mean=learner.replay.return_mean(),
+        critic_gradient_norm=loss.get("critic_gradient_norm", math.nan),
+        actor_gradient_norm=loss.get("actor_gradient_norm", math.nan),
+        advice=[AdviceMessage(rule=a.rule, text=a.text, why=a.why, severity=a.severity) for a in advice],
     )

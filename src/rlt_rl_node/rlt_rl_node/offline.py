@@ -38,7 +38,7 @@ from rlt_rl_node.journal_reader import JournalReader
 from rlt_rl_node.learner import LearnerConfig, task_shape
 from rlt_rl_node.learner_parameters import LearnerParameters
 from rlt_rl_node.records import EpisodeKey
-from rlt_rl_node.run_session import RunSession
+from rlt_rl_node.run_session import RunSession, TakeIn
 
 SLICE = 50
 """Updates between two looks at the clock."""
@@ -125,7 +125,8 @@ class OfflineTraining:
         self.counts.taken += 1
         self._pay()
         seconds = time.monotonic() - begun_s
-        session.write_metrics(episode, transitions, (learner.agent.updates - before) / seconds if seconds else 0.0)
+        pace = (learner.agent.updates - before) / seconds if seconds else 0.0
+        session.write_metrics(episode, TakeIn(transitions, pace, seconds))
         if self._every and self.counts.taken % self._every == 0:
             session.save("", KEEP_ALL)
 

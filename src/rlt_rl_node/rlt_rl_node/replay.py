@@ -8,6 +8,9 @@ gives memory only as it is written, and nothing is ever copied to grow.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +52,7 @@ class Replay:
             self._terminal,
         )
         self._sizes: dict[EpisodeKey, tuple[int, int, int]] = {}  # steps, encodings, transitions
+        self._facts: dict[EpisodeKey, tuple[int, float]] = {}  # transitions that a human begins, sum of their returns
 
     def __len__(self) -> int:
         """Transitions held."""
@@ -69,6 +73,25 @@ class Replay:
     def steps(self) -> int:
         """Control steps held."""
         return self._actions.size
+
+    @property
+    def demonstrations(self) -> int:
+        """Transitions of demonstrations."""
+        return sum(sizes[2] for key, sizes in self._sizes.items() if key.episode_id < 0)
+
+    @property
+    def interventions(self) -> int:
+        """Transitions of practice that begin with a human's action."""
+        return sum(human for key, (human, _) in self._facts.items() if key.episode_id >= 0)
+
+    def return_mean(self, key: EpisodeKey | None = None) -> float:
+        """Mean discounted return that the transitions held, or those of one episode, really had.
+
+        What a time-out might still have earned counts 0. NaN without any transition. KeyError for an unknown episode.
+        """
+        if key is not None:
+            return self._facts[key][1] / self._sizes[key][2]
+        return sum(total for _, total in self._facts.values()) / len(self) if len(self) else math.nan
 
     def add(self, episode: EpisodeData) -> int:
         """Take in an episode and return its number of transitions (0: nothing is stored).
@@ -93,6 +116,9 @@ class Replay:
         self._length.extend(torch.from_numpy(table.length))
         self._terminal.extend(torch.from_numpy(table.terminal))
         self._sizes[episode.key] = (len(episode.steps), len(episode.encoded_steps), len(table))
+        human = int((episode.sources[table.first_action] == Source.HUMAN).sum())
+        returns = _returns(table.rewards, float(self.discounts[1]))
+        self._facts[episode.key] = (human, float(returns[table.first_action].sum()))
         while len(self) > self.capacity and len(self._sizes) > 1:
             self.remove(next(iter(self._sizes)))
         return len(table)
@@ -113,7 +139,7 @@ class Replay:
         self._first_action.values[later] -= counts[0]
         self._encoding.values[later] -= counts[1]
         self._next_encoding.values[later] -= counts[1]
-        del self._sizes[key]
+        del self._sizes[key], self._facts[key]
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """`batch_size` transitions, uniformly with replacement."""
@@ -163,6 +189,14 @@ class Replay:
         ):
             if len(episode.encoded_steps) and got != expected:
                 raise RecordError(f"{where}: {name} is {got}, the agent's is {expected}")
+
+
+def _returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """(N,) discounted return from each control step of an episode on."""
+    returns, after = np.zeros(len(rewards)), 0.0
+    for step in range(len(rewards) - 1, -1, -1):
+        returns[step] = after = rewards[step] + gamma * after
+    return returns
 
 
 class _Column:

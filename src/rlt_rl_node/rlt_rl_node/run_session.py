@@ -12,23 +12,42 @@ so that it arrives where it was. What each robot leaves for it is in `robot_run`
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rlt_common.advice import Advice, advise
 from rlt_common.atomic import no_follow, remove_leftovers
+from rlt_common.episode_file import EpisodeFileError
+from rlt_common.metrics_log import METRICS_LOG, Row, newest, read_metrics
 from rlt_common.run_files import inside
 from rlt_rl_node import checkpoint
 from rlt_rl_node.corrections import Correction
 from rlt_rl_node.demonstrations import DemonstrationsError, DemonstrationSource
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner, LearnerConfig, TaskShape
-from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError
+from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError, Source
 from rlt_rl_node.robot_run import RobotRun
 from rlt_rl_node.take_in_order import Event, TakeInOrder
 from rlt_rl_node.tensor_file import TensorFileError
+
+
+@dataclass(frozen=True)
+class TakeIn:
+    """How it went to take an episode in, for its line in metrics.jsonl."""
+
+    transitions: int
+    updates_per_s: float = 0.0
+    """Pace of the updates since the line before."""
+    seconds: float | None = None
+    """From the label on; None: the episode ended while the learner was away."""
+    from_journal: bool = False
+    """Something of it did not come on the topics."""
+    refused_messages: int = 0
+    """By the learner, since its start."""
 
 
 class RunSession:
@@ -41,6 +60,7 @@ class RunSession:
         log: where words about what was found go.
         demonstrations: what the replay begins with, where there is no checkpoint.
         robots: run directory of each robot, None where it is not on this machine; by default one, with its files here.
+        vla_figures: what the adaptation measured (`metrics.json` beside the VLA), for advice.
 
     Raises CheckpointError when the checkpoint does not fit, DemonstrationsError when the demonstrations do not,
     PermissionError when a link leads its files out of the run directory.
@@ -55,12 +75,17 @@ class RunSession:
         log: Callable[[str], None],
         demonstrations: DemonstrationSource | None = None,
         robots: Mapping[str, Path | None] | None = None,
+        vla_figures: Mapping[str, object] | None = None,
     ) -> None:
         robots = {"": run} if robots is None else robots
         self.run, self._log = run, log
         self.store = EpisodeStore(inside(run, "encoded"))
         self.checkpoints = inside(run, "checkpoints")
-        self._metrics = inside(run, "metrics.jsonl")
+        self._metrics = inside(run, METRICS_LOG)
+        self._rows = self._earlier_rows()
+        self._vla_figures = dict(vla_figures or {})
+        self.advice: list[Advice] = []
+        """What the figures of the run so far say to the operator, under the labels of now."""
         for folder in (self.store.folder, self.checkpoints):
             remove_leftovers(folder)
         self.last_loss: dict[str, float] = {}
@@ -78,6 +103,7 @@ class RunSession:
             robot: RobotRun(robot, folder, self.store, self.learner.progress(robot), log)
             for robot, folder in robots.items()
         }
+        self._judge()
         self._order = TakeInOrder(inside(run, "order.jsonl") if len(robots) > 1 else None)
         self._again = deque(event for event in self._order.read(log) if event.key.robot in robots)
 
@@ -155,6 +181,8 @@ class RunSession:
         except (RecordError, ValueError) as error:
             self._log(f"{what}, but left out of the replay: {error}")
             return True
+        finally:
+            self._judge()
         if held or transitions:
             self._log(
                 f"{what}: the replay follows ({transitions} transitions of it); what {learner.agent.updates} updates "
@@ -196,28 +224,67 @@ class RunSession:
         checkpoint.prune(self.checkpoints, keep)
         return path
 
-    def write_metrics(self, episode: EpisodeData, transitions: int, updates_per_s: float) -> None:
+    def write_metrics(self, episode: EpisodeData, how: TakeIn) -> None:
         """Append one line about an episode and the updates that followed it; a disk that refuses is logged."""
         learner = self.learner
+        replay = learner.replay
         self.last_loss = learner.metrics()
+        held = episode.key in replay.episodes
+        figures = {
+            **self.last_loss,
+            "beta": learner.agent.beta,
+            "return_mean": replay.return_mean(),
+            "episode_return": replay.return_mean(episode.key) if held else math.nan,
+        }
         line = {
             "time": round(time.time(), 3),
             "episode": episode.episode_id,
             **({"robot": episode.robot} if episode.robot else {}),
             "label": episode.label.name.lower(),
             "critical_steps": len(episode.steps),
-            "transitions": transitions,
+            "human_steps": int((episode.sources == Source.HUMAN).sum()),
+            "held_steps": int((episode.sources == Source.HOLD).sum()),
+            "transitions": how.transitions,
             "stage": learner.stage,
-            "replay": len(learner.replay),
+            "episodes": learner.budget.episodes,
+            "robot_steps": learner.budget.steps,
+            "replay": len(replay),
+            "replay_demonstrations": replay.demonstrations,
+            "replay_interventions": replay.interventions,
+            "replay_mb": round(replay.stored_bytes / 1e6, 3),
             "updates": learner.agent.updates,
             "owed": learner.owed,
-            "updates_per_s": round(updates_per_s, 1),
+            "updates_per_s": round(how.updates_per_s, 1),
+            "take_in_s": None if how.seconds is None else round(how.seconds, 3),
+            "from_journal": how.from_journal,
+            "refused_messages": how.refused_messages,
             "actor_version": learner.version,
             # NaN is no JSON: what was not measured is null.
-            **{name: value if value == value else None for name, value in self.last_loss.items()},
+            **{name: value if value == value else None for name, value in figures.items()},
         }
+        self._rows = newest([*self._rows, line])
+        self._judge()
         try:
             with open(self._metrics, "a", encoding="utf-8", opener=no_follow) as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             self._log(f"{self._metrics}: no line about {episode.key}: {error.strerror}")
+
+    def _judge(self) -> None:
+        self.advice = advise([self._relabelled(row) for row in self._rows], self._vla_figures)
+
+    def _relabelled(self, row: Row) -> Row:
+        progress = self.learner.robots.get(row.get("robot", ""))
+        label = progress.labels.get(row["episode"]) if progress else None
+        return row if label is None else {**row, "label": label.name.lower()}
+
+    def _earlier_rows(self) -> list[Row]:
+        """Those of before a restart. Figures are no reason not to learn: what is wrong with them is logged."""
+        try:
+            log = read_metrics(self.run)
+        except (OSError, EpisodeFileError) as error:
+            self._log(f"advice begins anew: {error}")
+            return []
+        for problem in log.problems:
+            self._log(problem)
+        return log.rows

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rl_episodes import learner_config, random_episode, task_shape
 
+from rlt_common.metrics_log import read_metrics
+from rlt_common.metrics_table import LOG, METRICS
+from rlt_common.relabels import append_relabel
 from rlt_rl_node import checkpoint
 from rlt_rl_node.checkpoint import CheckpointError
 from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner
-from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError
-from rlt_rl_node.run_session import RunSession
+from rlt_rl_node.records import EpisodeData, EpisodeKey, Label, RecordError, Source
+from rlt_rl_node.run_session import RunSession, TakeIn
 from rlt_rl_node.tensor_file import TensorFileError
 
 
@@ -120,9 +124,29 @@ def test_metrics_are_means_since_the_last_call():
         learner.add_episode(episode)
     pay_all(learner)
     metrics = learner.metrics()
-    assert set(metrics) == {"critic_loss", "q_mean", "actor_loss", "reference_distance"}
-    assert all(math.isfinite(value) for value in metrics.values())
+    norms = {"critic_gradient_norm", "actor_gradient_norm"}
+    assert set(metrics) == {"critic_loss", "q_mean", "actor_loss", "reference_distance", *norms}
+    assert all(math.isfinite(metrics[name]) for name in set(metrics) - norms)
     assert math.isnan(learner.metrics()["critic_loss"])
+
+
+def test_gradient_norms_are_those_of_every_tenth_update(monkeypatch):
+    learner = new_learner()
+    for episode in episodes(2):
+        learner.add_episode(episode)
+    learner.budget.initial_left = 40
+    measured = {"critic": [], "actor": []}
+    for name, network in (("critic", learner.agent.critics), ("actor", learner.agent.actor)):
+
+        def spy(*args, backward=network.backward, network=network, norms=measured[name]):
+            backward(*args)
+            norms.append(float(torch.linalg.vector_norm(network.flat_gradient)))
+
+        monkeypatch.setattr(network, "backward", spy)
+    pay_all(learner)
+    metrics = learner.metrics()
+    assert metrics["critic_gradient_norm"] == pytest.approx(np.mean(measured["critic"][::10]), rel=1e-5)
+    assert metrics["actor_gradient_norm"] == pytest.approx(np.mean(measured["actor"][9::10]), rel=1e-5)
 
 
 def test_a_released_actor_does_not_change_with_later_updates():
@@ -211,13 +235,46 @@ def test_an_episode_that_does_not_fit_is_left_out_with_a_word(tmp_path):
 def test_metrics_are_one_json_line_per_episode(tmp_path):
     run = session(tmp_path)
     for episode in episodes(2):
-        transitions = run.take_in(episode)
+        how = TakeIn(run.take_in(episode), updates_per_s=100.0, seconds=0.5)
         pay_all(run.learner)
-        run.write_metrics(episode, transitions, 100.0)
+        run.write_metrics(episode, how)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert '"critic_loss": null' in lines[0]
     assert '"updates": 6' in lines[1]
+    first, second = read_metrics(tmp_path).rows
+    assert set(second) == set(METRICS[LOG]) - {"robot"}, "each key is explained in docs/metrics.md"
+    assert (second["episodes"], second["robot_steps"], second["take_in_s"]) == (2, 46, 0.5)
+    human = int((episode.sources == Source.HUMAN).sum())
+    assert second["human_steps"] == human > 0
+    assert second["return_mean"] == pytest.approx(
+        (first["episode_return"] * first["replay"] + second["episode_return"] * second["transitions"])
+        / second["replay"]
+    )
+
+
+def test_advice_follows_the_run_through_a_restart_and_a_corrected_label(tmp_path):
+    run = session(tmp_path)
+    assert run.advice == []
+    for episode in [random_episode(i, 4, Label.FAILURE) for i in range(1, 31)]:
+        run.write_metrics(episode, TakeIn(run.take_in(episode)))
+    assert [advice.rule for advice in run.advice] == ["no success"]
+    again = session(tmp_path)
+    assert [advice.rule for advice in again.advice] == ["no success"]
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"episode": "seven"}\n{"episode": 31, "lab')
+    words = []
+    assert [advice.rule for advice in session(tmp_path, words).advice] == ["no success"]
+    assert [word for word in words if "line 31 is left out" in word]
+    append_relabel(tmp_path, 7, "success", 30)
+    corrected = session(tmp_path)
+    assert corrected.advice == []
+
+
+def test_a_token_that_the_decoder_ignores_is_told_from_the_start(tmp_path):
+    figures = {"reconstruction_loss": 0.4, "shuffled_loss": 0.41}
+    run = RunSession(tmp_path, task_shape(), learner_config(), None, print, vla_figures=figures)
+    assert [advice.rule for advice in run.advice] == ["token is ignored"]
 
 
 def saved(run: Path) -> Path:
@@ -452,7 +509,7 @@ def test_on_a_full_disk_nothing_is_half_done_and_all_goes_on_with_room(tmp_path)
         with pytest.raises(OSError, match="No space left"):
             run.take_in(rest[0])
         assert run.learner.progress().last_episode_id == 1
-        run.write_metrics(first, 1, 0.0)
+        run.write_metrics(first, TakeIn(1))
         run.learner.pass_over(EpisodeKey(99))
         with pytest.raises(CheckpointError, match="No space left"):
             run.save("full")

@@ -28,6 +28,7 @@ from rl_graph import (
 
 from rlt_common import topics
 from rlt_common.config import load_task
+from rlt_common.metrics_log import lasting, read_metrics
 from rlt_msgs.msg import EpisodeState, Relabel, TrainingStatus
 from rlt_msgs.srv import SaveCheckpoint
 from rlt_rl_node import checkpoint, messages
@@ -148,7 +149,11 @@ def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tm
 
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [line["episode"] for line in lines] == [1, 2, 3, 3, 4, 5]
-        assert lines[2]["critic_loss"] == lines[3]["critic_loss"]
+        assert lasting(lines[2]) == lasting(lines[3])
+        assert lines[2]["critic_loss"] is not None
+        assert [line["episode"] for line in read_metrics(tmp_path / "run").rows] == [1, 2, 3, 4, 5]
+        assert [line["from_journal"] for line in lines] == [False, False, False, False, True, False]
+        assert [line["take_in_s"] is None for line in lines] == [False, False, False, True, True, False]
 
         graph.stop(process, signal.SIGKILL)
         graph.actors.clear()

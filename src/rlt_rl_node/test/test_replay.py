@@ -46,6 +46,24 @@ def test_a_batch_holds_the_hand_computed_values():
     assert batch.bootstrap[1] == 0
 
 
+def test_returns_and_origins_of_what_is_held():
+    buffer = replay(spread=(1.0, 1.0))
+    assert np.isnan(buffer.return_mean())
+    sources = [Source.RL] * 5 + [Source.HUMAN] * 2 + [Source.RL] * 3
+    buffer.add(episode(1, steps=range(10), sources=sources))
+    buffer.add(episode(2, steps=range(10), label=Label.FAILURE))
+    won = np.mean([GAMMA ** (9 - step) for step in (0, 2, 4, 6, 8)])
+    assert buffer.return_mean(EpisodeKey(1)) == pytest.approx(won)
+    assert buffer.return_mean(EpisodeKey(2)) == 0.0
+    assert buffer.return_mean() == pytest.approx(won / 2)
+    assert (buffer.demonstrations, buffer.interventions) == (0, 1)
+    buffer.add(episode(-1, steps=range(4), sources=[Source.HUMAN] * 4))
+    assert (buffer.demonstrations, buffer.interventions) == (2, 1)
+    buffer.remove(EpisodeKey(1))
+    assert (len(buffer), buffer.interventions) == (7, 0)
+    assert buffer.return_mean() == pytest.approx((GAMMA**3 + GAMMA) / 7)
+
+
 def test_a_timeout_bootstraps_over_its_valid_length():
     buffer = replay()
     buffer.add(episode(steps=range(8), encoded=[0, 2, 4, 6, 8], label=Label.TIMEOUT))

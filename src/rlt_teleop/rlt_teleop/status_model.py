@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from rlt_common.advice import Advice
+from rlt_common.advice_rules import Severity
 from rlt_common.health import ERROR, OK, WARN
+from rlt_common.health_advice import HealthAdvisor
 from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
 from rlt_teleop.episode_machine import COUNT_OF, MOVING, Driver, Label, Phase, Purpose
 from rlt_teleop.operator_actions import BUTTON
@@ -82,6 +85,8 @@ class Snapshot:
     drops: Mapping[str, int] = field(default_factory=dict)
     """ "node: what" -> count, where it is not 0."""
     health: tuple[NodeHealth, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    """On the running graph, then the learner's on learning; warnings first in either."""
 
     @property
     def success_rate(self) -> float | None:
@@ -118,6 +123,7 @@ class StatusModel:
         self._last_ended = 0
         self._buttons: dict[str, str] = {}
         self._nodes: dict[str, tuple[bytes, str, dict[str, str], float]] = {}
+        self._advisor = HealthAdvisor()
 
     def on_episode(self, message: EpisodeState) -> None:
         """A state of the episode manager."""
@@ -149,6 +155,7 @@ class StatusModel:
     def on_diagnostics(self, name: str, level: bytes, text: str, values: Mapping[str, str], now_s: float) -> None:
         """A node's health, heard at monotonic time `now_s`."""
         self._nodes[name] = (level, text, dict(values), now_s)
+        self._advisor.update(name, values)
         named = {key.removeprefix(BUTTON): value for key, value in values.items() if key.startswith(BUTTON)}
         self._buttons = named or self._buttons
 
@@ -161,6 +168,7 @@ class StatusModel:
             "buttons": self._buttons,
             "drops": self._drops(),
             "health": self._health(now_s),
+            "advice": (*self._advisor.advice(), *_on_learning(self._training)),
         }
         if recent := list(self._labels)[-WINDOW:]:
             facts["recent_success_rate"] = sum(self._labels[i] == Label.SUCCESS for i in recent) / len(recent)
@@ -213,6 +221,13 @@ class StatusModel:
                 if key.startswith(DROPS) and value.isdecimal() and int(value):
                     found[f"{name}: {key.replace('_', ' ')}"] = int(value)
         return found
+
+
+def _on_learning(training: TrainingStatus | None) -> list[Advice]:
+    return [
+        Advice(told.rule, told.text, told.why, _known(Severity, told.severity) or Severity.NOTE)
+        for told in (training.advice if training else ())
+    ]
 
 
 def _is(name: str, full: str) -> bool:

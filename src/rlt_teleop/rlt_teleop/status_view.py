@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rlt_common.advice_rules import Severity
 from rlt_msgs.msg import EpisodeState
 from rlt_teleop.episode_machine import Label, Phase
 from rlt_teleop.operator_actions import actions
@@ -48,13 +49,17 @@ def line(snapshot: Snapshot) -> str:
     parts += [f"{node.name} {node.level}: {node.message}" for node in snapshot.troubles]
     if snapshot.recorder_error:
         parts.append(f"recorder: {snapshot.recorder_error}")
+    parts += [f"advice: {advice.text}" for advice in snapshot.advice]
     return printable("; ".join(parts))
 
 
 def panel(snapshot: Snapshot) -> Panel:
     """The whole view."""
     border = "red" if snapshot.estop or snapshot.phase == Phase.ESTOP else "yellow" if snapshot.troubles else "green"
-    parts = [_episode(snapshot), _presses(snapshot), _learning(snapshot), _nodes(snapshot)]
+    parts = [_episode(snapshot), _presses(snapshot)]
+    if snapshot.advice:
+        parts.append(_advice(snapshot))
+    parts += [_learning(snapshot), _nodes(snapshot)]
     if snapshot.drops:
         parts.append(_titled("lost, refused or late", snapshot.drops))
     return Panel(Group(*parts), title=_text(f"RLT {snapshot.task}".strip()), border_style=border)
@@ -107,12 +112,23 @@ def _learning(snapshot: Snapshot) -> Table:
             "stage": training.stage + (", at work" if training.busy else ""),
             "actor": f"version {training.actor_version}" + ("" if training.ready else ", may not drive yet"),
             "|pi - reference|": _number(training.reference_distance, "spreads"),
-            "Q": _number(training.q_mean),
+            "Q": f"{_number(training.q_mean)}, returned {_number(training.return_mean)}",
+            "beta": f"{training.beta:.3g}",
             "updates": f"{training.updates}, {training.update_debt:.0f} owed, {training.updates_per_s:.0f} per s",
             "replay": f"{training.transitions} transitions of {training.episodes} episodes",
             **({"says": training.message} if training.message else {}),
         },
     )
+
+
+def _advice(snapshot: Snapshot) -> Table:
+    table = _grid()
+    table.add_row(_text("advice", "bold underline"), "")
+    for advice in snapshot.advice:
+        style = "bold yellow" if advice.severity == Severity.WARNING else ""
+        table.add_row(_text(advice.rule), _text(advice.text, style))
+        table.add_row("", _text(advice.why, "dim"))
+    return table
 
 
 def _number(value: float, unit: str = "") -> str:

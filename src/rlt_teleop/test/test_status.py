@@ -10,7 +10,15 @@ from rich.console import Console
 
 from rlt_common import topics
 from rlt_common.health import ERROR, OK
-from rlt_msgs.msg import ControlState, EpisodeState, ExecutedAction, RecorderStatus, Relabel, TrainingStatus
+from rlt_msgs.msg import (
+    Advice,
+    ControlState,
+    EpisodeState,
+    ExecutedAction,
+    RecorderStatus,
+    Relabel,
+    TrainingStatus,
+)
 from rlt_teleop.episode_machine import Confirmation, Label, Phase
 from rlt_teleop.joy_mapping import JoyMapping
 from rlt_teleop.operator_actions import MEANING, actions
@@ -41,6 +49,25 @@ def test_before_any_message_it_says_what_it_does_not_know():
     assert "no word from the episode manager" in text
     assert "no word from it" in text
     assert "unknown: no word from the executor" in text
+
+
+def test_advice_of_the_learner_and_on_the_running_graph_is_shown_with_its_reasons():
+    model = StatusModel()
+    assert model.snapshot(0.0).advice == ()
+    assert "advice" not in shown(model.snapshot(0.0))
+    told = Advice(rule="policy strays", text="raise beta", why="|pi - reference| is [bold]4.0", severity=1)
+    strange = Advice(rule="new", text="from a newer learner", why="x", severity=9)
+    model.on_training(TrainingStatus(advice=[told, strange]))
+    model.on_diagnostics("chunk_executor", OK, "moving", {"late_p99_ms": "14.0"}, 0.0)
+    snapshot = model.snapshot(0.0)
+    assert [advice.rule for advice in snapshot.advice] == ["ticks are late", "policy strays", "new"]
+    text = shown(snapshot)
+    for words in ("raise beta", "is [bold]4.0", "late_p99_ms of chunk_executor is 14", "from a newer learner"):
+        assert words in text
+    assert "advice: raise beta" in line(snapshot)
+    model.on_training(TrainingStatus())
+    model.on_diagnostics("chunk_executor", OK, "moving", {"late_p99_ms": "1.0"}, 1.0)
+    assert model.snapshot(1.0).advice == ()
 
 
 def test_counts_are_those_of_the_run_whenever_the_view_was_started():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlt_common.metrics_table import ADAPT, ADAPT_LOG, METRICS
 from rlt_vla_node import adapt
 from rlt_vla_node.adapt import METRICS_LOG, STATE_FILE, Adaptation, build_config
 from rlt_vla_node.adapt_config import AdaptConfig
@@ -74,6 +75,9 @@ def test_the_checkpoint_belongs_to_robot_and_task_and_has_its_figures(adaptation
     assert len(config["statistics"]["rl_token"]["mean"]) == 8
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {"flow_loss", "reconstruction_loss", "shuffled_loss", "auxiliary_error", "probe_both"} <= set(metrics)
+    assert set(metrics) <= set(METRICS[ADAPT]), "each figure is explained in docs/metrics.md"
+    lines = list(map(json.loads, (tmp_path / "run" / METRICS_LOG).read_text().splitlines()))
+    assert set().union(*lines) <= set(METRICS[ADAPT_LOG])
     assert metrics["held_out"]
     steps = [
         (line["stage"], line["step"])

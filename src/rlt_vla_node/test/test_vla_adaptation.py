@@ -11,6 +11,7 @@ import tiny_policy
 import yaml
 from dataset_episodes import record
 
+from rlt_common.metrics_table import ADAPT, ADAPT_LOG, METRICS
 from rlt_common.vla_config import load_vla
 from rlt_vla_node import adapt
 from rlt_vla_node.backends import open_backend
@@ -74,6 +75,9 @@ def test_episodes_become_a_checkpoint_that_is_opened_with_its_own_weights(
     assert (spread > 0).all()
     figures = json.loads((output / "metrics.json").read_text())
     assert {"reconstruction", "shuffled", "chunk_error", "probe_state"} <= set(figures)
+    assert set(figures) <= set(METRICS[ADAPT]), "each figure is explained in docs/metrics.md"
+    lines = list(map(json.loads, (output / "metrics.jsonl").read_text().splitlines()))
+    assert set().union(*lines) <= set(METRICS[ADAPT_LOG])
     assert ("flow" in figures) == (train == "full")
     assert "<svg" in (output / "curves.svg").read_text()
     assert list((output / "demonstrations").glob("*.mcap")), "the learner's replay begins with what was demonstrated"
