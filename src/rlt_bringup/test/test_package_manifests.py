@@ -25,12 +25,13 @@ ROSDEP_KEYS = {
     "psutil": "python3-psutil",
     "rich": "python3-rich",
     "scipy": "python3-scipy",
+    "tensorboardX": "tensorboardx",  # no rosdep key: requirements.txt
     "yaml": "python3-yaml",
     "zmq": "pyzmq",  # no rosdep key: requirements-gr00t.txt
 }
 BACKENDS = ("gr00t", "lerobot", "openpi")
-FOREIGN = {"gr00t", "openpi"}
-"""Imported only where a policy is served, in the VLA's own environment."""
+FOREIGN = {"gr00t", "openpi", "wandb"}
+"""Imported only where a policy is served, in the VLA's own environment, or where somebody asks for it by an option."""
 
 
 def imports(package: str) -> set[str]:

@@ -25,10 +25,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class MetricsLog:
-    """What a file holds. `problems`: in words, what in it is no row."""
+    """What a file holds. `problems`: in words, what in it is no row. `repeated`: lines about episodes that had one."""
 
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    repeated: int = 0
 
 
 def read_metrics(run: Path | str) -> MetricsLog:
@@ -53,7 +54,7 @@ def read_metrics(run: Path | str) -> MetricsLog:
         {**row, "label": corrected[row["episode"]]} if not row.get("robot") and row["episode"] in corrected else row
         for row in newest(found)
     ]
-    return MetricsLog(rows, problems)
+    return MetricsLog(rows, problems, len(found) - len(rows))
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
