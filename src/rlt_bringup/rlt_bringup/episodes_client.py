@@ -59,10 +59,10 @@ class EpisodesClient:
         self._executor.shutdown()
         self._node.destroy_node()
 
-    def wait_until_ready(self) -> None:
-        """Wait for the action server and the learner. Raises EpisodesError after two minutes."""
+    def wait_until_ready(self, learner: bool = True) -> None:
+        """Wait for the action server and, where there is one, the learner. Raises EpisodesError after two minutes."""
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while not (self._action.server_is_ready() and self.training.stage):
+        while not (self._action.server_is_ready() and (self.training.stage or not learner)):
             if time.monotonic() > deadline:
                 missing = "the episode manager" if not self._action.server_is_ready() else "the learner"
                 raise EpisodesError(f"{missing} did not come up within {READY_TIMEOUT_S:.0f} s")

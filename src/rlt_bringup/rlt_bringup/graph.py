@@ -27,6 +27,10 @@ GRAPH_MODES = ("collect", "train", "eval", "deploy", "dry_run")
 HOSTS = ("all", "robot", "gpu")
 GPU_NODES = ("vla", "rl_policy", "rl_learner")  # the rest belongs beside the arms
 RESPAWN_DELAY_S = 1.0
+SCRIPT_SILENCE_S = 2.0
+"""How long the scripted operator's pad may be silent while it drives: a busy machine is no unplugged pad."""
+SCRIPT_LIMITS = 3
+"""The scripted tele-operator is slow: its demonstrations may take so many times the task's step limits."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,10 @@ class GraphOptions:
     robot: str = param("sim", "robot name (config/robots/<robot>.yaml of rlt_bringup) or path of a robot file")
     mode: str = param(
         "train",
-        "demo: everything from demonstrations to the comparison, in simulation; collect: a person demonstrates; "
-        "adapt: adapt the VLA and train the RL token; train: warm-up and online RL; handoff: train the hand-off head "
-        "from the operator's hand-offs; eval: no learning, the operator labels; deploy: no learning, no exploration, "
+        "demo: everything from demonstrations to the comparison, in simulation; collect: a person demonstrates, in "
+        "simulation the script; adapt: adapt the VLA and train the RL token; train: warm-up and online RL; handoff: "
+        "train the hand-off head from the operator's hand-offs; eval: no learning, the operator labels; deploy: no "
+        "learning, no exploration, "
         "the head hands off; dry_run: as eval, and nothing is sent to the arms, nothing recorded; as collect, as long "
         "as there is no VLA in <run>/vla",
         choices=MODES,
@@ -74,7 +79,7 @@ class GraphOptions:
     operator: str = param(
         "",
         "who begins, hands off, intervenes and labels: human, or scripted, in simulation only; empty: scripted there, "
-        "else human. With a human the simulation is no faster than real time",
+        "else human. With a human, and where the script demonstrates, the simulation is no faster than real time",
         choices=("", "scripted", "human"),
     )
     joy: str = param(
@@ -137,6 +142,8 @@ class Resolved:
     simulated: bool
     scripted: bool
     """The scripted operator presses the buttons, not a human."""
+    demonstrates: bool
+    """It drives the arms too."""
     lockstep: bool
     video_devices: bool
     """A camera of the robot file names a device, which a node of ours is to open."""
@@ -177,7 +184,9 @@ def resolve(options: GraphOptions) -> Resolved:
         raise ParameterError(f"operator: scripted needs the simulation; {robot_file} is none: choose human")
     if scripted and options.joy:
         raise ParameterError(f"joy: the scripted operator needs none, got {options.joy!r}: add operator: human")
-    joy_file = config_file("joy", "scripted" if scripted else options.joy or "xbox")
+    demonstrates = scripted and options.mode == "collect"
+    own = "scripted_leaders" if demonstrates else "scripted"
+    joy_file = config_file("joy", own if scripted else options.joy or "xbox")
     mapping = load_mapping(joy_file)
     beside = options.host != "gpu" and options.learner != shared_learner.ALONE
     known = (*NODE_NAMES, *COMMAND_NAMES)
@@ -198,6 +207,7 @@ def resolve(options: GraphOptions) -> Resolved:
         joy_reader=mapping.reader,
         simulated=simulated,
         scripted=scripted,
+        demonstrates=demonstrates,
         lockstep=robot.tick == "joint_states",
         video_devices=options.cameras and any(camera.device for camera in robot.cameras),
         drivers=drivers.included(
@@ -311,7 +321,9 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     record = options.record and not dry
     nodes: list[NodeSpec] = []
     if resolved.simulated:
-        gate = {} if resolved.scripted else {"gate_steps": 0, "real_time_factor": 1.0}
+        gate: dict[str, Any] = {} if resolved.scripted else {"gate_steps": 0, "real_time_factor": 1.0}
+        if resolved.demonstrates:
+            gate = {"gate_steps": 1, "real_time_factor": 1.0}
         nodes.append(NodeSpec("rlt_sim", "sim_robot", "sim_robot", {**files, **gate}))
     lacks = {"lacks": _no_vla(resolved.checkpoint)} if resolved.vla_missing else {}
     nodes.append(
@@ -339,14 +351,22 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
             "rlt_teleop",
             "episode_manager",
             "episode_manager",
-            {**files, "run_directory": run, "record": record, "purpose": purpose, "seed": options.seed},
+            {
+                **files,
+                **({"demonstration_limits": SCRIPT_LIMITS} if resolved.demonstrates else {}),
+                **{"run_directory": run, "record": record, "purpose": purpose, "seed": options.seed},
+            },
         )
     )
     if automatic:
         nodes.append(NodeSpec("rlt_teleop", "auto_handoff", "auto_handoff", {"task": files["task"]}))
+    patience = {"silence_s": SCRIPT_SILENCE_S} if resolved.demonstrates else {}
     nodes.append(
         NodeSpec(
-            "rlt_teleop", "joy_operator", "joy_operator", {"robot": files["robot"], "mapping": str(resolved.joy_file)}
+            "rlt_teleop",
+            "joy_operator",
+            "joy_operator",
+            {"robot": files["robot"], "mapping": str(resolved.joy_file), **patience},
         )
     )
     if record:
@@ -358,9 +378,11 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
                 "scripted_operator",
                 "scripted_operator",
                 {
+                    "task": files["task"],
                     "mapping": str(resolved.joy_file),
                     "operator.next_episode": options.episodes,
                     "operator.hand_off": not automatic,
+                    "operator.demonstrate": resolved.demonstrates,
                 },
             )
         )

@@ -59,7 +59,7 @@ class Interfaces:
 
 NODES: dict[str, Interfaces] = {
     "sim_robot": Interfaces(
-        publish=(topics.JOINT_STATES, CAMERAS, topics.SIMULATION_STATE, CLOCK),
+        publish=(topics.JOINT_STATES, CAMERAS, topics.SIMULATION_STATE, topics.SIMULATION_MOUTH, CLOCK),
         subscribe=(COMMAND, topics.CONTROL_STATE, topics.SIMULATION_ACK),
         reply=(topics.SERVICE_RESET_SCENE,),
     ),
@@ -220,7 +220,9 @@ def interfaces(node: NodeSpec, robot: RobotConfig) -> Interfaces:
     if node.name == "sim_robot" and not lockstep:
         unheard = (topics.CONTROL_STATE, topics.SIMULATION_ACK)
     publish = [clock if name == CLOCK else name for name in _resolved(own.publish, robot) if name not in unsaid]
+    publish += _leaders(node)
     subscribe = [*_resolved(own.subscribe, robot), *_mapped(node), *([clock] if sim_time else [])]
+    subscribe += [topics.SIMULATION_MOUTH, topics.JOINT_STATES] if _leaders(node) else []
     subscribe = [name for name in subscribe if name not in unheard]
     publish += [
         *EVERY_NODE_PUBLISHES,
@@ -308,6 +310,14 @@ def _mapped(node: NodeSpec) -> list[str]:
     if mapping.motion == "leader":
         found += [topics.EXECUTED_ACTION, *(leader.topic for leader in mapping.leader.arms.values())]
     return found
+
+
+def _leaders(node: NodeSpec) -> list[str]:
+    """The topics of the leader arms that the scripted operator moves, if it does."""
+    if not node.parameters.get("operator.demonstrate"):
+        return []
+    mapping = load_mapping(str(node.parameters["mapping"]))
+    return [leader.topic for leader in mapping.leader.arms.values()]
 
 
 def _namespace(namespace: str) -> str:

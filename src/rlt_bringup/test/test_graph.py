@@ -67,6 +67,17 @@ def test_the_scripted_operator_gives_up_before_the_time_out(tmp_path, task):
     assert patience < config.task.max_critical_steps
 
 
+def test_the_script_demonstrates_with_leader_arms_and_keeps_to_real_time(tmp_path):
+    nodes = graph(tmp_path, mode="collect")
+    assert nodes["scripted_operator"].parameters["operator.demonstrate"]
+    assert nodes["joy_operator"].parameters["mapping"].endswith("scripted_leaders.yaml")
+    assert nodes["episode_manager"].parameters["demonstration_limits"] > 1
+    assert (nodes["sim_robot"].parameters["gate_steps"], nodes["sim_robot"].parameters["real_time_factor"]) == (1, 1.0)
+    training = graph(tmp_path)
+    assert not training["scripted_operator"].parameters["operator.demonstrate"]
+    assert "real_time_factor" not in training["sim_robot"].parameters
+
+
 def test_a_human_replaces_the_scripted_operator_and_the_simulation_keeps_to_real_time(tmp_path):
     nodes = graph(tmp_path, operator="human")
     assert "scripted_operator" not in nodes

@@ -303,6 +303,17 @@ def test_a_simulated_cell_in_a_namespace_has_its_own_clock(tmp_path):
     assert "/cell_a/rl_learner" not in {e.get("path") for e in root.iter("enclave")}
 
 
+def test_the_script_that_demonstrates_may_move_its_leaders_and_no_arm(tmp_path):
+    resolved = resolve(GraphOptions(run=str(tmp_path), mode="collect"))
+    robot = load_robot(resolved.robot_file)
+    used = {node.name: security.interfaces(node, robot) for node in describe(resolved)}
+    leaders = {f"simulation/leader_{side}/joint_states" for side in ("left", "right")}
+    assert leaders < set(used["scripted_operator"].publish)
+    assert leaders < set(used["joy_operator"].subscribe)
+    assert not set(robot.command_topics) & set(used["scripted_operator"].publish)
+    assert "teleop_command" not in used["scripted_operator"].publish
+
+
 def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
     file = tmp_path / "policy.xml"
     security.main(["--output", str(file)])

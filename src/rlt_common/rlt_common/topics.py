@@ -30,6 +30,7 @@ JOY = "joy"
 JOY_FEEDBACK = "joy/set_feedback"
 DIAGNOSTICS = "/diagnostics"
 SIMULATION_STATE = "simulation/state"
+SIMULATION_MOUTH = "simulation/mouth"
 SIMULATION_ACK = "simulation/operator_ack"
 
 SERVICE_START_EPISODE = "start_episode"

@@ -15,15 +15,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from rlt_common.kinematics import Pose
 from rlt_sim.arms import HOME_POSITIONS
 from rlt_sim.task_scene import TaskState
-
-if TYPE_CHECKING:
-    from rlt_sim.cell import Cell
 
 
 class Phase(Enum):
@@ -35,6 +33,19 @@ class Phase(Enum):
     PUSH = "push"
     RETREAT = "retreat"
     FINISH = "finish"
+
+
+class Sight(Protocol):
+    """What the operator sees: a cell, or what was told of one."""
+
+    def task_state(self) -> TaskState:
+        """Where the tool is against the opening."""
+
+    def mouth_pose(self) -> Pose:
+        """Of the opening, in the world."""
+
+    def tool_poses(self) -> list[Pose]:
+        """Of the measured joints, left then right."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Expert(ABC):
     """One episode of the scripted tele-operator on a cell that was just reset.
 
     Args:
-        cell: the plant; read, never changed.
+        sight: the plant, or what is told of it.
         rng: source of everything human about it.
         temperament: how it moves; the task's `temperament` when None.
     """
@@ -105,8 +116,8 @@ class Expert(ABC):
     turns_tool: ClassVar[bool] = False
     """In the last phase the tool is turned about its axis rather than kept at the opening's angle."""
 
-    def __init__(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> None:
-        self._cell = cell
+    def __init__(self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None = None) -> None:
+        self._sight = sight
         self._rng = rng
         self._t = temperament or self.temperament
         pace = rng.uniform(0.7, 1.3)
@@ -123,8 +134,8 @@ class Expert(ABC):
 
     def act(self) -> np.ndarray:
         """The next action (14,), a change of the commanded tool poses: m, rad, m per arm."""
-        state = self._cell.task_state()
-        _, frame = self._cell.mouth_pose()
+        state = self._sight.task_state()
+        _, frame = self._sight.mouth_pose()
         seen = state.tip_error_m + self._bias
         angles = np.array([-state.roll_error_rad, *-state.tilt_rad]) + self._angle_bias
         if self._wait == 0 and self._rng.random() < self._t.hesitation:
@@ -156,7 +167,7 @@ class Expert(ABC):
 
     def left_action(self, right_velocity: np.ndarray) -> np.ndarray:
         """What the left hand does (6,), m and rad; `right_velocity` (3,) is the right hand's. Here: it goes home."""
-        left = self._cell.tool_poses()[0][0]
+        left = self._sight.tool_poses()[0][0]
         home = np.clip(0.03 * (np.array(HOME_POSITIONS["left"]) - left), -0.0006, 0.0006)
         return np.concatenate([home, np.zeros(3)])
 

@@ -30,6 +30,9 @@ class OperatorConfig:
 
     hand_off: bool = param(True, "hand off; false: the automatic hand-off does")
     next_episode: bool = param(True, "begin the next episode when the last one is over")
+    demonstrate: bool = param(
+        False, "drive the arms with leader arms, as the scripted tele-operator does, until success or the time-out"
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -51,4 +54,6 @@ def decide(
         return Press.HANDOFF if hand_off_ready or step >= config.base_patience_steps else None
     if success:
         return Press.SUCCESS
+    if config.demonstrate:
+        return None
     return Press.FAILURE if step - handoff_step >= config.patience_steps else None

@@ -1,7 +1,8 @@
 """The simulated robot: stands exactly where arm drivers and cameras stand, with the same topics.
 
 Publishes   joint_states (sensor_msgs/JointState), the cameras' topics (sensor_msgs/Image rgb8), /clock (lockstep),
-            simulation/state (rlt_msgs/SimulationState: privileged, for the scripted operator only)
+            simulation/state (rlt_msgs/SimulationState), simulation/mouth (geometry_msgs/PoseStamped: of the opening):
+            privileged, for the scripted operator only
 Subscribes  the robot's command topic (std_msgs/Float64MultiArray, absolute joint targets),
             control_state (rlt_msgs/ControlState: whether the arms may move at all),
             simulation/operator_ack (std_msgs/UInt64: stamp in ns up to which the scripted operator has acted)
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -36,6 +38,7 @@ from rlt_common.process import run_node
 from rlt_msgs.msg import ControlState, EpisodeState, SimulationState
 from rlt_msgs.srv import ResetScene
 from rlt_sim.lockstep import GATE_STEPS, Awaiting, LockstepGate, Pace, episode_stamp_ns
+from rlt_sim.sight import pose_message
 from rlt_sim.task_cell import make_cell
 
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
@@ -87,6 +90,7 @@ class SimRobotNode(Node):
         camera_qos = topics.QOS_CAMERA_LOCKSTEP if self.lockstep else topics.QOS_SENSOR
         self._cameras = [self.create_publisher(Image, c.topic, camera_qos) for c in self.robot.cameras]
         self._state = self.create_publisher(SimulationState, topics.SIMULATION_STATE, topics.QOS_CONTROL)
+        self._mouth = self.create_publisher(PoseStamped, topics.SIMULATION_MOUTH, topics.QOS_CONTROL)
         self.create_subscription(Float64MultiArray, self.robot.command_topics[0], self._on_command, topics.QOS_CONTROL)
         self.create_service(ResetScene, topics.SERVICE_RESET_SCENE, self._on_reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -198,6 +202,7 @@ class SimRobotNode(Node):
             progress=state.progress,
         )
         message.header.stamp = to_time(self._now_ns())
+        self._mouth.publish(pose_message(self.cell.mouth_pose(), message.header.stamp, self.robot.frame))
         self._state.publish(message)
 
     def _publish_robot(self) -> None:

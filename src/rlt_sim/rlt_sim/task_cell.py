@@ -7,24 +7,31 @@ from rlt_common.parameters import ParameterError, from_mapping
 from rlt_sim.arms import CAMERAS, JOINT_NAMES
 from rlt_sim.cell import CONTROL_PERIOD_S, Cell
 from rlt_sim.scenes import SCENES
+from rlt_sim.task_scene import TaskScene
 
 
-def make_cell(robot: RobotConfig, task: TaskConfig) -> Cell:
-    """The cell of `task`, with the options of its `simulation` section.
+def make_scene(task: TaskConfig) -> TaskScene:
+    """The scene of `task`: the key `scene` of its `simulation` section names it; without it, it is the task's name.
 
-    The key `scene` of that section names the scene; without it, it is the task's name.
-
-    Raises:
-        ParameterError: no such scene, unknown option, or a robot file that does not fit the cell.
+    Raises ParameterError where there is no such scene.
     """
-    settings = dict(task.simulation)
-    name = settings.pop("scene", task.name)
+    name = task.simulation.get("scene", task.name)
     if name not in SCENES:
         raise ParameterError(
             f"task {task.name}: there is no simulated scene {name!r}; there are: {', '.join(SCENES)}; "
             "name one as `scene` in the task's section `simulation`"
         )
-    scene = SCENES[name]()
+    return SCENES[name]()
+
+
+def make_cell(robot: RobotConfig, task: TaskConfig) -> Cell:
+    """The cell of `task`, with the options of its `simulation` section.
+
+    Raises:
+        ParameterError: no such scene, unknown option, or a robot file that does not fit the cell.
+    """
+    settings = {key: value for key, value in task.simulation.items() if key != "scene"}
+    scene = make_scene(task)
     if robot.joint_names != tuple(JOINT_NAMES):
         raise ParameterError(f"robot {robot.name}: the simulated cell has the joints {', '.join(JOINT_NAMES)}")
     if [c.name for c in robot.cameras] != list(CAMERAS):

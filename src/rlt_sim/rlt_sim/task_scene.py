@@ -26,8 +26,7 @@ from rlt_common.rotations import rotation_matrix
 from rlt_sim.arms import ARMS, HOME_POSITIONS, HOME_ROTATIONS, RIGHT_FACING
 
 if TYPE_CHECKING:
-    from rlt_sim.cell import Cell
-    from rlt_sim.expert import Expert, Temperament
+    from rlt_sim.expert import Expert, Sight, Temperament
 
 PlaceArms = Callable[[list[Pose], int], None]
 """Puts both tools at poses, left then right, without physics: (poses, iterations of inverse kinematics)."""
@@ -137,8 +136,8 @@ class TaskScene(ABC):
         """Where random pre-training poses lie."""
 
     @abstractmethod
-    def expert(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None) -> Expert:
-        """The scripted tele-operator of one episode, on a cell that was just reset."""
+    def expert(self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None) -> Expert:
+        """The scripted tele-operator of one episode, which sees a cell that was just reset."""
 
     @abstractmethod
     def place_inserted(self, options: SceneOptions, depth: float, rng: np.random.Generator) -> None:

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 
+from rlt_common.codecs import floats
 from rlt_control.delta_pose import MotionLimits
+from rlt_msgs.msg import SimulationState
 from rlt_sim.arms import HOME_POSITIONS, HOME_ROTATIONS, make_integrator, make_kinematics, make_limits
 from rlt_sim.cell import Cell
 from rlt_sim.collect import demonstrate, demonstrations, random_poses, tool_pose_block
 from rlt_sim.scenes.screw import ScrewScene
+from rlt_sim.scripted_hands import ScriptedHands
+from rlt_sim.sight import pose_message, pose_of, task_state
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,26 @@ def test_integrator_of_the_cell_uses_the_arms_limits():
     assert isinstance(limits, MotionLimits)
     assert make_integrator().action_dim == 14
     assert limits.joint_upper[6] == pytest.approx(0.04)
+
+
+def test_the_script_s_hands_do_in_messages_what_it_does_in_process(cell):
+    """A perfect follower of the leaders: the whole of `collect` again, from what the scripted operator is told."""
+    seed = 501
+    inside = demonstrate(cell, seed, stride=0)
+    cell.reset(seed)
+    hands = None
+    for _ in range(3 * len(inside.actions)):
+        q, state = cell.joint_state()[0], cell.task_state()
+        mouth = pose_of(pose_message(cell.mouth_pose(), Time(), "world"))
+        told = SimulationState(
+            task_error=floats(state.label),
+            progress=state.progress,
+            success=state.success,
+            hand_off_ready=state.hand_off_ready,
+        )
+        hands = hands or ScriptedHands(ScrewScene(), seed, task_state(told), mouth, q)
+        cell.apply(hands.move(task_state(told), mouth, q))
+        if cell.task_state().success:
+            break
+    assert cell.task_state().success
+    assert cell.steps == pytest.approx(len(inside.actions), rel=0.3)

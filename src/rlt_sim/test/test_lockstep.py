@@ -87,6 +87,12 @@ def test_with_automatic_hand_off_the_operator_only_labels():
     assert decide(config, 60, True, 40, True, True) is Press.SUCCESS
 
 
+def test_who_demonstrates_does_not_give_up():
+    config = OperatorConfig(demonstrate=True)
+    assert decide(config, 10_000, True, 40, True, False) is None
+    assert decide(config, 10_000, True, 40, True, True) is Press.SUCCESS
+
+
 def test_steps_keep_to_the_pace_and_a_late_one_is_not_made_up_for():
     pace = Pace(0.02)
     assert pace.next_step(10.0) == 0.0

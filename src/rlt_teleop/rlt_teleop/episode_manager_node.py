@@ -46,6 +46,7 @@ from rlt_teleop.episode_machine import (
     CommandRefused,
     Driver,
     EpisodeMachine,
+    EpisodeSpec,
     Label,
     Phase,
     Purpose,
@@ -316,7 +317,7 @@ class EpisodeManagerNode(Node):
     def begin(self, request: StartEpisode.Request, go: Go) -> str:
         """Start an episode. Returns "" or why not."""
         try:
-            spec = spec_from_request(request, self.task, self.training_episodes)
+            spec = self._spec(request)
         except RequestError as error:
             return str(error)
         spec = replace(spec, driver=go.driver, actor_version=go.actor_version)
@@ -325,6 +326,10 @@ class EpisodeManagerNode(Node):
             self.count = StepCount(self.machine.episode.episode_id)
             self.executor.create_task(self._reset(self.machine.episode.episode_id))
         return refusal
+
+    def _spec(self, request: StartEpisode.Request) -> EpisodeSpec:
+        """What a request asks for. Raises RequestError."""
+        return spec_from_request(request, self.task, self.training_episodes, self.parameters.demonstration_limits)
 
     async def _reset(self, episode_id: int) -> None:
         """Have the scene reset and the recorder ready, then move; else discard the episode."""
@@ -435,7 +440,7 @@ class EpisodeManagerNode(Node):
     def _gate(self, request: StartEpisode.Request) -> Go | Wait | Refuse:
         """May the episode start now?"""
         try:
-            spec = spec_from_request(request, self.task, self.training_episodes)
+            spec = self._spec(request)
             if self.machine.episode.phase == Phase.LABELLED:
                 return Wait(f"episode {self.machine.episode.episode_id} is not closed yet {self._closing}")
             self.machine.check_start()

@@ -23,6 +23,12 @@ class ManagerParameters:
         choices=PURPOSES,
     )
     seed: int = param(0, "reset seed of such an episode is this plus its id", minimum=0, maximum=2**31 - 1)
+    demonstration_limits: int = param(
+        1,
+        "a demonstration (purpose collect) may take so many times the task's step limits",
+        minimum=1,
+        maximum=1000,
+    )
     record: bool = param(True, "a recorder is running: no episode counts before its file is durable")
     recorder_timeout_s: float = param(
         10.0, "s to wait for the recorder to open a file, and to confirm it", minimum=0.1, maximum=600.0

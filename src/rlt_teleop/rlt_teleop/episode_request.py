@@ -13,10 +13,13 @@ class RequestError(ValueError):
     """A request that asks for something that does not exist or does not fit the task."""
 
 
-def spec_from_request(request: StartEpisode.Request, task: TaskConfig, training_episodes: int) -> EpisodeSpec:
+def spec_from_request(
+    request: StartEpisode.Request, task: TaskConfig, training_episodes: int, demonstration_limits: int = 1
+) -> EpisodeSpec:
     """What the episode is to be; what the request leaves open comes from the task. Raises RequestError.
 
     `training_episodes`: how many the run holds; a training episode starts where the task's curriculum says.
+    `demonstration_limits`: a demonstration may take so many times the task's step limits.
     """
     try:
         purpose = Purpose(request.purpose)
@@ -36,6 +39,7 @@ def spec_from_request(request: StartEpisode.Request, task: TaskConfig, training_
             f"execute_steps is {steps}: it must be a multiple of the stride {task.stride} and, with the "
             f"{task.prefetch_steps} prefetched steps, fit into the horizon {task.horizon}"
         )
+    limits = demonstration_limits if purpose == Purpose.COLLECT else 1
     return EpisodeSpec(
         purpose=purpose,
         driver=driver,
@@ -43,6 +47,6 @@ def spec_from_request(request: StartEpisode.Request, task: TaskConfig, training_
         start_in=start_in,
         seed=request.seed,
         execute_steps=steps,
-        max_base_steps=task.max_base_steps,
-        max_critical_steps=task.max_critical_steps,
+        max_base_steps=limits * task.max_base_steps,
+        max_critical_steps=limits * task.max_critical_steps,
     )

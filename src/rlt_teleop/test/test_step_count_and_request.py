@@ -70,6 +70,13 @@ def test_the_curriculum_is_of_training_alone_and_a_request_overrides_it():
     assert spec_from_request(request(start_in="full"), STAGED, 0).start_in == "full"
 
 
+def test_demonstrations_alone_may_take_longer():
+    for purpose, times in ((EpisodeState.PURPOSE_COLLECT, 3), (EpisodeState.PURPOSE_EVALUATE, 1)):
+        spec = spec_from_request(request(purpose=purpose), TASK, 0, demonstration_limits=3)
+        assert spec.max_base_steps == times * TASK.max_base_steps
+        assert spec.max_critical_steps == times * TASK.max_critical_steps
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

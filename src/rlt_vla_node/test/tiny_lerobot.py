@@ -164,10 +164,10 @@ def write_smolvla(
     return folder
 
 
-def write_act(folder: Path, cameras: tuple[str, ...] = ("top", "hand"), **values: Any) -> Path:
-    """A tiny ACT in `folder`."""
+def write_act(folder: Path, cameras: tuple[str, ...] = ("top", "hand"), size: int = 16, **values: Any) -> Path:
+    """A tiny ACT in `folder`, for images of `size` x `size` pixels."""
     config = lerobot_module("policies.act.configuration_act").ACTConfig(
-        **features(cameras, 16),
+        **features(cameras, size),
         **{
             "chunk_size": ROWS,
             "n_action_steps": ROWS,

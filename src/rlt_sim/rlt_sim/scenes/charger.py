@@ -12,8 +12,7 @@ import numpy as np
 
 from rlt_sim import mjcf
 from rlt_sim.arms import HAND_TO_GRIP, TOOL_LENGTH
-from rlt_sim.cell import Cell
-from rlt_sim.expert import Expert, InsertionExpert, Temperament
+from rlt_sim.expert import Expert, InsertionExpert, Sight, Temperament
 from rlt_sim.task_scene import Depths, SceneOptions, SceneParts, TaskScene, TaskState
 
 SOCKET_POSITION = (0.0, 0.0, 0.12)
@@ -114,9 +113,9 @@ class ChargerScene(TaskScene):
             hand_off_ready=bool(np.linalg.norm(tip) < options.hand_off_distance),
         )
 
-    def expert(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
+    def expert(self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
         """See TaskScene."""
-        return ChargerExpert(cell, rng, temperament)
+        return ChargerExpert(sight, rng, temperament)
 
 
 class ChargerExpert(InsertionExpert):

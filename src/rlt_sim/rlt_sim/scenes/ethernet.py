@@ -15,8 +15,7 @@ import numpy as np
 
 from rlt_sim import mjcf
 from rlt_sim.arms import HAND_TO_GRIP, TOOL_LENGTH
-from rlt_sim.cell import Cell
-from rlt_sim.expert import Expert, InsertionExpert, Temperament
+from rlt_sim.expert import Expert, InsertionExpert, Sight, Temperament
 from rlt_sim.task_scene import Depths, SceneOptions, SceneParts, TaskScene, TaskState
 
 PORT_POSITION = (0.0, 0.0, 0.12)
@@ -166,9 +165,9 @@ class EthernetScene(TaskScene):
             latched=latched,
         )
 
-    def expert(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
+    def expert(self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
         """See TaskScene."""
-        return EthernetExpert(cell, rng, temperament)
+        return EthernetExpert(sight, rng, temperament)
 
 
 class EthernetExpert(InsertionExpert):

@@ -14,8 +14,7 @@ import numpy as np
 
 from rlt_sim import mjcf
 from rlt_sim.arms import HAND_TO_GRIP, TOOL_LENGTH
-from rlt_sim.cell import Cell
-from rlt_sim.expert import Expert, Phase, Temperament
+from rlt_sim.expert import Expert, Phase, Sight, Temperament
 from rlt_sim.task_scene import Depths, SceneOptions, SceneParts, TaskScene, TaskState
 
 SCREW_POSITION = (0.0, 0.0, 0.12)
@@ -160,9 +159,9 @@ class ScrewScene(TaskScene):
             engaged=engaged,
         )
 
-    def expert(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
+    def expert(self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
         """See TaskScene."""
-        return ScrewExpert(cell, rng, temperament)
+        return ScrewExpert(sight, rng, temperament, self.spec.recess_depth)
 
 
 class ScrewExpert(Expert):
@@ -170,12 +169,14 @@ class ScrewExpert(Expert):
 
     turns_tool = True
 
-    def __init__(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> None:
-        super().__init__(cell, rng, temperament)
-        self._floor = -cell.scene.spec.recess_depth - 0.0005
-        self._rests = [0.45, 2.0]
+    def __init__(
+        self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None, recess_depth: float
+    ) -> None:
+        super().__init__(sight, rng, temperament)
+        self._floor = -recess_depth - 0.0005
+        self._rests = [0.45 / 0.85, 2.0]  # of the turn, then never again
 
-    def push(self, state: ScrewState, seen: np.ndarray) -> np.ndarray:
+    def push(self, state: TaskState, seen: np.ndarray) -> np.ndarray:
         """See Expert."""
         depth = state.tip_error_m[0]
         self._note_progress(depth)
@@ -186,12 +187,12 @@ class ScrewExpert(Expert):
             self._back_off()
         return np.array([-0.008, -0.5 * seen[1], -0.5 * seen[2]])
 
-    def finish(self, state: ScrewState, seen: np.ndarray) -> tuple[np.ndarray, float]:
+    def finish(self, state: TaskState, seen: np.ndarray) -> tuple[np.ndarray, float]:
         """See Expert: turn."""
         if state.tip_error_m[0] > -0.003:
             self._back_off()
             return np.zeros(3), 0.0
-        if state.turned_rad > self._rests[0]:  # a person stops to look, now and then
+        if state.progress > self._rests[0]:  # a person stops to look, now and then
             self._rests.pop(0)
             self._pause(8, 25)
         return np.array([self._floor - state.tip_error_m[0], -0.3 * seen[1], -0.3 * seen[2]]), self._turn_speed

@@ -17,8 +17,7 @@ from rlt_common.kinematics import Pose
 from rlt_common.rotations import rotation_matrix
 from rlt_sim import mjcf
 from rlt_sim.arms import HAND_TO_GRIP, HOME_POSITIONS, HOME_ROTATIONS, RIGHT_FACING, TOOL_LENGTH
-from rlt_sim.cell import Cell
-from rlt_sim.expert import Expert, InsertionExpert, Phase, Temperament
+from rlt_sim.expert import Expert, InsertionExpert, Phase, Sight, Temperament
 from rlt_sim.task_scene import Depths, PlaceArms, SceneOptions, SceneParts, TaskScene, TaskState
 
 HEAD_IN_HAND = (0.160, 0.015, -0.005)
@@ -177,9 +176,9 @@ class ZipTieScene(TaskScene):
             hand_off_ready=bool(np.linalg.norm(tip) < options.hand_off_distance),
         )
 
-    def expert(self, cell: Cell, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
+    def expert(self, sight: Sight, rng: np.random.Generator, temperament: Temperament | None = None) -> Expert:
         """See TaskScene."""
-        return ZipTieExpert(cell, rng, temperament)
+        return ZipTieExpert(sight, rng, temperament)
 
     def _threaded(self, tip: np.ndarray) -> bool:
         """Whether the strap passes through the slot: where it crosses the plane just behind the mouth."""
