@@ -32,11 +32,11 @@ def test_every_shipped_file_fits_the_simulated_robot_and_can_stop_it(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["xbox", "playstation", "scripted", "keyboard", "spacemouse_keyboard", "aloha_leaders"]
+    "name", ["xbox", "playstation", "scripted", "scripted_leaders", "keyboard", "spacemouse_keyboard", "aloha_leaders"]
 )
 def test_the_shipped_files_have_every_decision(name):
     mapping = load_mapping(FOLDER / f"{name}.yaml")
-    decisions = DECISIONS if name == "scripted" else (*DECISIONS, "undo", "reposition")
+    decisions = DECISIONS if name.startswith("scripted") else (*DECISIONS, "undo", "reposition")
     assert len({mapping.button(decision) for decision in decisions}) == len(decisions)
 
 
