@@ -27,6 +27,8 @@ from rlt_bringup import report, report_html
 from rlt_bringup.episodes_client import EpisodesClient, EpisodesError, Outcome, start_ros
 from rlt_bringup.graph import GraphOptions, describe, resolve
 from rlt_bringup.process_environment import set_defaults
+from rlt_bringup.run_facts import RunError, read_run
+from rlt_bringup.run_report import build_run
 from rlt_bringup.runner import GraphRunner, RunnerError
 from rlt_common.atomic import no_follow, write_atomic
 from rlt_common.config import config_hash, load_robot
@@ -246,6 +248,7 @@ class Demo:
             ),
             stage_seconds={name: stage["seconds"] for name, stage in stages.items()},
         )
+        document["run"] = build_run(read_run(self.run))
         report.write_json(document, self.run)
         report_html.write_html(document, self.run)
         return document
@@ -433,6 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         EpisodesError,
         EpisodeFileError,
         report.ReportError,
+        RunError,
         OSError,
     ) as error:
         sys.exit(f"[demo] failed: {error}")

@@ -14,13 +14,16 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-INK, FAINT, DEMONSTRATIONS, BASE, RLT = "#010101", "#020202", "#030303", "#040404", "#050505"
+INK, FAINT, DEMONSTRATIONS, BASE, RLT, FOURTH = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+SERIES = {"rlt": RLT, "base": BASE, "demonstrations": DEMONSTRATIONS, "fourth": FOURTH}
+"""CSS variable -> mark, in the order in which runs that are compared take them."""
 _VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--faint)",
     DEMONSTRATIONS: "var(--demonstrations)",
     BASE: "var(--base)",
     RLT: "var(--rlt)",
+    FOURTH: "var(--fourth)",
 }
 _STYLE = {
     "svg.fonttype": "none",
@@ -68,5 +71,5 @@ def svg(draw: Callable[[Figure], None], inches: tuple[float, float], summary: st
         svg,
         count=1,
     )
-    svg = re.sub(r"#0[1-5]0[1-5]0[1-5]\b", lambda found: _VARIABLES[found.group()], svg)
+    svg = re.sub(r"#0[1-6]0[1-6]0[1-6]\b", lambda found: _VARIABLES[found.group()], svg)
     return svg.replace("'DejaVu Sans'", "var(--face)")

@@ -9,11 +9,11 @@ from typing import Any
 CSS = """
 :root { color-scheme: light dark;
   --paper: #fbfaf8; --card: #ffffff; --ink: #23272e; --soft: #636b76; --faint: #b9bec6; --line: #e4e2dd;
-  --demonstrations: #3f9a83; --base: #5a78a8; --rlt: #d9722e;
+  --demonstrations: #3f9a83; --base: #5a78a8; --rlt: #d9722e; --fourth: #9a5aa8;
   --face: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #15181d; --card: #1d2127; --ink: #e6e8eb; --soft: #9aa3af; --faint: #59616c; --line: #2e343c;
-  --demonstrations: #5fc0a6; --base: #8ba9dc; --rlt: #f0924f; } }
+  --demonstrations: #5fc0a6; --base: #8ba9dc; --rlt: #f0924f; --fourth: #c795d6; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 var(--face); }
 main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
@@ -50,7 +50,24 @@ tr.strong td { font-weight: 650; }
   font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px; }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 8px; }
 .note { border-left: 3px solid var(--rlt); padding: 2px 0 2px 14px; }
+.advice { list-style: none; margin: 18px 0 0; padding: 0; display: grid; gap: 12px; }
+.advice li { background: var(--card); border: 1px solid var(--line); border-left: 4px solid var(--base);
+  border-radius: 8px; padding: 12px 16px; }
+.advice li.warning { border-left-color: var(--rlt); }
+.advice b { display: block; font-weight: 600; }
+.advice span { color: var(--soft); font-size: 14px; }
+.wide { margin-top: 14px; }
+.left td + td, .left th + th { text-align: left; white-space: normal; overflow-wrap: break-word; }
+.left td:first-child { white-space: nowrap; }
+.pair .left td:first-child { white-space: normal; width: 45%; }
+.left td:last-child, .left th:last-child { text-align: right; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 36px; margin-top: 14px; }
+@media (max-width: 560px) {
+  main { padding: 24px 14px 48px; } h1 { font-size: 24px; } h2 { margin-top: 36px; }
+  figure { padding: 8px; overflow-x: auto; } figure svg { min-width: 520px; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; }
+  .tile { padding: 12px; } .tile b { font-size: 20px; }
+  .columns { grid-template-columns: minmax(0, 1fr); } .left td:first-child { white-space: normal; } }
 """
 
 
@@ -98,3 +115,30 @@ def _row(tag: str, cells: Iterable[str], style: str = "") -> str:
 def key(colour: str, name: str) -> Raw:
     """A name with the colour (a CSS variable) that it has in a figure."""
     return Raw(f'<span class="key" style="background: var(--{colour})"></span>{escape(name)}')
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value for a reader."""
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "none" if value is None else str(value)
+
+
+def section(title: str, words: str, figure: str, caption: str, table: str) -> str:
+    """A figure with its words and a table beside it."""
+    if not figure:
+        return f'<h2>{escape(title)}</h2><p class="soft">No episode to show.</p>'
+    return (
+        f'<h2>{escape(title)}</h2><p class="soft">{escape(words)}</p><div class="pair">'
+        f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure><div>{table}</div></div>"
+    )

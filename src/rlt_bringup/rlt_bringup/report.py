@@ -176,7 +176,7 @@ def build_report(
         "config_hash": provenance.config_hash,
         "hashes": {"vla": provenance.vla_hash, "actor": provenance.actor_hash},
         "command": provenance.command,
-        "configuration": _plain(provenance.configuration),
+        "configuration": plain(provenance.configuration),
         "control_hz": control_hz,
         "base": base,
         "base_candidates": candidates,
@@ -188,7 +188,7 @@ def build_report(
             "median_steps": statistics.median(demonstrations),
             "steps": list(demonstrations),
         },
-        "vla": _plain(vla),
+        "vla": plain(vla),
         "training": curve,
         "robot_minutes": curve["robot_minutes"],
         "wall_minutes": sum(stage_seconds.values()) / 60.0,
@@ -368,7 +368,7 @@ def _ratio(
     )
     return {
         "throughput": _quotient(rlt["throughput_per_10min"], base["throughput_per_10min"]),
-        "throughput_ci95": _plain(bounds),
+        "throughput_ci95": plain(bounds),
         "throughput_full": _quotient(rlt["throughput_full_per_10min"], base["throughput_full_per_10min"]),
         "median_steps": _quotient(rlt["median_steps"], base["median_steps"]),
         "paired_episodes": len(pairs),
@@ -391,7 +391,7 @@ def _handoff(handoff: Handoff, rlt: PolicyResult, control_hz: float) -> dict[str
         handed = [o.total_steps - o.critical_steps for o in counted if o.critical_steps]
         summary = summarise(result, control_hz)
         deploy[name] = {**summary, "handed_off": len(handed), "median_handoff_step": statistics.median(handed)}
-    return {**_plain(handoff.figures), "deploy": deploy}
+    return {**plain(handoff.figures), "deploy": deploy}
 
 
 def _training(training: Training, control_hz: float) -> dict[str, Any]:
@@ -447,12 +447,12 @@ def _quotient(value: float | None, base: float | None) -> float | None:
     return None if value is None or not base else value / base
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same for JSON, which knows no NaN and no infinity: null."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

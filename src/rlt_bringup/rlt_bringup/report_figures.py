@@ -60,7 +60,12 @@ def learning_curve(report: Mapping[str, Any]) -> str:
 
 def steps_histogram(report: Mapping[str, Any]) -> str:
     """Steps of successful critical phases: demonstrations, base, RLT (the paper's Fig. 9). "" when there are none."""
-    groups = [(name, colour, steps) for name, colour, steps in _groups(report) if steps]
+    return histogram(_groups(report), report["control_hz"])
+
+
+def histogram(groups: Sequence[tuple[str, str, Sequence[int]]], control_hz: float) -> str:
+    """Steps of groups of episodes (name, colour, steps), one below the other. "" when there are none."""
+    groups = [(name, colour, steps) for name, colour, steps in groups if steps]
     if not groups:
         return ""
     longest = max(max(steps) for _, _, steps in groups)
@@ -84,7 +89,7 @@ def steps_histogram(report: Mapping[str, Any]) -> str:
             axis.set(title=name, ylabel="% of episodes", xlim=(0, edges[-1]), ylim=(0, 1.3 * heights.max()))
             axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes[-1].set_xlabel("control steps of the critical phase")
-        _seconds(axes[0], report["control_hz"])
+        _seconds(axes[0], control_hz)
 
     summary = "Histogram of critical-phase steps of successful episodes. " + " ".join(
         f"{name}: {len(steps)} episodes, median {np.median(steps):.0f}." for name, _, steps in groups

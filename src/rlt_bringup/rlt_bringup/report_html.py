@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rlt_bringup import report_figures
-from rlt_bringup.html_page import document, html_facts, html_table, html_tile, key
+from rlt_bringup import report_figures, run_html
+from rlt_bringup.html_page import document, flat, html_facts, html_table, html_tile, key, section, shown
 from rlt_bringup.report import interval, number, times
 from rlt_common.atomic import write_atomic
 
@@ -26,7 +26,11 @@ def write_html(report: Mapping[str, Any], folder: Path | str) -> Path:
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page. Equal reports give equal pages."""
+    """The page of a demo's comparison, of a run, or of both in one. Equal reports give equal pages."""
+    if "ratio" not in report:
+        run = report["run"]
+        title = f"Run {run['name']}: {run['task']}"
+        return document(title, "\n".join([f"<h1>{escape(title)}</h1>", run_html.overview(run), *_run(report)]))
     title = f"RLT and its base VLA: {report['task']}"
     body = "\n".join(
         [
@@ -37,21 +41,21 @@ def render(report: Mapping[str, Any]) -> str:
             _tiles(report),
             *(f'<p class="note">{escape(note)}</p>' for note in report["notes"]),
             _results(report),
-            _section(
+            section(
                 "Speed",
                 "Control steps of the critical phase of successful episodes (the paper's Fig. 9).",
                 report_figures.steps_histogram(report),
                 _faster_than_demonstrations(report),
                 _speed(report),
             ),
-            _section(
+            section(
                 "Success over time",
                 "How many of the evaluation episodes are done after a given time.",
                 report_figures.success_over_time(report),
                 "A curve that rises earlier is a faster policy; where it ends is its success rate.",
                 _done_after(report),
             ),
-            _section(
+            section(
                 "Learning curve",
                 "Every training episode, in order.",
                 report_figures.learning_curve(report),
@@ -60,10 +64,16 @@ def render(report: Mapping[str, Any]) -> str:
                 _learning(report),
             ),
             _handoff(report) if report["handoff"] else "",
+            *_run(report),
             _details(report),
         ]
     )
     return document(title, body)
+
+
+def _run(report: Mapping[str, Any]) -> Sequence[str]:
+    """What is known of any run; nothing in a report that was made without it."""
+    return run_html.sections(report["run"], "ratio" in report) if "run" in report else ()
 
 
 def _tiles(report: Mapping[str, Any]) -> str:
@@ -223,7 +233,7 @@ def _handoff(report: Mapping[str, Any]) -> str:
 
 def _details(report: Mapping[str, Any]) -> str:
     stages = [(name, f"{seconds / 60:.1f} min") for name, seconds in report["stage_seconds"].items()]
-    vla = [(name.replace("_", " "), _value(value)) for name, value in _flat(report["vla"]).items()]
+    vla = [(name.replace("_", " "), shown(value)) for name, value in flat(report["vla"]).items()]
     origin = {
         "command": report["command"],
         "commit": report["commit"],
@@ -236,34 +246,10 @@ def _details(report: Mapping[str, Any]) -> str:
         html_table("VLA and RL token", ("", ""), vla),
         html_table("Wall time", ("", ""), stages),
         html_facts("Where it comes from", origin),
-        html_facts("Configuration", {name: _value(value) for name, value in _flat(report["configuration"]).items()}),
+        html_facts("Configuration", {name: shown(value) for name, value in flat(report["configuration"]).items()}),
         html_facts("Versions", versions),
     ]
     return f'<h2>Details</h2><div class="columns">{"".join(f"<div>{table}</div>" for table in tables if table)}</div>'
-
-
-def _section(title: str, words: str, figure: str, caption: str, table: str) -> str:
-    if not figure:
-        return f'<h2>{title}</h2><p class="soft">No episode to show.</p>'
-    return (
-        f'<h2>{title}</h2><p class="soft">{escape(words)}</p><div class="pair">'
-        f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure><div>{table}</div></div>"
-    )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_value, value))
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return "none" if value is None else str(value)
 
 
 def _groups(report: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

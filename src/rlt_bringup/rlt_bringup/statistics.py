@@ -79,3 +79,73 @@ def bootstrap_throughput_ratio(
     low = np.percentile(np.where(undecided, 0.0, ratio), 2.5, method="inverted_cdf")
     high = np.percentile(np.where(undecided, np.inf, ratio), 97.5, method="inverted_cdf")
     return float(low), float(high)
+
+
+def difference_interval(
+    successes: int, trials: int, base_successes: int, base_trials: int
+) -> tuple[float, float] | None:
+    """95 % interval of a difference of two success rates, of episodes that are not paired; None without trials of both.
+
+    Newcombe's hybrid of two Wilson intervals (Statistics in Medicine 17, 1998, method 10).
+    """
+    ours, theirs = wilson_interval(successes, trials), wilson_interval(base_successes, base_trials)
+    if ours is None or theirs is None:
+        return None
+    rate, base = successes / trials, base_successes / base_trials
+    low = math.hypot(rate - ours[0], theirs[1] - base)
+    high = math.hypot(ours[1] - rate, base - theirs[0])
+    return rate - base - low, rate - base + high
+
+
+def bootstrap_throughput(
+    success: Sequence[bool], steps: Sequence[int], control_hz: float, *, seed: int, draws: int = 1000
+) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of the throughput over episodes; None when no time has passed."""
+    won, taken = np.asarray(success, float), np.asarray(steps, float)
+    if not taken.sum():
+        return None
+    index = np.random.default_rng(seed).integers(0, len(won), (draws, len(won)))
+    passed = np.maximum(taken[index].sum(axis=1), 1.0)
+    low, high = np.percentile(THROUGHPUT_WINDOW_S * control_hz * won[index].sum(axis=1) / passed, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def bootstrap_ratio(
+    success: Sequence[bool],
+    steps: Sequence[int],
+    base_success: Sequence[bool],
+    base_steps: Sequence[int],
+    *,
+    seed: int,
+    draws: int = 10_000,
+) -> tuple[float, float] | None:
+    """As :func:`bootstrap_throughput_ratio`, of episodes that are not paired: each policy's are drawn by themselves."""
+    if not len(success) or not len(base_success):
+        return None
+    rng = np.random.default_rng(seed)
+    rates = []
+    for won, taken in ((success, steps), (base_success, base_steps)):
+        won, taken = np.asarray(won, float), np.asarray(taken, float)
+        index = rng.integers(0, len(won), (draws, len(won)))
+        rates.append(won[index].sum(axis=1) / np.maximum(taken[index].sum(axis=1), 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = rates[0] / rates[1]
+    undecided = np.isnan(ratio)
+    low = np.percentile(np.where(undecided, 0.0, ratio), 2.5, method="inverted_cdf")
+    high = np.percentile(np.where(undecided, np.inf, ratio), 97.5, method="inverted_cdf")
+    return float(low), float(high)
+
+
+def bootstrap_median_difference(
+    values: Sequence[float], base: Sequence[float], *, seed: int, draws: int = 10_000
+) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of a difference of medians; None when either has no values."""
+    if not len(values) or not len(base):
+        return None
+    rng = np.random.default_rng(seed)
+    ours, theirs = (
+        np.median(np.asarray(part, float)[rng.integers(0, len(part), (draws, len(part)))], axis=1)
+        for part in (values, base)
+    )
+    low, high = np.percentile(ours - theirs, (2.5, 97.5))
+    return float(low), float(high)
