@@ -44,6 +44,7 @@ setup(
             "demo = rlt_bringup.demo:main",
             "check_robot = rlt_bringup.check_robot:main",
             "report = rlt_bringup.report_command:main",
+            "compare = rlt_bringup.compare_command:main",
             "healthcheck = rlt_bringup.healthcheck:main",
             "restart_executor = rlt_bringup.restart_executor:main",
         ],

@@ -57,6 +57,7 @@ tr.strong td { font-weight: 650; }
 .advice b { display: block; font-weight: 600; }
 .advice span { color: var(--soft); font-size: 14px; }
 .wide { margin-top: 14px; }
+figure.wide { max-width: 800px; }
 .left td + td, .left th + th { text-align: left; white-space: normal; overflow-wrap: break-word; }
 .left td:first-child { white-space: nowrap; }
 .pair .left td:first-child { white-space: normal; width: 45%; }
