@@ -220,7 +220,8 @@ def _faults(facts: RunFacts) -> list[dict[str, Any]]:
         ("said on /diagnostics, for so many seconds", sums["errors"]),
         ("the arms held, for so many seconds", sums["reasons"]),
         ("counted on /diagnostics", sums["counts"]),
-        ("in the log", Counter(facts.logged)),
+        ("graph, as its runner tells", Counter({w: n for w, n in facts.logged.items() if w.startswith("graph: ")})),
+        ("in the log", Counter({w: n for w, n in facts.logged.items() if not w.startswith("graph: ")})),
     )
     return [
         {"kind": kind, "what": what, "count": count}

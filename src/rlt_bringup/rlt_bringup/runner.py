@@ -9,6 +9,7 @@ there to ask (a scripted operator, no terminal) its death ends the run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -125,7 +126,7 @@ class GraphRunner:
             if not process.spec.respawn:
                 self._ask(process, code)
                 continue
-            print(f"graph: {process.spec.name} died (status {code}); starting it again", flush=True)
+            self._tell(f"{process.spec.name} died (status {code}); starting it again")
             process.restart_at_s = now + RESPAWN_DELAY_S
 
     def pid(self, name: str) -> int:
@@ -153,13 +154,23 @@ class GraphRunner:
         name, consent = process.spec.name, self._consent
         if not process.asked:
             process.asked = True
+            self._tell(f"{name} died (status {code}); it waits for the operator's word")
             print(f"graph: {self.log_end(name)}")
             if problem := consent.ask(name, f"status {code}"):
                 print(f"graph: from another terminal it cannot be started again: {problem}")
             print("graph: " + asked_for(consent.run, name, f"status {code}", RESTART_COMMAND) + KEY, flush=True)
         elif consent.given():
-            print(f"graph: {name} is started again", flush=True)
+            self._tell(f"{name} is started again")
             self._start_again(process)
+
+    def _tell(self, text: str) -> None:
+        """Say it on the terminal and in <log folder>/graph.log, where a report of the run finds it."""
+        print(f"graph: {text}", flush=True)
+        with (
+            contextlib.suppress(OSError),
+            open(self._log_folder / "graph.log", "a", encoding="utf-8", opener=no_follow) as log,
+        ):
+            log.write(f"[WARN] [{time.time():.3f}] [graph]: {text}\n")
 
     def log_end(self, name: str, lines: int = 15) -> str:
         """The last lines of a node's log."""

@@ -34,6 +34,8 @@ def published(tree):
                 yield keyword.arg
             elif isinstance(keyword.value, ast.DictComp):
                 yield beginning(keyword.value.key)
+            elif isinstance(keyword.value, ast.IfExp):
+                yield from (key.value for key in keyword.value.body.keys)
             else:
                 assert ast.unparse(keyword.value) == "self._lateness.values()"
                 yield from TickLateness().values()

@@ -141,12 +141,14 @@ def test_faults_come_from_files_leftovers_metrics_and_logs(run):
     (run / "log" / "chunk_executor.log").write_text(
         "".join(line.format(i) for i in range(3)) + "[INFO] [1.0] [vla]: ok\n"
     )
+    (run / "log" / "graph.log").write_text("[WARN] [1.0] [graph]: vla died (status -9); starting it again\n")
     found = {(each["kind"], each["what"]): each["count"] for each in build_run(read_run(run))["faults"]}
     assert found == {
         ("emergency stop", "operator (pad)"): 1,
         ("started again", "episodes that the learner took in again"): 1,
         ("recorder", "3 of 5 executed steps came"): 1,
         ("recorder", "files of interrupted recordings"): 1,
+        ("graph, as its runner tells", "graph: vla died (status -#); starting it again"): 1,
         ("in the log", "chunk_executor: chunk refused: epoch # is stale"): 3,
     }
 

@@ -60,6 +60,7 @@ def test_a_killed_node_is_started_again(tmp_path):
         assert second != first
         assert alive(second)
     assert not alive(second)
+    assert "[graph]: sim_robot died (status -9); starting it again\n" in (tmp_path / "log" / "graph.log").read_text()
 
 
 def test_a_killed_executor_stays_down_until_somebody_starts_it(tmp_path):
