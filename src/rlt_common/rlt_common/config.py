@@ -61,6 +61,11 @@ def config_file(kind: str, name: str) -> Path:
     return path
 
 
+def load_named(robot: str, task: str) -> tuple[RobotConfig, TaskConfig]:
+    """A robot and a task, each by path or by name (config_file). Raises ParameterError."""
+    return load_robot(config_file("robots", robot)), load_task(config_file("tasks", task))
+
+
 def recorded_name(path: Path | str, facts: Mapping[str, str], key: str, default: str = "") -> str:
     """The name of a configuration (`key`: robot or task) out of an episode file's facts, which may not name a path.
 

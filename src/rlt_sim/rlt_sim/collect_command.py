@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from rlt_common import topics
 from rlt_common.atomic import write_atomic
 from rlt_common.codecs import ObservationData, doubles, floats, observation_to_msg, to_time
-from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
+from rlt_common.config import RobotConfig, TaskConfig, config_file, config_hash, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, episode_metadata
 from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import EpisodeState, ExecutedAction, SimulationState
@@ -120,8 +120,8 @@ def pose_shard(robot_path: str, task_path: str, count: int, seed: int) -> dict[s
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_sim collect`."""
     parser = argparse.ArgumentParser(prog="collect", description="demonstrations of the scripted tele-operator")
-    parser.add_argument("--robot", required=True, help="robot file")
-    parser.add_argument("--task", required=True, help="task file")
+    parser.add_argument("--robot", required=True, help="robot name, or path of a robot file")
+    parser.add_argument("--task", required=True, help="task name, or path of a task file")
     parser.add_argument("--output", required=True, help="folder for <id>.mcap")
     parser.add_argument("--count", type=int, default=160, help="successful demonstrations to have in the end")
     parser.add_argument("--poses", type=int, default=0, help="random-pose images to write to poses.safetensors")
@@ -135,6 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.stride < 1 or options.workers < 1:
         parser.error("--stride and --workers must be at least 1")
     try:
+        options.robot = str(config_file("robots", options.robot))
+        options.task = str(config_file("tasks", options.task))
         robot, task = load_robot(options.robot), load_task(options.task)
         make_cell(robot, task)
         if robot.relative_to != "commanded":

@@ -65,9 +65,10 @@ def decide(
         return Wait(f"the learner is busy: {training.message}")
     if driver == Driver.RL and not training.ready:
         if purpose != Purpose.TRAIN:
+            why = f" ({training.message})" if training.message else ""
             return Refuse(
-                f"RL cannot drive a {purpose.name.lower()} episode: the actor is not ready ({training.message}); "
-                "train first, load a checkpoint, or choose the VLA"
+                f"RL cannot drive an episode to {purpose.name.lower()}: the actor is not ready{why}: train first, load "
+                "a checkpoint, or choose the VLA"
             )
         driver = Driver.VLA
     return Go(driver, training.actor_version if lockstep and needs_learner else 0)

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from rlt_common.atomic import write_atomic
-from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
-from rlt_common.parameters import ParameterError
+from rlt_common.config import RobotConfig, TaskConfig, load_named
 from rlt_common.reading import read_limited
 from rlt_vla_node import training_options
 from rlt_vla_node.adapt_config import AdaptConfig
+from rlt_vla_node.adaptation_run import STATE_FILE, ending_in_words, inputs_hash, making, say
 from rlt_vla_node.builtin import BuiltinConfig, BuiltinVla, build_vla
-from rlt_vla_node.checkpoint import CONFIG_FILE, CheckpointError, read_config, save_checkpoint
+from rlt_vla_node.checkpoint import CONFIG_FILE, read_config, save_checkpoint
 from rlt_vla_node.dataset import (
     DatasetError,
     Demonstrations,
@@ -47,16 +47,13 @@ from rlt_vla_node.dataset import (
 from rlt_vla_node.demonstration_encoding import NoDemonstrationsError
 from rlt_vla_node.encode_command import encode
 from rlt_vla_node.evaluation import encode_frames, evaluate
-from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations, is_dataset
 from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.tensors import tensors_hash
 from rlt_vla_node.trainer import STAGES, AuxiliaryHead, Trainer, TrainingData, build_auxiliary
 from rlt_vla_node.training_log import METRICS_LOG, keep_metrics, listed
-from rlt_vla_node.video import VideoError
 
-STATE_FILE = "training.safetensors"
 MAX_STATE_BYTES = 4 * 1024**3
 DYNAMIC_BLOCKS = ("joint_velocity", "joint_effort")
 
@@ -163,12 +160,7 @@ class Adaptation:
         figures["held_out"] = bool(self.held_out.any())
         blocks = {name: block_statistics(name, values) for name, values in self.demonstrations.blocks.items()}
         facts = {
-            "identity": self.identity,
-            "task": self.task.name,
-            "robot": self.robot.name,
-            "config_hash": self._config_hash(),
-            "seed": self.seed,
-            "adapt": dataclasses.asdict(self.config),
+            **making(self.identity, self.robot, self.task, self.seed, self.config),
             "episodes": len(self.demonstrations.files),
             "frames": len(self.state),
             "pose_images": len(self.data.pose_images),
@@ -223,11 +215,7 @@ class Adaptation:
         data = self.data
         tensors = {name: getattr(data, name) for name in ("state", "actions", "pose_state")}
         facts = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        return tensors_hash(tensors, facts, str(self.seed), self._config_hash())
-
-    def _config_hash(self) -> str:
-        """Of robot and task, without the parameters of other nodes: those of the learner do not change the VLA."""
-        return config_hash(self.robot, dataclasses.replace(self.task, nodes={}))
+        return tensors_hash(tensors, facts, str(self.seed), inputs_hash(self.robot, self.task))
 
     def _progress(self, rate: float) -> dict[str, Any]:
         trainer = self.trainer
@@ -316,16 +304,16 @@ def main(arguments: list[str] | None = None) -> None:
         return
     options = parse_arguments(arguments)
     given = training_options.apply(options, "adapt")
-    try:
-        robot, task = load_robot(options.robot), load_task(options.task)
+    with ending_in_words(options.output):
+        robot, task = load_named(options.robot, options.task)
         config = build_config(task, given)
         load = dataset_demonstrations if is_dataset(options.demonstrations) else load_demonstrations
         demonstrations = load(options.demonstrations, robot, task, config.frame_stride, _reading_progress)
         poses = load_pose_images(options.pretraining, robot, task) if options.pretraining else None
         output = Path(options.output)
-        adaptation = Adaptation(config, robot, task, demonstrations, poses, output, options.seed, _say)
+        adaptation = Adaptation(config, robot, task, demonstrations, poses, output, options.seed, say)
         if options.resume and adaptation.finished():
-            _say(f"{output} already holds this adaptation: nothing to adapt")
+            say(f"{output} already holds this adaptation: nothing to adapt")
         else:
             if options.resume:
                 adaptation.resume()
@@ -333,19 +321,6 @@ def main(arguments: list[str] | None = None) -> None:
                 (output / METRICS_LOG).unlink(missing_ok=True)
             adaptation.run()
         _encode(robot, task, Path(options.demonstrations), output, options.seed)
-    except (
-        ParameterError,
-        DatasetError,
-        ResumeError,
-        CheckpointError,
-        LayoutError,
-        VideoError,
-        FloatingPointError,
-        OSError,
-    ) as error:
-        sys.exit(f"adapt: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")
 
 
 def _adapt_another(arguments: list[str]) -> None:
@@ -359,21 +334,17 @@ def _adapt_another(arguments: list[str]) -> None:
 def _encode(robot: RobotConfig, task: TaskConfig, demonstrations: Path, output: Path, seed: int) -> None:
     """Whoever adapts on other episodes than demonstrations has a VLA all the same."""
     if is_dataset(demonstrations):
-        _say(f"{demonstrations} is a data set: encode its episode files (encode) for the learner's replay")
+        say(f"{demonstrations} is a data set: encode its episode files (encode) for the learner's replay")
         return
     try:
         encode(robot, task, demonstrations, output, seed)
     except NoDemonstrationsError as error:
-        _say(f"{error}: the learner's replay will begin without demonstrations")
-
-
-def _say(text: str) -> None:
-    print(f"adapt: {text}", flush=True)
+        say(f"{error}: the learner's replay will begin without demonstrations")
 
 
 def _reading_progress(done: int, total: int) -> None:
     if done == total or done % 20 == 0:
-        _say(f"reading demonstrations {done}/{total}")
+        say(f"reading demonstrations {done}/{total}")
 
 
 if __name__ == "__main__":

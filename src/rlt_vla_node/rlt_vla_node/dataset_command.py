@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlt_common.config import load_robot, load_task
+from rlt_common.config import config_file, load_named
 from rlt_common.parameters import ParameterError
 from rlt_common.vla_config import load_vla
 from rlt_vla_node.dataset import DatasetError
@@ -27,11 +27,11 @@ from rlt_vla_node.video import CODECS, DEFAULT_CODEC, VideoError
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dataset", description="episode files to a LeRobot data set (v3)")
-    parser.add_argument("--robot", required=True, help="robot file")
-    parser.add_argument("--task", required=True, help="task file")
+    parser.add_argument("--robot", required=True, help="robot name, or path of a robot file")
+    parser.add_argument("--task", required=True, help="task name, or path of a task file")
     parser.add_argument("--episodes", required=True, type=Path, help="folder of episode files")
     parser.add_argument("--output", required=True, type=Path, help="folder of the data set; must not be there yet")
-    parser.add_argument("--vla", type=Path, help="VLA file: observation.state and action are this policy's vectors")
+    parser.add_argument("--vla", help="VLA name or file: observation.state and action are this policy's vectors")
     parser.add_argument("--include-failures", action="store_true", help="failures and time-outs too")
     parser.add_argument("--allow-gaps", action="store_true", help="split episodes at gaps instead of refusing them")
     parser.add_argument("--keep-repositioning", action="store_true", help="keep steps in which a human repositioned")
@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_vla_node dataset`."""
     options = parse_arguments(arguments)
     try:
-        robot, task = load_robot(options.robot), load_task(options.task)
-        vla = load_vla(options.vla) if options.vla else None
+        robot, task = load_named(options.robot, options.task)
+        vla = load_vla(config_file("vlas", options.vla)) if options.vla else None
         if vla is not None and vla.control_hz != robot.control_hz:
             _say(
                 f"the policy's rows are at {vla.control_hz:g} Hz, the data set's frames at {robot.control_hz:g} Hz: "

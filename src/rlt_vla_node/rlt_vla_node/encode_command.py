@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
+from rlt_common.config import RobotConfig, TaskConfig, load_named
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_vla_node.backend import BackendError
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
@@ -55,8 +55,8 @@ def encode(
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_vla_node encode`."""
     parser = argparse.ArgumentParser(prog="encode", description="encode demonstrations for the learner's replay")
-    parser.add_argument("--robot", required=True, help="robot file")
-    parser.add_argument("--task", required=True, help="task file")
+    parser.add_argument("--robot", required=True, help="robot name, or path of a robot file")
+    parser.add_argument("--task", required=True, help="task name, or path of a task file")
     parser.add_argument("--demonstrations", required=True, type=Path, help="folder of episode files")
     parser.add_argument("--checkpoint", required=True, type=Path, help="folder of the frozen VLA and RL token")
     parser.add_argument("--output", type=Path, help=f"folder for the encodings (default <checkpoint>/{FOLDER})")
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("encode: --threads must be at least 1 and --seed not negative")
     torch.set_num_threads(options.threads)
     try:
-        robot, task = load_robot(options.robot), load_task(options.task)
+        robot, task = load_named(options.robot, options.task)
         encode(robot, task, options.demonstrations, options.checkpoint, options.seed, options.output)
     except (ParameterError, DatasetError, CheckpointError, LayoutError, BackendError, OSError) as error:
         sys.exit(f"encode: {error}")

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlt_common.config import RobotConfig, TaskConfig, load_robot, load_task
+from rlt_common.config import RobotConfig, TaskConfig, load_named
 from rlt_common.parameters import ParameterError
 from rlt_vla_node import training_options
 from rlt_vla_node.backend import BackendError
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = Path(options.run)
     checkpoint = Path(options.checkpoint) if options.checkpoint else run / "vla"
     try:
-        robot, task = load_robot(options.robot), load_task(options.task)
+        robot, task = load_named(options.robot, options.task)
         figures = train(build_config(task, given), robot, task, run / "episodes", checkpoint, options.seed)
     except (ParameterError, DatasetError, CheckpointError, LayoutError, BackendError, OSError) as error:
         sys.exit(f"handoff: {error}")

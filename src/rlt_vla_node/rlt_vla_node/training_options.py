@@ -19,8 +19,8 @@ _PREFIX = "parameter_"
 
 def add_options(parser: argparse.ArgumentParser, config: type, seed_help: str) -> None:
     """Robot, task, seed and threads, and every field of `config`, without a default of its own."""
-    parser.add_argument("--robot", required=True, help="robot file")
-    parser.add_argument("--task", required=True, help="task file")
+    parser.add_argument("--robot", required=True, help="robot name, or path of a robot file")
+    parser.add_argument("--task", required=True, help="task name, or path of a task file")
     parser.add_argument("--seed", type=int, default=0, help=seed_help)
     parser.add_argument("--threads", type=int, default=1, help="of torch; another number gives other last digits")
     group = parser.add_argument_group("parameters")

@@ -17,7 +17,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,31 +25,28 @@ from typing import Any
 
 import numpy as np
 
-from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, load_task
-from rlt_common.parameters import ParameterError
+from rlt_common.config import RobotConfig, TaskConfig, config_file, config_hash, load_named
 from rlt_common.vla_config import VlaConfig, load_vla
 from rlt_vla_node import training_options, vla_figures
-from rlt_vla_node.backend import BackendError
+from rlt_vla_node.adaptation_run import STATE_FILE, ending_in_words, inputs_hash, making, say
 from rlt_vla_node.backends import open_backend, with_policy
-from rlt_vla_node.checkpoint import CONFIG_FILE, POLICY_FOLDER, CheckpointError, read_config, save_vla_checkpoint
+from rlt_vla_node.checkpoint import CONFIG_FILE, POLICY_FOLDER, read_config, save_vla_checkpoint
 from rlt_vla_node.dataset import DatasetError, action_spread
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.dataset_facts import dataset_hash, executed_actions
 from rlt_vla_node.encode_command import encode
 from rlt_vla_node.episode_frames import frame_rules
-from rlt_vla_node.inference import LayoutError
 from rlt_vla_node.layout import FileLayout
 from rlt_vla_node.lerobot_dataset import TrainingSamples
 from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.training_curves import draw_curves
 from rlt_vla_node.training_log import METRICS_LOG, keep_metrics, listed
-from rlt_vla_node.video import DEFAULT_CODEC, VideoError
+from rlt_vla_node.video import DEFAULT_CODEC
 from rlt_vla_node.vla_adapt_config import FROZEN, VlaAdaptConfig
 from rlt_vla_node.vla_trainer import TrainingError, VlaTrainer
 
 COMMAND = "adapt_vla"
-STATE_FILE = "training.safetensors"
 CURVES = "curves.svg"
 DATASET_FOLDER = "dataset"
 
@@ -107,7 +103,7 @@ class VlaAdaptation:
         vla_facts = {
             key: value for key, value in dataclasses.asdict(self.vla).items() if key not in ("source", "folder")
         }
-        self.identity = config_hash(self.provenance, facts, seed, self._config_hash(), vla_facts)
+        self.identity = config_hash(self.provenance, facts, seed, inputs_hash(self.robot, self.task), vla_facts)
 
     @property
     def main(self) -> bool:
@@ -194,12 +190,7 @@ class VlaAdaptation:
             fingerprint = open_backend(with_policy(self.vla, self.output / POLICY_FOLDER)).spec.fingerprint
         spread = action_spread(executed_actions(self.samples, self.layout.chunks), self.robot.step_limit)
         facts = {
-            "identity": self.identity,
-            "task": self.task.name,
-            "robot": self.robot.name,
-            "config_hash": self._config_hash(),
-            "seed": self.seed,
-            "adapt": dataclasses.asdict(config),
+            **making(self.identity, self.robot, self.task, self.seed, config),
             "provenance": self.provenance,
             "frames": len(self.samples),
             "episodes": len(np.unique(self.samples.episodes)),
@@ -221,9 +212,6 @@ class VlaAdaptation:
                     "episodes with `dataset --vla` and this VLA file"
                 )
 
-    def _config_hash(self) -> str:
-        return config_hash(self.robot, replace(self.task, nodes={}))
-
     def _log(self, entry: dict[str, Any]) -> None:
         if self.main:
             with open(self.output / METRICS_LOG, "a", encoding="utf-8") as log:
@@ -242,7 +230,7 @@ def _duration(seconds: float) -> str:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; every parameter of VlaAdaptConfig is an option without a default of its own."""
     parser = argparse.ArgumentParser(prog="adapt", description="adapt a VLA and train its RL token")
-    parser.add_argument("--vla", required=True, help="VLA file")
+    parser.add_argument("--vla", required=True, help="VLA name, or path of a VLA file")
     parser.add_argument(
         "--demonstrations", help="folder of episode files; converted into a data set where none is given"
     )
@@ -258,8 +246,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     given = training_options.apply(options, "adapt")
     output = Path(options.output)
-    try:
-        robot, task, vla = load_robot(options.robot), load_task(options.task), load_vla(options.vla)
+    with ending_in_words(output, TrainingError):
+        robot, task = load_named(options.robot, options.task)
+        vla = load_vla(config_file("vlas", options.vla))
         config = training_options.configure(VlaAdaptConfig, task, COMMAND, given)
         adaptation = VlaAdaptation(
             config,
@@ -269,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
             lambda: _dataset(options, robot, task, vla, output),
             output,
             options.seed,
-            _say,
+            say,
         )
         if options.resume and adaptation.finished():
             adaptation.say(f"{output} already holds this adaptation: nothing to adapt")
@@ -281,21 +270,6 @@ def main(arguments: list[str] | None = None) -> None:
             adaptation.run()
         if adaptation.main and options.demonstrations:
             encode(robot, task, Path(options.demonstrations), output, options.seed)
-    except (
-        ParameterError,
-        BackendError,
-        DatasetError,
-        VideoError,
-        ResumeError,
-        TrainingError,
-        CheckpointError,
-        LayoutError,
-        FloatingPointError,
-        OSError,
-    ) as error:
-        sys.exit(f"adapt: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"adapt: interrupted; the same command with --resume goes on from {options.output}/{STATE_FILE}")
 
 
 def _dataset(options: argparse.Namespace, robot: RobotConfig, task: TaskConfig, vla: VlaConfig, output: Path) -> Path:
@@ -306,7 +280,7 @@ def _dataset(options: argparse.Namespace, robot: RobotConfig, task: TaskConfig, 
         raise DatasetError("give --demonstrations, a folder of episode files, or --dataset")
     target = output.parent / DATASET_FOLDER
     if target.exists():
-        _say(f"{target} is there and is taken as it is; remove it to convert the demonstrations again")
+        say(f"{target} is there and is taken as it is; remove it to convert the demonstrations again")
         return target
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DatasetError(
@@ -315,12 +289,8 @@ def _dataset(options: argparse.Namespace, robot: RobotConfig, task: TaskConfig, 
         )
 
     def show(done: int, total: int, words: str) -> None:
-        _say(f"converting demonstrations {done}/{total}: {words}")
+        say(f"converting demonstrations {done}/{total}: {words}")
 
     rules = frame_rules(robot, task, None, False)
     convert(Path(options.demonstrations), target, robot, task, rules, Wanted(False, False, DEFAULT_CODEC), vla, show)
     return target
-
-
-def _say(text: str) -> None:
-    print(f"adapt: {text}", flush=True)
