@@ -96,7 +96,11 @@ def metrics_page() -> str:
         "```bash",
         "ros2 run rlt_rl_node metrics --run runs/demo                          # the newest figures, and advice",
         "ros2 run rlt_rl_node metrics --run runs/demo --tensorboard --follow   # event files in runs/demo/tensorboard",
+        "ros2 run rlt_rl_node metrics --run runs/demo --wandb my-project       # `pip install wandb` first",
         "```\n",
+        "`tensorboard --logdir runs` (a package of its own) shows all runs. No step is written twice, whatever is",
+        "started again; where history changed, the event files are written anew and W&B gets another run. W&B was",
+        "tried offline (`WANDB_MODE=offline`, version 0.31) and never against its service.\n",
         "`/diagnostics` has a row per node, once a second; `ros2 run rlt_teleop status` shows what is not well.\n",
     ]
     head = ("name", "meaning", "unit", "healthy", "when not")
