@@ -39,6 +39,7 @@ from harness.motion_judge import MotionJudge
 from harness.untrained_run import on_a_timer, prepare
 from harness.valid_messages import ValidMessages
 from rlt_bringup.graph import GraphOptions, NodeSpec, config_file, describe, resolve
+from rlt_common import topics
 from rlt_common.config import RobotConfig
 from rlt_control.chunk_executor_node import ChunkExecutorNode
 from rlt_control.records import Source
@@ -399,7 +400,8 @@ def _inlets(node: Node) -> dict[str, _Inlet]:
     """
     found = {}
     for subscription in node.subscriptions:
-        name = subscription.topic_name.lstrip("/")
+        shared = subscription.topic_name == topics.DIAGNOSTICS  # of all robots, whatever their namespace
+        name = topics.DIAGNOSTICS if shared else subscription.topic_name.lstrip("/")
         if not subscription.msg_type.__module__.startswith(("rcl_interfaces", "rosgraph_msgs")):
             found[name] = _Inlet(name, subscription.msg_type, subscription.raw, subscription.callback)
     for service in node.services:

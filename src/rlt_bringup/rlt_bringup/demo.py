@@ -35,7 +35,7 @@ from rlt_common.config import config_hash, load_robot
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
 from rlt_common.reading import read_json
-from rlt_common.relabels import corrected_labels, episode_facts
+from rlt_common.relabels import episode_facts, episode_path, finished_episodes
 from rlt_msgs.msg import EpisodeState
 
 DEFAULT_TASK = "screw"
@@ -356,13 +356,11 @@ class Demo:
 
     def _outcome(self, episode_id: int) -> dict:
         """One episode as its file tells it."""
-        return _facts_to_outcome(episode_facts(self.run / "episodes" / f"{episode_id:06d}.mcap"))
+        return _facts_to_outcome(episode_facts(episode_path(self.run, episode_id)))
 
     def _journal(self, purpose: str) -> list[dict]:
         """Every journalled episode of a purpose, earlier starts of the same run included."""
-        corrected = corrected_labels(self.run)
-        facts = [episode_facts(path, corrected) for path in sorted((self.run / "episodes").glob("*.mcap"))]
-        return [_facts_to_outcome(f) for f in facts if f["purpose"] == purpose]
+        return [_facts_to_outcome(f) for f in finished_episodes(self.run).values() if f["purpose"] == purpose]
 
     def _actor_hash(self) -> str:
         facts = _read_facts(self.run / "checkpoints" / FINAL / "state.json")

@@ -18,6 +18,8 @@ from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError
 from rlt_common.metrics_log import METRICS_LOG, Row, read_metrics
 from rlt_common.reading import read_json, read_tail
 from rlt_common.relabels import EPISODES, RECORDED_LABEL, corrected_labels, episode_facts
+from rlt_common.retired import FILE as RETIRED
+from rlt_common.retired import read_retired
 
 LOG_BYTES = 4 * 1024**2
 _LINE = re.compile(r"\[(WARN|ERROR|FATAL)\] \[[\d.]+\] \[([^\]]+)\]: (.*)")
@@ -100,6 +102,7 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
         except (EpisodeFileError, ReportError, KeyError, ValueError) as error:
             problems.append(_left_out(path, error))
         progress(done, len(facts))
+    episodes = sorted([*episodes, *_retired(run, {path.stem for path, _ in facts}, problems)], key=_episode_id)
     said = [about for _, about in (*facts, *shown)]
     vla = run / "vla"
     return RunFacts(
@@ -140,6 +143,26 @@ def _all_facts(folder: Path, corrected: Mapping[int, str], problems: list[str]) 
         except EpisodeFileError as error:
             problems.append(_left_out(path, error))
     return found
+
+
+def _retired(run: Path, there: set[str], problems: list[str]) -> list[RunEpisode]:
+    """Episodes whose files were deleted: of them outcome and steps are known, and no more."""
+    found = []
+    try:
+        for episode_id, entry in read_retired(run).items():
+            if f"{episode_id:06d}" not in there:
+                outcome = _outcome(entry.facts)
+                seen = EpisodeScan(steps=int(entry.facts["steps"]), critical=_critical_steps(entry.facts) or 0)
+                found.append(RunEpisode(outcome, entry.facts["purpose"], entry.facts, seen))
+    except (OSError, ReportError, KeyError, ValueError) as error:
+        problems.append(f"retired episodes are left out: {error}")
+    if found:
+        problems.append(f"of {len(found)} retired episodes ({RETIRED}) nothing but outcome and steps is known")
+    return found
+
+
+def _episode_id(episode: RunEpisode) -> int:
+    return episode.outcome.episode_id
 
 
 def _left_out(path: Path, error: Exception) -> str:

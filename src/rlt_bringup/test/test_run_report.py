@@ -21,7 +21,8 @@ from rlt_bringup.statistics import (
     wilson_interval,
 )
 from rlt_common.health import ERROR, OK
-from rlt_common.relabels import append_relabel
+from rlt_common.relabels import append_relabel, episode_facts
+from rlt_common.retired import Retired, append_retired
 
 HZ = 50.0
 PRACTICE = [
@@ -151,6 +152,17 @@ def test_faults_come_from_files_leftovers_metrics_and_logs(run):
         ("graph, as its runner tells", "graph: vla died (status -#); starting it again"): 1,
         ("in the log", "chunk_executor: chunk refused: epoch # is stale"): 3,
     }
+
+
+def test_an_episode_whose_file_was_retired_goes_on_counting(run):
+    before = build_run(read_run(run))
+    path = run / "episodes" / "000003.mcap"
+    append_retired(run, Retired(3, "2026-11-28T08:00:00+00:00", "budget", path.stat().st_size, episode_facts(path)))
+    path.unlink()
+    made = build_run(read_run(run))
+    assert made["practice"]["episode_id"] == before["practice"]["episode_id"]
+    assert made["practice"] == before["practice"]
+    assert made["problems"] == ["of 1 retired episodes (retired.jsonl) nothing but outcome and steps is known"]
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_reported(run):

@@ -1,8 +1,9 @@
 """Episode files: one MCAP per episode is the journal, the bag for debugging and the source of datasets.
 
 Written under a temporary name; :meth:`EpisodeWriter.finish` finalises, fsyncs and renames, and only then does the
-episode count. The files follow the ROS 2 profile (CDR, ros2msg schemas), so `ros2 bag`, Foxglove and PlotJuggler
-open them.
+episode count. The files are what rosbag2's MCAP storage writes (profile ros2, CDR, ros2msg schemas, absolute topics,
+QoS of the publishers, zstd), so `ros2 bag`, Foxglove and PlotJuggler open them. Two metadata records say what the
+episode is: `rlt` its facts, `rlt.configuration` the files that it was recorded with.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import yaml
 from ament_index_python import has_resource
 from ament_index_python.packages import get_package_share_directory
 from mcap.exceptions import McapError
 from mcap.reader import McapReader, make_reader
 from mcap.writer import CompressionType, Writer
 from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from zstandard import ZstdError
 
+from rlt_common import topics as names
 from rlt_common.atomic import no_follow, rename_durable, sha256_hex
 from rlt_common.message_versions import VersionError, padding
 from rlt_common.reading import read_limited
+from rlt_common.retired import retired_words
 
 RMWError = rclpy_implementation.RMWError
-METADATA_NAME = "rlt"
+METADATA_NAME, CONFIGURATION_NAME = "rlt", "rlt.configuration"
 _CHECKSUM = "sha256"
 """Of the other facts: MCAP itself has a checksum for messages and for its index, and none for metadata."""
 _FOOTER = struct.Struct("<BQQQI8s")
@@ -64,7 +69,7 @@ class Entry(NamedTuple):
 
 
 class EpisodeWriter:
-    """Writes one episode. Topics are stored without the robot's namespace.
+    """Writes one episode. Topics are stored as absolute names without the robot's namespace, and read back relative.
 
     Room on the disk is taken ahead of what is written. So a disk that fills up is noticed by :meth:`write`, while the
     episode runs, and not by :meth:`finish`, when it has its label.
@@ -96,7 +101,7 @@ class EpisodeWriter:
                         type_name, "ros2msg", message_definition(type_name).encode()
                     )
                 self._channels[topic] = self._writer.register_channel(
-                    topic, "cdr", self._schemas[type_name], {"offered_qos_profiles": ""}
+                    _stored(topic), "cdr", self._schemas[type_name], {"offered_qos_profiles": _offered(topic)}
                 )
             self._reserve(len(cdr))
             self._writer.add_message(self._channels[topic], stamp_ns, cdr, stamp_ns, self.messages)
@@ -104,11 +109,17 @@ class EpisodeWriter:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         self.messages += 1
 
-    def finish(self, metadata: Mapping[str, str]) -> int:
-        """Add the metadata, finalise, fsync, rename. Returns the size in bytes; the episode is durable after it."""
+    def finish(self, metadata: Mapping[str, str] | None, configuration: Mapping[str, str] | None = None) -> int:
+        """Add the metadata, finalise, fsync, rename. Returns the size in bytes; the episode is durable after it.
+
+        `metadata`: its facts; None: it is no episode, but a view of one. `configuration`: texts of the files that it
+        was recorded with, by what they are ("robot", "task").
+        """
         try:
-            facts = {k: str(v) for k, v in metadata.items()}
-            self._writer.add_metadata(METADATA_NAME, {**facts, _CHECKSUM: _checksum(facts)})
+            for name, said in ((METADATA_NAME, metadata), (CONFIGURATION_NAME, configuration)):
+                if said is not None:
+                    facts = {k: str(v) for k, v in said.items()}
+                    self._writer.add_metadata(name, {**facts, _CHECKSUM: _checksum(facts)})
             self._writer.finish()
             self._file.flush()
             size = self._file.tell()
@@ -144,7 +155,7 @@ def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iter
     A message that was recorded before its type got more fields has zeros in them. Raises EpisodeFileError for a torn,
     damaged or foreign file, and for a message of another version of its type than that.
     """
-    wanted = None if topics is None else list(topics)
+    wanted = None if topics is None else [name for topic in topics for name in (topic, _stored(topic))]
     types: dict[str, tuple[Any, bytes]] = {}
     try:
         with open(path, "rb") as file:
@@ -154,9 +165,10 @@ def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iter
                     more = padding(schema.data.decode(), message_definition(schema.name))
                     types[schema.name] = (kind, more)
                 kind, more = types[schema.name]
-                yield Entry(channel.topic, message.log_time, _deserialised(path, message.data + more, kind))
+                topic = channel.topic.lstrip("/")  # relative in files of before
+                yield Entry(topic, message.log_time, _deserialised(path, message.data + more, kind))
     except OSError as error:
-        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except VersionError as error:
         raise EpisodeFileError(f"{path}: {schema.name} in it {_OTHER_VERSION}: {error}") from error
     except _DAMAGED as error:
@@ -172,16 +184,31 @@ def _deserialised(path: Path | str, cdr: bytes, kind: Any) -> Any:
 
 def episode_metadata(path: Path | str) -> dict[str, str]:
     """The episode's facts: task, label, seed, episode_id, hashes. Raises EpisodeFileError."""
+    facts = _metadata(path, METADATA_NAME)
+    if facts is None:
+        raise EpisodeFileError(f"{path}: has no {METADATA_NAME!r} metadata: was it written by the recorder?")
+    return facts
+
+
+def episode_configuration(path: Path | str) -> dict[str, str]:
+    """Texts of the files that the episode was recorded with: "robot", "task"; none in files of before they were kept.
+
+    Raises EpisodeFileError.
+    """
+    return _metadata(path, CONFIGURATION_NAME) or {}
+
+
+def _metadata(path: Path | str, name: str) -> dict[str, str] | None:
     try:
         with open(path, "rb") as file:
             for record in _reader(file).iter_metadata():
-                if record.name == METADATA_NAME:
+                if record.name == name:
                     return _checked(dict(record.metadata))
     except OSError as error:
-        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except _DAMAGED as error:
         raise _not_whole(path, error) from error
-    raise EpisodeFileError(f"{path}: has no {METADATA_NAME!r} metadata: was it written by the recorder?")
+    return None
 
 
 def _reader(file: BinaryIO) -> McapReader:
@@ -211,8 +238,39 @@ def _checksum(facts: Mapping[str, str]) -> str:
     return sha256_hex(json.dumps(facts, sort_keys=True).encode())
 
 
+def _unreadable(path: Path | str, error: OSError) -> EpisodeFileError:
+    gone = retired_words(path) if isinstance(error, FileNotFoundError) else ""
+    return EpisodeFileError(f"{path}: {gone or error.strerror}")
+
+
 def _not_whole(path: Path | str, error: Exception) -> EpisodeFileError:
     return EpisodeFileError(f"{path}: not a whole episode file: {str(error) or type(error).__name__}")
+
+
+def _stored(topic: str) -> str:
+    """The name of a topic in a file: ros2 bag and Foxglove know topics by their absolute names."""
+    return "/" + topic.lstrip("/")
+
+
+def _offered(topic: str) -> str:
+    """The QoS that the publishers of a topic offer, in the YAML of rosbag2's metadata (version 9); "": not known."""
+    profile = names.OFFERED.get(topic.lstrip("/"))
+    return "" if profile is None else yaml.safe_dump([_qos(profile)], sort_keys=False)
+
+
+def _qos(profile: QoSProfile) -> dict[str, Any]:
+    for_ever = {"sec": 9223372036, "nsec": 854775807}
+    return {
+        "history": profile.history.name.lower(),
+        "depth": profile.depth,
+        "reliability": profile.reliability.name.lower(),
+        "durability": profile.durability.name.lower(),
+        "deadline": dict(for_ever),
+        "lifespan": dict(for_ever),
+        "liveliness": "automatic",
+        "liveliness_lease_duration": dict(for_ever),
+        "avoid_ros_namespace_conventions": False,
+    }
 
 
 def message_class(type_name: str) -> Any:

@@ -16,6 +16,7 @@ from rlt_common.atomic import fsync_folder, no_follow
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.reading import parse_json, read_limited
+from rlt_common.retired import read_retired
 from rlt_common.run_files import inside
 
 EPISODES = "episodes"
@@ -81,6 +82,27 @@ def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: 
     except OSError as error:
         raise EpisodeFileError(f"{path}: {error.strerror}") from error
     return Relabel(before.count(b"\n") + torn + 1, episode_id, label, after_episode)
+
+
+def episode_path(run: Path | str, episode_id: int) -> Path:
+    """The file of an episode of a run."""
+    return Path(run) / EPISODES / f"{episode_id:06d}.mcap"
+
+
+def finished_episodes(run: Path | str) -> dict[int, Mapping[str, str]]:
+    """The facts of every finished episode of a run, by id, rising; those whose files were retired too.
+
+    Raises EpisodeFileError for a file that is torn, and for a list that cannot be read.
+    """
+    corrected = corrected_labels(run)
+    try:
+        found: dict[int, Mapping[str, str]] = {i: entry.facts for i, entry in read_retired(run).items()}
+    except OSError as error:
+        raise EpisodeFileError(f"{error.filename or run}: {error.strerror}") from error
+    for path in (Path(run) / EPISODES).glob("*.mcap"):
+        if path.stem.isdecimal():
+            found[int(path.stem)] = episode_facts(path, corrected)
+    return dict(sorted(found.items()))
 
 
 def episode_facts(path: Path | str, corrected: Mapping[int, str] | None = None) -> dict[str, str]:

@@ -70,3 +70,15 @@ outputs, chunks and steps of a run are out. Everybody else subscribes without hi
 executor never sees a chunk, and nobody an output or a step, from before its start."""
 QOS_SENSOR = _profile(5, reliable=False)
 QOS_CAMERA_LOCKSTEP = _profile(50)
+OFFERED = {
+    OBSERVATION: QOS_OBSERVATION,
+    VLA_OUTPUT: QOS_OUTPUT,
+    ACTION_CHUNK: QOS_CHUNK,
+    EXECUTED_ACTION: QOS_EXECUTED,
+    EPISODE_STATE: QOS_LATCHED,
+    OPERATOR_EVENT: QOS_EVENT,
+    TRAINING_STATUS: QOS_LATCHED,
+    SIMULATION_STATE: QOS_CONTROL,
+    DIAGNOSTICS.lstrip("/"): QOS_CONTROL,
+}
+"""What the publishers of the recorded topics offer: episode files say it, and `ros2 bag play` offers it again."""

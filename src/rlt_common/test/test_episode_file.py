@@ -12,10 +12,12 @@ from rclpy.serialization import serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
+from rlt_common import topics
 from rlt_common.codecs import floats
 from rlt_common.episode_file import (
     EpisodeFileError,
     EpisodeWriter,
+    episode_configuration,
     episode_metadata,
     message_definition,
     read_messages,
@@ -68,7 +70,7 @@ def test_another_library_reads_it_from_its_own_schemas(tmp_path):
         steps = [
             reader.deserialize(raw, connection.msgtype).step
             for connection, _, raw in reader.messages()
-            if connection.topic == "executed_action"
+            if connection.topic == "/executed_action"
         ]
     assert steps == [0, 1, 2, 3, 4]
 
@@ -146,14 +148,57 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
         EpisodeWriter(blocker / "1.mcap")
 
 
-def test_the_profile_is_that_of_ros_2(tmp_path):
+def test_a_file_is_what_rosbag2_s_storage_writes(tmp_path):
+    """`ros2 bag info` and `play` read profile, names, encodings, schemas, statistics and QoS: rosbag2_storage_mcap."""
     path = tmp_path / "1.mcap"
     write(path).finish({})
     with open(path, "rb") as file:
-        reader = make_reader(file)
+        reader = make_reader(file, validate_crcs=True)
         assert reader.get_header().profile == "ros2"
-        encodings = {channel.message_encoding for channel in reader.get_summary().channels.values()}
-    assert encodings == {"cdr"}
+        summary = reader.get_summary()
+        assert len(list(reader.iter_messages())) == summary.statistics.message_count == 6
+    assert {c.message_encoding for c in summary.channels.values()} == {"cdr"}
+    assert {c.topic for c in summary.channels.values()} == {"/executed_action", "/episode_state"}
+    assert {s.encoding for s in summary.schemas.values()} == {"ros2msg"}
+    assert {s.name for s in summary.schemas.values()} == {"rlt_msgs/msg/ExecutedAction", "rlt_msgs/msg/EpisodeState"}
+    assert all(chunk.compression == "zstd" and chunk.message_index_length for chunk in summary.chunk_indexes)
+    with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        offered = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
+    for topic, (profile,) in offered.items():
+        ours = topics.OFFERED[topic.lstrip("/")]
+        for policy in ("durability", "reliability", "history"):
+            assert getattr(profile, policy).name == getattr(ours, policy).name, f"{topic}: {policy}"
+        assert profile.depth == ours.depth, topic
+
+
+def test_files_of_before_topics_were_absolute_are_read(tmp_path):
+    path = tmp_path / "1.mcap"
+    kind = "rlt_msgs/msg/OperatorEvent"
+    with open(path, "wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        schema = writer.register_schema(kind, "ros2msg", message_definition(kind).encode())
+        channel = writer.register_channel("operator_event", "cdr", schema)
+        writer.add_message(channel, 1, serialize_message(OperatorEvent(source="joy")), 1)
+        writer.finish()
+    for wanted in (None, ["operator_event"]):
+        assert [(e.topic, e.message.source) for e in read_messages(path, wanted)] == [("operator_event", "joy")]
+
+
+def test_the_files_that_it_was_recorded_with_are_kept_apart_from_its_facts(tmp_path):
+    path = tmp_path / "1.mcap"
+    write(path).finish({"label": "success"}, {"robot": "name: sim", "task": "name: screw"})
+    assert episode_metadata(path) == {"label": "success"}
+    assert episode_configuration(path) == {"robot": "name: sim", "task": "name: screw"}
+    path.write_bytes(path.read_bytes().replace(b"name: sim", b"name: sam"))
+    with pytest.raises(EpisodeFileError, match=r"1\.mcap: not a whole episode file: .*checksum"):
+        episode_configuration(path)
+
+
+def test_a_file_of_before_they_were_kept_has_no_configuration(tmp_path):
+    path = tmp_path / "1.mcap"
+    write(path).finish({"label": "success"})
+    assert episode_configuration(path) == {}
 
 
 def test_a_file_cannot_name_a_module_to_import(tmp_path, monkeypatch):

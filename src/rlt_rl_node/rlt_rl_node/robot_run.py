@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
-from rlt_common.relabels import read_relabels
+from rlt_common.relabels import EPISODES, episode_path, read_relabels
+from rlt_common.retired import read_retired, retired_words
 from rlt_rl_node import messages
 from rlt_rl_node.corrections import Correction, PendingCorrections, Progress
 from rlt_rl_node.episode_assembly import EpisodeAssembly
@@ -41,6 +42,10 @@ class RobotRun:
         last = progress.last_episode_id
         newer = set(store.newer_than(EpisodeKey(last, robot)))
         newer |= {i for path in self._journals() if (i := self._journal_id(path)) > last}
+        if folder and (gone := _retired(folder, last) - newer):
+            log(
+                f"{len(gone)} training episodes up to {max(gone)} were retired (retired.jsonl): it goes on without them"
+            )
         self.backlog: deque[int] = deque(sorted(newer))
         """Episodes on this machine's disk that ended while the learner was away, rising."""
         self.corrections = PendingCorrections(progress.corrections)
@@ -62,12 +67,13 @@ class RobotRun:
         """
         path = self.journal(episode_id)
         if path is None:
-            where = f"in {self.folder / 'episodes'}" if self.folder else "on this machine (run_directories)"
-            raise EpisodeFileError(f"no finished file of it {where}")
+            gone = retired_words(episode_path(self.folder, episode_id)) if self.folder else ""
+            where = f"in {self.folder / EPISODES}" if self.folder else "on this machine (run_directories)"
+            raise EpisodeFileError(gone or f"no finished file of it {where}")
         messages.collect_journal(assembly, path, episode_id, config_hash)
 
     def _journals(self) -> list[Path]:
-        return sorted((self.folder / "episodes").glob("*.mcap")) if self.folder else []
+        return sorted((self.folder / EPISODES).glob("*.mcap")) if self.folder else []
 
     def _journal_id(self, path: Path) -> int:
         if path.stem.isdecimal():
@@ -77,3 +83,12 @@ class RobotRun:
         except (EpisodeFileError, KeyError, ValueError) as error:
             self._log(f"{path} is left out: {error}")
             return 0
+
+
+def _retired(folder: Path, last: int) -> set[int]:
+    """Training episodes after `last` whose files were deleted. Raises EpisodeFileError when the list cannot be read."""
+    try:
+        found = read_retired(folder).items()
+    except OSError as error:
+        raise EpisodeFileError(f"{error.filename}: {error.strerror}") from error
+    return {i for i, e in found if i > last and e.facts.get("purpose") == "train" and e.facts.get("label") != "discard"}

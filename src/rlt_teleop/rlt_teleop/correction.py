@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError
-from rlt_common.relabels import EPISODES, Relabel, append_relabel, episode_facts, read_relabels
+from rlt_common.relabels import EPISODES, Relabel, append_relabel, episode_facts, episode_path, read_relabels
 from rlt_teleop.episode_machine import OPERATOR_LABELS, CommandRefused, Label, Purpose
-from rlt_teleop.run_directory import episode_path
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from rlt_teleop.cdr import leading_fields
 from rlt_teleop.episode_machine import MOVING, RUNNING, Confirmation, Driver, Episode, Label, Purpose
 
 RLT_MSGS = "rlt_msgs/msg/"
+DIAGNOSTICS = topics.DIAGNOSTICS.lstrip("/")
 TYPES = {
     topics.OBSERVATION: RLT_MSGS + "Observation",
     topics.VLA_OUTPUT: RLT_MSGS + "VlaOutput",
@@ -28,6 +29,7 @@ TYPES = {
     topics.EPISODE_STATE: RLT_MSGS + "EpisodeState",
     topics.OPERATOR_EVENT: RLT_MSGS + "OperatorEvent",
     topics.TRAINING_STATUS: RLT_MSGS + "TrainingStatus",
+    DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
 }
 """The recorded topics and their types."""
 
@@ -84,6 +86,8 @@ class EpisodeRecorder:
         settle_s: how long to wait, after the label, for steps that are still on their way.
         report: called with every news about an episode.
         vla_hash_of: reads `vla_hash` out of a serialised VlaOutput.
+        configuration: texts of the files that every episode is recorded with (robot, task).
+        make_room: called before a file begins; raises EpisodeFileError when the disk budget does not hold.
     """
 
     def __init__(
@@ -93,12 +97,17 @@ class EpisodeRecorder:
         settle_s: float,
         report: Callable[[Report], None],
         vla_hash_of: Callable[[bytes], str],
+        configuration: Mapping[str, str] | None = None,
+        make_room: Callable[[], None] | None = None,
     ) -> None:
         self._folder = Path(folder)
         self._facts = dict(facts)
         self._settle_s = settle_s
         self._report = report
         self._vla_hash_of = vla_hash_of
+        self._configuration = dict(configuration or {})
+        self._make_room = make_room
+        self._about: dict[str, str] = {}
         self._current: _Recording | None = None
         self._seen: Episode | None = None
         self._early: deque[tuple[int, bytes]] = deque(maxlen=_EARLY_OBSERVATIONS)
@@ -171,6 +180,11 @@ class EpisodeRecorder:
             self._write(topic, cdr)
             self.poll(now_s)
 
+    def on_diagnostics(self, cdr: bytes, about: Mapping[str, str], now_s: float) -> None:
+        """Take this robot's part of /diagnostics, and what of it belongs into the metadata of its episodes."""
+        self._about.update(about)
+        self.on_message(DIAGNOSTICS, cdr, now_s)
+
     def on_control(self, episode_id: int, epoch: int, step: int, now_s: float) -> None:
         """Take the executor's word: the epoch it has reached, and its next control step in that episode."""
         self._control = (episode_id, epoch, step)
@@ -214,6 +228,8 @@ class EpisodeRecorder:
             problem = f"{path} exists already: use another run directory, or restart the episode manager"
         else:
             try:
+                if self._make_room:
+                    self._make_room()
                 self._set_aside(path)
                 writer = EpisodeWriter(path)
             except (OSError, EpisodeFileError) as error:
@@ -273,9 +289,14 @@ class EpisodeRecorder:
             self._early.clear()
 
     def _write(self, topic: str, cdr: bytes) -> None:
-        """Append in order of arrival; log time is the newest stamp so far, so that it never runs backwards."""
+        """Append in order of arrival; log time is the newest stamp so far, so that it never runs backwards.
+
+        Diagnostics do not count for it: drivers may stamp theirs by a clock of their own.
+        """
         current = self._current
-        current.log_time_ns = max(current.log_time_ns, leading_fields(cdr, "")[0])
+        stamp_ns, _ = leading_fields(cdr, "")
+        if topic != DIAGNOSTICS:
+            current.log_time_ns = max(current.log_time_ns, stamp_ns)
         try:
             current.writer.write(topic, TYPES[topic], cdr, current.log_time_ns)
         except EpisodeFileError as error:
@@ -298,7 +319,7 @@ class EpisodeRecorder:
         current = self._current
         episode = current.episode
         try:
-            size = current.writer.finish(self._metadata(current, warning))
+            size = current.writer.finish(self._metadata(current, warning), self._configuration)
         except EpisodeFileError as error:
             self._break_off(str(error))
             return
@@ -335,4 +356,4 @@ class EpisodeRecorder:
             "intervened": str(current.intervened).lower(),
             "warning": warning,
         }
-        return {**self._facts, **{key: str(value) for key, value in facts.items()}}
+        return {**self._facts, **self._about, **{key: str(value) for key, value in facts.items()}}

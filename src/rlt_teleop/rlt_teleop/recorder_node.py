@@ -1,7 +1,8 @@
-"""Episode recorder: one durable MCAP file per episode. A process of its own; it never deserialises what it stores.
+"""Episode recorder: one durable MCAP file per episode. A process of its own; it stores bytes as they came.
 
 Subscribes  observation, vla_output, action_chunk, executed_action, episode_state, operator_event, training_status
-            (serialised, stored without the robot's namespace), control_state (rlt_msgs/ControlState)
+            (serialised, stored without the robot's namespace), control_state (rlt_msgs/ControlState),
+            /diagnostics (diagnostic_msgs/DiagnosticArray), of which this robot's nodes are stored
 Publishes   recorder_status (rlt_msgs/RecorderStatus, latched), /diagnostics
 """
 
@@ -9,20 +10,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 
 from rlt_common import topics
-from rlt_common.config import config_hash, load_robot, load_task
+from rlt_common.config import MAX_FILE_BYTES, config_hash, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
+from rlt_common.reading import read_limited
 from rlt_common.relabels import EPISODES
 from rlt_common.run_files import inside
 from rlt_msgs.msg import (
@@ -39,6 +42,8 @@ from rlt_msgs.msg import (
 from rlt_teleop.cdr import CdrError
 from rlt_teleop.episode_machine import Episode
 from rlt_teleop.episode_recorder import EpisodeRecorder, Report
+from rlt_teleop.recorded_health import about_vla, own
+from rlt_teleop.retention import Retention, RetentionConfig
 
 RMWError = rclpy_implementation.RMWError
 POLL_S = 0.05
@@ -56,6 +61,7 @@ class NodeParameters:
         1.0, "s to wait, after a label, for executed steps that are still on their way", minimum=0.1, maximum=60.0
     )
     low_space_gib: float = param(1.0, "GiB free on the disk below which diagnostics warn", minimum=0.0, maximum=1e6)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -76,12 +82,15 @@ class RecorderNode(Node):
         self._refused = 0
         self._health = Health(self)
         self._status = self.create_publisher(RecorderStatus, topics.RECORDER_STATUS, topics.QOS_LATCHED)
+        self._retention = Retention(self.parameters.run_directory, self.parameters.retention, self.get_logger().warning)
         self.recorder = EpisodeRecorder(
             self._folder,
             {"robot": robot.name, "config_hash": config_hash(robot, task)},
             self.parameters.settle_s,
             self._report,
             _vla_hash,
+            {"robot": _text(self.parameters.robot), "task": _text(self.parameters.task)},
+            self._retention.make_room,
         )
         for path in self.recorder.leftovers():
             self.get_logger().warning(f"{path}: left by an interrupted recording; it is kept and is no episode")
@@ -98,6 +107,7 @@ class RecorderNode(Node):
         ):
             self.create_subscription(kind, topic, partial(self._on_message, topic), qos, raw=True)
         self.create_subscription(ControlState, topics.CONTROL_STATE, self._on_control, topics.QOS_LATCHED)
+        self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.QOS_STREAM)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(POLL_S, lambda: self.recorder.poll(time.monotonic()), clock=steady)
         self.create_timer(1.0, self._show_health, clock=steady)
@@ -114,6 +124,15 @@ class RecorderNode(Node):
             self.recorder.on_message(topic, cdr, time.monotonic())
         except CdrError as error:
             self._refuse(topic, error)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        ours = own(message, self.get_namespace())
+        if ours is None:
+            return
+        try:
+            self.recorder.on_diagnostics(serialize_message(ours), about_vla(ours), time.monotonic())
+        except CdrError as error:
+            self._refuse(topics.DIAGNOSTICS, error)
 
     def _refuse(self, topic: str, error: Exception) -> None:
         self._refused += 1
@@ -171,7 +190,12 @@ class RecorderNode(Node):
             last_durable=last.path if last.durable else "",
             warning=last.warning,
             free_gib=f"{free_gib:.1f}",
+            **({"episodes_gib": f"{self._retention.bytes / GIB:.2f}"} if self.parameters.retention.keep_gib else {}),
         )
+
+
+def _text(path: str) -> str:
+    return read_limited(path, MAX_FILE_BYTES).decode()
 
 
 def _vla_hash(cdr: bytes) -> str:

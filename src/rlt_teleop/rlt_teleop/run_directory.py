@@ -1,4 +1,7 @@
-"""The run directory as the episode manager needs it: ids in use, and how episodes ended. Pure file work."""
+"""The run directory as the episode manager needs it: ids in use, and how episodes ended. Pure file work.
+
+Episodes whose files were deleted to keep to a disk budget (`rlt_common.retired`) go on counting.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.relabels import EPISODES, corrected_labels, episode_facts
+from rlt_common.retired import read_retired
 from rlt_teleop.episode_machine import COUNT_OF, COUNTS, Label
 
 _NAME = re.compile(r"^(\d+)\.mcap(\..*)?$")
@@ -27,21 +31,16 @@ class Ledger:
     unreadable: tuple[str, ...]
 
 
-def episode_path(run: Path | str, episode_id: int) -> Path:
-    """The file of an episode."""
-    return Path(run) / EPISODES / f"{episode_id:06d}.mcap"
-
-
 def scan(run: Path | str) -> Ledger:
     """Read the names in <run>/episodes, unfinished files included, and the labels of the finished ones.
 
-    Raises EpisodeFileError when the corrected labels cannot be read.
+    Raises EpisodeFileError when the corrected labels, or the list of retired episodes, cannot be read.
     """
     folder = Path(run) / EPISODES
-    last = training = 0
-    counts = dict.fromkeys(COUNTS, 0)
+    found: list[Mapping[str, str]] = []
     unreadable = []
-    corrected = corrected_labels(run)
+    corrected, retired = corrected_labels(run), _retired(run)
+    last = max(retired, default=0)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = _NAME.match(path.name)
         if match is None:
@@ -49,15 +48,25 @@ def scan(run: Path | str) -> Ledger:
         last = max(last, int(match[1]))
         if match[2]:
             continue
+        retired.pop(int(match[1]), None)
         try:
-            facts = episode_facts(path, corrected)
+            found.append(episode_facts(path, corrected))
         except EpisodeFileError as error:
             unreadable.append(str(error))
-            continue
+    found += retired.values()
+    counts = dict.fromkeys(COUNTS, 0)
+    for facts in found:
         counts["episodes"] += 1
         label = facts.get("label", "").upper()
         if label in Label.__members__ and Label[label] in COUNT_OF:
             counts[COUNT_OF[Label[label]]] += 1
         counts["interventions"] += facts.get("intervened") == "true"
-        training += facts.get("purpose") == "train" and facts.get("label") != "discard"
+    training = sum(facts.get("purpose") == "train" and facts.get("label") != "discard" for facts in found)
     return Ledger(last, counts, training, tuple(unreadable))
+
+
+def _retired(run: Path | str) -> dict[int, Mapping[str, str]]:
+    try:
+        return {episode_id: entry.facts for episode_id, entry in read_retired(run).items()}
+    except OSError as error:
+        raise EpisodeFileError(f"{error.filename or run}: {error.strerror}") from error

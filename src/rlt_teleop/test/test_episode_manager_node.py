@@ -1,5 +1,6 @@
 """Episode manager and recorder over real DDS, with stand-ins for executor, cell and learner."""
 
+import io
 import json
 import os
 import signal
@@ -11,18 +12,22 @@ from dataclasses import replace
 import pytest
 import yaml
 from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from rich.console import Console
 from rosbags.highlevel import AnyReader
 from teleop_doubles import TASK, FakeCell, FakeExecutor, FakeLearner, Operator, call, in_phase, robot_file
 
 from rlt_common import topics
-from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_common.episode_file import episode_configuration, episode_metadata, read_messages
 from rlt_msgs.action import RunEpisodes
-from rlt_msgs.msg import ControlState, EpisodeState, OperatorEvent, Relabel
+from rlt_msgs.msg import ControlState, EpisodeState, OperatorEvent, RecorderStatus, Relabel
 from rlt_msgs.srv import Estop, Handoff, LabelEpisode, ResetEstop, StartEpisode
 from rlt_teleop.episode_manager_node import EpisodeManagerNode
+from rlt_teleop.feedback_cues import Cues, Urgency
 from rlt_teleop.operator_wait import OperatorWait
 from rlt_teleop.recorder_node import RecorderNode
 from rlt_teleop.run_directory import scan
+from rlt_teleop.status_node import StatusNode
 
 TRAIN, EVALUATE = EpisodeState.PURPOSE_TRAIN, EpisodeState.PURPOSE_EVALUATE
 VLA, RL = EpisodeState.DRIVER_VLA, EpisodeState.DRIVER_RL
@@ -43,6 +48,7 @@ class Cell:
         recorder_timeout_s=10.0,
         task=TASK,
         clock=time.monotonic,
+        recording=None,
         **robot,
     ) -> None:
         self.run = folder / "run"
@@ -52,7 +58,7 @@ class Cell:
             "run_directory": str(self.run),
         }
         own = {"record": recorder is not False, "recorder_timeout_s": recorder_timeout_s}
-        self.graph = make_graph({"recorder": files, "episode_manager": {**files, **own}})
+        self.graph = make_graph({"recorder": {**files, **(recording or {})}, "episode_manager": {**files, **own}})
         self.executor = self.graph.add(FakeExecutor())
         self.cell = self.graph.add(FakeCell())
         self.learner = self.graph.add(FakeLearner(**learner)) if learner is not None else None
@@ -125,11 +131,15 @@ def test_an_episode_from_start_to_durable(make_cell):
     cell = make_cell()
     episode_id = cell.start(seed=23)
     cell.until_phase(BASE)
+    healths = []
+    heard = cell.operator.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, healths.append, topics.QOS_STREAM)
     assert (cell.cell.requests[0].seed, cell.cell.requests[0].episode_id) == (23, 1)
     cell.until_steps(6)
     cell.press(OperatorEvent.EVENT_HANDOFF)
     cell.until_steps(12)
     assert cell.operator.state.handoff_step == 6
+    cell.graph.until(lambda: len(healths) > 4, "nodes say how they are")
+    cell.operator.destroy_subscription(heard)
     answer = cell.label(EpisodeState.LABEL_SUCCESS)
     assert answer.accepted
     assert answer.durable, answer.message
@@ -148,11 +158,46 @@ def test_an_episode_from_start_to_durable(make_cell):
     assert any(e.message.event == OperatorEvent.EVENT_HANDOFF for e in entries if e.topic == topics.OPERATOR_EVENT)
     facts = episode_metadata(path)
     assert (facts["label"], facts["seed"], facts["handoff_step"], facts["warning"]) == ("success", "23", "6", "")
+    said = {status.name for e in entries if e.topic == "diagnostics" for status in e.message.status}
+    own = cell.graph.namespace.strip("/")
+    assert said == {f"{own}/recorder", f"{own}/episode_manager"}
+    assert episode_configuration(path)["task"] == TASK.read_text()
     with AnyReader([path]) as reader:
-        assert {c.topic for c in reader.connections} >= {"executed_action", "observation", "episode_state"}
-        connections = [c for c in reader.connections if c.topic == "executed_action"]
+        assert {c.topic for c in reader.connections} >= {"/executed_action", "/observation", "/episode_state"}
+        connections = [c for c in reader.connections if c.topic == "/executed_action"]
         steps = [reader.deserialize(raw, c.msgtype).step for c, _, raw in reader.messages(connections)]
     assert steps == list(range(12))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
+@pytest.mark.parametrize("fault", ["full", "read-only", "budget"])
+def test_an_episode_that_cannot_be_written_is_told_to_the_operator(make_cell, tmp_path, fault):
+    """From the disk that refuses, through recorder and manager, to the status view and the words that are spoken."""
+    disk = tmp_path / "run"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "rlt", str(disk)], check=True)
+    try:
+        cell = make_cell(recording={"retention.keep_gib": 1e-3} if fault == "budget" else {})
+        (disk / "episodes").mkdir()
+        (disk / "episodes" / "000000.mcap.part").write_bytes(bytes({"full": 30, "budget": 2}.get(fault, 0) * 2**20))
+        if fault == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        words = {"full": "No space left", "read-only": "Read-only file system", "budget": "retention.keep_gib"}[fault]
+        shown, spoken, cues = io.StringIO(), [], Cues()
+        cell.graph.add(StatusNode(Console(file=shown)))
+        cell.operator.create_subscription(
+            RecorderStatus, topics.RECORDER_STATUS, lambda m: spoken.extend(cues.on_recorder(m)), topics.QOS_LATCHED
+        )
+        cell.start()
+        cell.graph.until(lambda: cell.operator.state.label == EpisodeState.LABEL_DISCARD, "it is discarded")
+        assert words in cell.operator.state.reason
+        cell.graph.until(lambda: words in shown.getvalue(), "it is shown")
+        cell.graph.until(
+            lambda: any(words in cue.text and cue.urgency == Urgency.ALARM for cue in spoken), "it is said"
+        )
+        assert cell.executor.step == 0, "nothing moved"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_commands_that_do_not_fit_are_refused_with_a_reason(make_cell):

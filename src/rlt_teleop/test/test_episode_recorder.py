@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import teleop_episodes as eps
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.serialization import serialize_message
 
 from rlt_common import topics
-from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_common.episode_file import EpisodeFileError, episode_configuration, episode_metadata, read_messages
 from rlt_msgs.msg import OperatorEvent
 from rlt_teleop.cdr import CdrError
 from rlt_teleop.episode_machine import Label, Phase
@@ -23,9 +24,15 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.reports = []
         self.now_s = 100.0
+        self.no_room = ""
+        files = {"robot": "name: sim", "task": "name: screw"}
         self.recorder = EpisodeRecorder(
-            folder, {"config_hash": "abc"}, 1.0, self.reports.append, lambda cdr: "hash of the VLA"
+            folder, {"config_hash": "abc"}, 1.0, self.reports.append, lambda cdr: "hash of the VLA", files, self._room
         )
+
+    def _room(self) -> None:
+        if self.no_room:
+            raise EpisodeFileError(self.no_room)
 
     def state(self, episode) -> None:
         self.recorder.on_state(episode, eps.state_cdr(episode), self.now_s)
@@ -114,6 +121,41 @@ def test_a_whole_episode(bench, tmp_path):
         "warning": "",
     }
     assert {key: facts[key] for key in expected} == expected
+
+
+def diagnostics(name, stamp_s=0):
+    message = DiagnosticArray(status=[DiagnosticStatus(name=name)])
+    message.header.stamp.sec = stamp_s
+    return serialize_message(message)
+
+
+def test_health_is_recorded_and_what_the_vla_runs_on_is_a_fact(bench):
+    about = {"vla_device": "cuda:0", "vla_torch": "2.13.0"}
+    bench.recorder.on_diagnostics(diagnostics("vla"), about, bench.now_s)  # before the episode
+    bench.play(6)
+    bench.recorder.on_diagnostics(diagnostics("vla", 2_000_000_000), about, bench.now_s)
+    bench.step(6)
+    bench.state(eps.ended())
+    bench.control(eps.ended(), 7)
+    entries = list(read_messages(bench.last.path))
+    assert [e.message.status[0].name for e in entries if e.topic == "diagnostics"] == ["vla"]
+    assert entries[-1].stamp_ns < 2_000_000_000 * 10**9, "a driver's own clock does not set the file's"
+    assert about.items() <= episode_metadata(bench.last.path).items()
+
+
+def test_the_files_that_it_was_recorded_with_are_in_it(bench):
+    bench.play(6)
+    bench.state(eps.ended())
+    bench.control(eps.ended(), 6)
+    assert episode_configuration(bench.last.path) == {"robot": "name: sim", "task": "name: screw"}
+
+
+def test_an_episode_for_which_there_is_no_room_does_not_begin(bench, tmp_path):
+    bench.no_room = "over retention.keep_gib 1"
+    bench.state(eps.running())
+    assert bench.last.error == "over retention.keep_gib 1"
+    assert bench.recorder.recording == 0
+    assert not (tmp_path / "episodes").exists()
 
 
 @pytest.mark.parametrize("label", [Label.FAILURE, Label.DISCARD])

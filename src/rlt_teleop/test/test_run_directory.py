@@ -1,8 +1,8 @@
 """Ids and counts after a restart."""
 
 from rlt_common.episode_file import EpisodeWriter
-from rlt_common.relabels import append_relabel
-from rlt_teleop.run_directory import episode_path, scan
+from rlt_common.relabels import append_relabel, episode_path
+from rlt_teleop.run_directory import scan
 
 
 def write(run, episode_id, label, purpose="train"):
