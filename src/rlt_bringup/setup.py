@@ -41,6 +41,8 @@ setup(
         "console_scripts": [
             "run_graph = rlt_bringup.runner:main",
             "replay = rlt_bringup.replay:main",
+            "view_bag = rlt_bringup.view_bag:main",
+            "layouts = rlt_bringup.layouts:main",
             "demo = rlt_bringup.demo:main",
             "check_robot = rlt_bringup.check_robot:main",
             "report = rlt_bringup.report_command:main",

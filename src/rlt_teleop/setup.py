@@ -28,6 +28,7 @@ setup(
             "status = rlt_teleop.status_node:main",
             "feedback = rlt_teleop.feedback_node:main",
             "camera_view = rlt_teleop.camera_view_node:main",
+            "views = rlt_teleop.views_node:main",
             "keyboard = rlt_teleop.keyboard_node:main",
         ],
     },

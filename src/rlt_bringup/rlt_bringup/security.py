@@ -23,10 +23,13 @@ from rlt_common import topics
 from rlt_common.atomic import write_atomic
 from rlt_common.config import RobotConfig, load_robot
 from rlt_common.parameters import ParameterError
+from rlt_teleop import views
 from rlt_teleop.joy_mapping import load_mapping
 
 CAMERAS, COMMAND, STATES, SENSORS, ORDERS = "{cameras}", "{command}", "{states}", "{sensors}", "{orders}"
 """Stand for the topics that the robot's file names; ORDERS for the services in which controllers tell their joints."""
+PICTURES = "{pictures}"
+"""Stands for what `views` makes of the cameras."""
 EVERY_NODE_PUBLISHES = ("/parameter_events",)
 EVERY_NODE_REPLIES = ("~/get_type_description",)
 LOG = "/rosout"
@@ -121,6 +124,9 @@ NODES: dict[str, Interfaces] = {
     "gamepad": Interfaces(publish=(topics.JOY,), subscribe=(topics.JOY_FEEDBACK,)),
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
     "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
+    "views": Interfaces(
+        publish=(PICTURES, views.POLICY, views.REFERENCE), subscribe=(topics.OBSERVATION, topics.ACTION_CHUNK)
+    ),
     "v4l2_camera": Interfaces(publish=(CAMERAS,)),
     "camera_check": Interfaces(subscribe=(STATES, CAMERAS), health=False),
     "check_robot": Interfaces(subscribe=(STATES, SENSORS, CAMERAS), request=(ORDERS,), health=False),
@@ -136,6 +142,7 @@ NODES: dict[str, Interfaces] = {
             topics.OPERATOR_EVENT,
             topics.TRAINING_STATUS,
             topics.CONTROL_STATE,
+            topics.DIAGNOSTICS,
         ),
     ),
     "scripted_operator": Interfaces(
@@ -188,6 +195,7 @@ BY_HAND = (
             ("rlt_teleop", "keyboard", "keyboard"),
             ("rlt_teleop", "status", "status"),
             ("rlt_teleop", "feedback", "feedback"),
+            ("rlt_teleop", "views", "views"),
             ("rlt_teleop", "reset_estop", "reset_estop_command"),
             ("rlt_bringup", "check_robot", "check_robot"),
             ("rlt_vla_node", "camera_check", "camera_check"),
@@ -287,6 +295,7 @@ def policy(nodes: Iterable[NodeSpec], robot: RobotConfig, namespace: str = "") -
 def _resolved(names: Iterable[str], robot: RobotConfig) -> list[str]:
     places = {
         CAMERAS: [camera.topic for camera in robot.cameras],
+        PICTURES: [views.camera_topic(camera.name) for camera in robot.cameras],
         COMMAND: list(robot.command_topics),
         STATES: list(robot.state_topics),
         SENSORS: list(robot.sensor_topics),

@@ -161,6 +161,7 @@ def started(module, arguments=(), parameters=None):
         ("feedback", "rlt_teleop.feedback_node", "", "outputs:=[rumble]"),
         ("gamepad", "rlt_teleop.gamepad_node", "", ""),
         ("camera_view", "rlt_teleop.camera_view_node", "", "robot:={robot} port:=0"),
+        ("views", "rlt_teleop.views_node", "", "robot:={robot}"),
         ("v4l2_camera", "rlt_vla_node.v4l2_camera_node", "", "robot:={robot}"),
         ("reset_estop_command", "rlt_teleop.reset_estop_command", "", ""),
         (

@@ -18,6 +18,7 @@ from rlt_common.parameters import ParameterError, param, validate
 BLOCKS = ("joint_position", "joint_velocity", "joint_effort", "ee_pose")
 """Blocks of proprioception that a robot offers."""
 ARM_ACTION_DIM = 7
+TOOL_AXES = ("x", "y", "z", "rx", "ry", "rz")
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,15 @@ class RobotConfig:
     def action_dim(self) -> int:
         """d: per arm 7 (translation m, rotation vector rad, gripper m), or its joints (rad) and gripper (m)."""
         return self.step_limit.size
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """(d,) names of an action's values: `left.x` ... `left.rz` or the arm's joints, and the gripper's joint."""
+        found: list[str] = []
+        for arm in self.arms:
+            moves = arm.joints if self.actions == "joints" else [f"{arm.name}.{axis}" for axis in TOOL_AXES]
+            found += [*moves, arm.gripper]
+        return tuple(found)
 
     @property
     def period_s(self) -> float:

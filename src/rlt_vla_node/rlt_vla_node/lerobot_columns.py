@@ -15,7 +15,7 @@ import numpy as np
 from rlt_common.codecs import blocks_from_msg, stamp_ns, vector
 from rlt_common.config import RobotConfig, TaskConfig
 from rlt_common.kinematics import build_kinematics
-from rlt_common.robot_config import BLOCKS
+from rlt_common.robot_config import BLOCKS, TOOL_AXES
 from rlt_common.vla_config import VlaConfig
 from rlt_msgs.msg import EpisodeState, ExecutedAction
 from rlt_vla_node.chunk_layout import ChunkLayout
@@ -43,7 +43,6 @@ SOURCES = {
     ExecutedAction.SOURCE_HUMAN: "human",
 }
 PHASES = {EpisodeState.PHASE_BASE: "base", EpisodeState.PHASE_CRITICAL: "critical"}
-TOOL_AXES = ("x", "y", "z", "rx", "ry", "rz")
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class Columns:
     def _columns(self) -> list[Column]:
         robot = self._robot
         joints = tuple(robot.joint_names)
-        acts = _action_names(robot)
+        acts = robot.action_names
         if self._layout is None:
             state = tuple(name for block in self._task.vla_state for name in _block_names(robot, block))
             action = acts
@@ -195,14 +194,6 @@ class Columns:
         if not np.isfinite(found).all():
             raise DatasetError(f"{frames.path}: a joint target is not finite")
         return found
-
-
-def _action_names(robot: RobotConfig) -> tuple[str, ...]:
-    found: list[str] = []
-    for arm in robot.arms:
-        moves = arm.joints if robot.actions == "joints" else [f"{arm.name}.{axis}" for axis in TOOL_AXES]
-        found += [*moves, arm.gripper]
-    return tuple(found)
 
 
 def _block_names(robot: RobotConfig, block: str) -> tuple[str, ...]:
