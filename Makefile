@@ -8,7 +8,7 @@ TEST_LIMIT := 25m
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup build demo test extras lint audit constraints docs clean distclean
+.PHONY: help setup build demo test extras lint audit constraints docs docs-site clean distclean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ constraints: setup ## Write constraints.txt anew: the versions in .venv of what 
 
 docs: setup ## Write the reference pages docs/parameters.md, messages.md and metrics.md anew
 	@$(WITH_ENV) python scripts/reference.py
+
+docs-site: setup ## Build the documentation as a site, build/site; links and code that it names are checked
+	@NO_MKDOCS_2_WARNING=1 $(WITH_ENV) python -m mkdocs build --quiet --strict
+	@echo "docs-site: build/site/index.html; with search: python3 -m http.server -d build/site -b 127.0.0.1"
 
 clean: ## Remove what was built, keep the environment and the runs
 	rm -rf build install log .pytest_cache .hypothesis .ruff_cache
