@@ -61,11 +61,19 @@ class EpisodeFileError(RuntimeError):
 
 
 class Entry(NamedTuple):
-    """One recorded message: topic, log time in ns, and the message itself."""
+    """One recorded message.
+
+    Attributes:
+        topic: without the robot's namespace.
+        stamp_ns: log time, ns: the newest stamp so far, on the robot's clock.
+        message: itself.
+        published_ns: when its publisher sent it, ns, by the clock of its machine; the log time where nothing says it.
+    """
 
     topic: str
     stamp_ns: int
     message: Any
+    published_ns: int = 0
 
 
 class EpisodeWriter:
@@ -92,8 +100,8 @@ class EpisodeWriter:
         self._schemas: dict[str, int] = {}
         self.messages = 0
 
-    def write(self, topic: str, type_name: str, cdr: bytes, stamp_ns: int) -> None:
-        """Append one serialised message; `type_name` as "rlt_msgs/msg/Observation"."""
+    def write(self, topic: str, type_name: str, cdr: bytes, stamp_ns: int, published_ns: int = 0) -> None:
+        """Append one serialised message; `type_name` as "rlt_msgs/msg/Observation", times as in Entry, 0: not known."""
         try:
             if topic not in self._channels:
                 if type_name not in self._schemas:
@@ -104,7 +112,8 @@ class EpisodeWriter:
                     _stored(topic), "cdr", self._schemas[type_name], {"offered_qos_profiles": _offered(topic)}
                 )
             self._reserve(len(cdr))
-            self._writer.add_message(self._channels[topic], stamp_ns, cdr, stamp_ns, self.messages)
+            published_ns = published_ns or stamp_ns
+            self._writer.add_message(self._channels[topic], stamp_ns, cdr, published_ns, self.messages)
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         self.messages += 1
@@ -166,7 +175,8 @@ def read_messages(path: Path | str, topics: Iterable[str] | None = None) -> Iter
                     types[schema.name] = (kind, more)
                 kind, more = types[schema.name]
                 topic = channel.topic.lstrip("/")  # relative in files of before
-                yield Entry(topic, message.log_time, _deserialised(path, message.data + more, kind))
+                content = _deserialised(path, message.data + more, kind)
+                yield Entry(topic, message.log_time, content, message.publish_time)
     except OSError as error:
         raise _unreadable(path, error) from error
     except VersionError as error:

@@ -1,13 +1,16 @@
 """Writes each episode into its own file as the messages arrive, and says when it is durable. Pure: no node, no clock.
 
 A file begins when an episode is seen to start and ends when its label has come and the executor has confirmed that it
-stands, with as many steps as were written. Missing steps are waited for, bounded by a time-out, and then named. What an
-interrupted recording leaves behind keeps its temporary name and is reported, never passed off as an episode.
+stands, with as many steps as were written; of a training episode, when what the VLA encodes of its critical phase is
+there too, so that the learner can have all of it from the file. What is missing is waited for, bounded by a time-out,
+and then named. What an interrupted recording leaves behind keeps its temporary name and is reported, never passed off
+as an episode.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ from rlt_common import topics
 from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, EpisodeWriter
 from rlt_common.relabels import episode_facts
 from rlt_teleop.cdr import leading_fields
-from rlt_teleop.episode_machine import MOVING, RUNNING, Confirmation, Driver, Episode, Label, Purpose
+from rlt_teleop.episode_machine import MOVING, RUNNING, Confirmation, Driver, Episode, Label, Phase, Purpose
 
 RLT_MSGS = "rlt_msgs/msg/"
 DIAGNOSTICS = topics.DIAGNOSTICS.lstrip("/")
@@ -33,7 +36,7 @@ TYPES = {
 }
 """The recorded topics and their types."""
 
-_LEADING = {topics.EXECUTED_ACTION: "QII", topics.VLA_OUTPUT: "QQI", topics.ACTION_CHUNK: "QI"}
+_LEADING = {topics.EXECUTED_ACTION: "QIIB", topics.VLA_OUTPUT: "QQI", topics.ACTION_CHUNK: "QI"}
 _EPISODE_FIELD = {topics.EXECUTED_ACTION: 0, topics.VLA_OUTPUT: 1, topics.ACTION_CHUNK: 0}
 _EARLY_OBSERVATIONS = 16
 
@@ -63,7 +66,11 @@ class _Recording:
     last_stamp_ns: int = 0
     observed_ns: int = -1
     log_time_ns: int = 0
-    vla_hash: str = ""
+    vla_facts: Mapping[str, str] = field(default_factory=dict)
+    critical_ns: list[int] = field(default_factory=list)
+    observations_ns: set[int] = field(default_factory=set)
+    encoded_ns: set[int] = field(default_factory=set)
+    ended_s: float = 0.0
     give_up_s: float = 0.0
     intervened: bool = False
 
@@ -76,6 +83,20 @@ class _Recording:
         """Whether the observation of the state that the last step led to is there."""
         return self.observed_ns > self.last_stamp_ns
 
+    def unencoded(self, period_ns: int) -> int:
+        """How many observations of the critical phase the VLA has still to encode: by the rule of its scheduler, those
+        stamped less than a control period before a step of that phase. 0 where nothing is trained on, or no VLA spoke.
+        """
+        episode = self.episode
+        if episode.purpose != Purpose.TRAIN or episode.label == Label.DISCARD or not self.vla_facts:
+            return 0
+        steps = sorted(self.critical_ns)
+        missing = 0
+        for stamp_ns in self.observations_ns - self.encoded_ns:
+            at = bisect_left(steps, stamp_ns)
+            missing += at < len(steps) and steps[at] - stamp_ns < period_ns
+        return missing
+
 
 class EpisodeRecorder:
     """Takes what is on the topics, in order of arrival, and writes episode files.
@@ -85,9 +106,11 @@ class EpisodeRecorder:
         facts: metadata that every file gets (robot, hashes).
         settle_s: how long to wait, after the label, for steps that are still on their way.
         report: called with every news about an episode.
-        vla_hash_of: reads `vla_hash` out of a serialised VlaOutput.
+        vla_facts_of: metadata out of a serialised VlaOutput: which VLA it is of, and what it was computed with.
         configuration: texts of the files that every episode is recorded with (robot, task).
         make_room: called before a file begins; raises EpisodeFileError when the disk budget does not hold.
+        period_ns: control period.
+        encode_wait_s: how long to wait, after the label, for what the VLA still encodes.
     """
 
     def __init__(
@@ -96,21 +119,24 @@ class EpisodeRecorder:
         facts: Mapping[str, str],
         settle_s: float,
         report: Callable[[Report], None],
-        vla_hash_of: Callable[[bytes], str],
+        vla_facts_of: Callable[[bytes], Mapping[str, str]],
         configuration: Mapping[str, str] | None = None,
         make_room: Callable[[], None] | None = None,
+        period_ns: int = 0,
+        encode_wait_s: float = 0.0,
     ) -> None:
         self._folder = Path(folder)
         self._facts = dict(facts)
         self._settle_s = settle_s
         self._report = report
-        self._vla_hash_of = vla_hash_of
+        self._vla_facts_of = vla_facts_of
         self._configuration = dict(configuration or {})
         self._make_room = make_room
         self._about: dict[str, str] = {}
+        self._period_ns, self._encode_wait_s = period_ns, encode_wait_s
         self._current: _Recording | None = None
         self._seen: Episode | None = None
-        self._early: deque[tuple[int, bytes]] = deque(maxlen=_EARLY_OBSERVATIONS)
+        self._early: deque[tuple[int, bytes, int]] = deque(maxlen=_EARLY_OBSERVATIONS)
         self._control = (0, 0, 0)
 
     @property
@@ -129,8 +155,11 @@ class EpisodeRecorder:
         found = sorted(self._folder.glob(f"*{PARTIAL_SUFFIX}*")) if self._folder.is_dir() else []
         return [path for path in found if path != open_file]
 
-    def on_state(self, episode: Episode, cdr: bytes, now_s: float) -> None:
-        """Take an EpisodeState, as fields and serialised; a repeated one is nothing new. `now_s` is monotonic time."""
+    def on_state(self, episode: Episode, cdr: bytes, now_s: float, published_ns: int = 0) -> None:
+        """Take an EpisodeState, as fields and serialised; a repeated one is nothing new. `now_s` is monotonic time.
+
+        `published_ns`: when it was sent, ns; 0: not known.
+        """
         if episode == self._seen:
             self.poll(now_s)
             return
@@ -151,19 +180,19 @@ class EpisodeRecorder:
         if current is None:
             return
         if episode.label != Label.NONE and not current.ended:
-            current.give_up_s = now_s + self._settle_s
+            current.ended_s, current.give_up_s = now_s, now_s + self._settle_s
         elif current.ended:
             # What follows the label, e.g. IDLE, is not part of the episode.
             return
         current.episode = episode
         current.intervened |= episode.human_in_control and episode.driver != Driver.HUMAN
-        self._write(topics.EPISODE_STATE, cdr)
+        self._write(topics.EPISODE_STATE, cdr, published_ns)
         self.poll(now_s)
 
-    def on_message(self, topic: str, cdr: bytes, now_s: float) -> None:
+    def on_message(self, topic: str, cdr: bytes, now_s: float, published_ns: int = 0) -> None:
         """Take a serialised message of any recorded topic but episode_state. Raises CdrError for foreign bytes."""
         if topic == topics.OBSERVATION:
-            self._on_observation(cdr, now_s)
+            self._on_observation(cdr, now_s, published_ns)
             return
         current = self._current
         if current is None:
@@ -173,11 +202,13 @@ class EpisodeRecorder:
             if fields[_EPISODE_FIELD[topic]] != current.episode.episode_id:
                 return
             if topic == topics.EXECUTED_ACTION:
-                self._on_step(fields[2], stamp_ns)
-            elif topic == topics.VLA_OUTPUT and not current.vla_hash:
-                current.vla_hash = self._vla_hash_of(cdr)
+                self._on_step(fields[2], stamp_ns, fields[3] == Phase.CRITICAL)
+            elif topic == topics.VLA_OUTPUT:
+                current.encoded_ns.add(stamp_ns)
+                if not current.vla_facts:
+                    current.vla_facts = self._vla_facts_of(cdr)
         if self._current is not None:
-            self._write(topic, cdr)
+            self._write(topic, cdr, published_ns)
             self.poll(now_s)
 
     def on_diagnostics(self, cdr: bytes, about: Mapping[str, str], now_s: float) -> None:
@@ -201,7 +232,9 @@ class EpisodeRecorder:
         # A time-out bootstraps from the observation that follows the last step, so that one is waited for as well.
         last_seen = current.end_observed or current.episode.label != Label.TIMEOUT
         if complete and last_seen:
-            self._finish("")
+            lacking = current.unencoded(self._period_ns)
+            if not lacking or now_s > current.ended_s + self._encode_wait_s:
+                self._finish(f"{lacking} observations of the critical phase were not encoded" if lacking else "")
         elif now_s > current.give_up_s:
             if complete:
                 self._finish("no observation came after the last step")
@@ -265,30 +298,34 @@ class EpisodeRecorder:
             number += 1
         partial.rename(target)
 
-    def _on_observation(self, cdr: bytes, now_s: float) -> None:
+    def _on_observation(self, cdr: bytes, now_s: float, published_ns: int) -> None:
         stamp_ns, _ = leading_fields(cdr, "")
         current = self._current
         if current is None or (current.first_stamp_ns is None and not current.ended):
-            self._early.append((stamp_ns, cdr))
+            self._early.append((stamp_ns, cdr, published_ns))
         elif not (current.ended and current.end_observed):
             current.observed_ns = max(current.observed_ns, stamp_ns)
-            self._write(topics.OBSERVATION, cdr)
+            current.observations_ns.add(stamp_ns)
+            self._write(topics.OBSERVATION, cdr, published_ns)
             self.poll(now_s)
 
-    def _on_step(self, step: int, stamp_ns: int) -> None:
+    def _on_step(self, step: int, stamp_ns: int, critical: bool) -> None:
         current = self._current
         current.steps.add(step)
+        if critical:
+            current.critical_ns.append(stamp_ns)
         current.last_stamp_ns = max(current.last_stamp_ns, stamp_ns)
         if current.first_stamp_ns is None:
             # The first chunk's observation may have come before the state that began the motion.
             current.first_stamp_ns = stamp_ns
-            for early_ns, cdr in self._early:
+            for early_ns, cdr, published_ns in self._early:
                 if early_ns >= stamp_ns and self._current is not None:
                     current.observed_ns = max(current.observed_ns, early_ns)
-                    self._write(topics.OBSERVATION, cdr)
+                    current.observations_ns.add(early_ns)
+                    self._write(topics.OBSERVATION, cdr, published_ns)
             self._early.clear()
 
-    def _write(self, topic: str, cdr: bytes) -> None:
+    def _write(self, topic: str, cdr: bytes, published_ns: int) -> None:
         """Append in order of arrival; log time is the newest stamp so far, so that it never runs backwards.
 
         Diagnostics do not count for it: drivers may stamp theirs by a clock of their own.
@@ -298,7 +335,7 @@ class EpisodeRecorder:
         if topic != DIAGNOSTICS:
             current.log_time_ns = max(current.log_time_ns, stamp_ns)
         try:
-            current.writer.write(topic, TYPES[topic], cdr, current.log_time_ns)
+            current.writer.write(topic, TYPES[topic], cdr, current.log_time_ns, published_ns)
         except EpisodeFileError as error:
             self._break_off(str(error))
 
@@ -352,7 +389,8 @@ class EpisodeRecorder:
             "handoff_step": episode.handoff_step,
             "actor_version": episode.actor_version,
             "steps": len(current.steps),
-            "vla_hash": current.vla_hash,
+            "vla_hash": "",
+            **current.vla_facts,
             "intervened": str(current.intervened).lower(),
             "warning": warning,
         }

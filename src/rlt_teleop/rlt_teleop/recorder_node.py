@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,8 @@ from rlt_teleop.retention import Retention, RetentionConfig
 
 RMWError = rclpy_implementation.RMWError
 POLL_S = 0.05
+SENT = "source_timestamp"
+"""What rclpy calls the time at which a message was published, ns, by the clock of its machine."""
 GIB = 2**30
 
 
@@ -59,6 +62,13 @@ class NodeParameters:
     run_directory: str = param(description="folder of the run; files go to <run>/episodes/<id>.mcap")
     settle_s: float = param(
         1.0, "s to wait, after a label, for executed steps that are still on their way", minimum=0.1, maximum=60.0
+    )
+    encode_wait_s: float = param(
+        5.0,
+        "s to wait, after the label of a training episode, for what the VLA still encodes of its critical phase: the "
+        "learner can then have all of it from the file",
+        minimum=0.0,
+        maximum=60.0,
     )
     low_space_gib: float = param(1.0, "GiB free on the disk below which diagnostics warn", minimum=0.0, maximum=1e6)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
@@ -88,9 +98,11 @@ class RecorderNode(Node):
             {"robot": robot.name, "config_hash": config_hash(robot, task)},
             self.parameters.settle_s,
             self._report,
-            _vla_hash,
+            _vla_facts,
             {"robot": _text(self.parameters.robot), "task": _text(self.parameters.task)},
             self._retention.make_room,
+            round(1e9 * robot.period_s),
+            self.parameters.encode_wait_s,
         )
         for path in self.recorder.leftovers():
             self.get_logger().warning(f"{path}: left by an interrupted recording; it is kept and is no episode")
@@ -112,16 +124,16 @@ class RecorderNode(Node):
         self.create_timer(POLL_S, lambda: self.recorder.poll(time.monotonic()), clock=steady)
         self.create_timer(1.0, self._show_health, clock=steady)
 
-    def _on_state(self, cdr: bytes) -> None:
+    def _on_state(self, cdr: bytes, info: Mapping[str, int]) -> None:
         try:
             episode = Episode.from_msg(deserialize_message(cdr, EpisodeState))
-            self.recorder.on_state(episode, cdr, time.monotonic())
+            self.recorder.on_state(episode, cdr, time.monotonic(), info[SENT])
         except (RMWError, ValueError) as error:
             self._refuse(topics.EPISODE_STATE, error)
 
-    def _on_message(self, topic: str, cdr: bytes) -> None:
+    def _on_message(self, topic: str, cdr: bytes, info: Mapping[str, int]) -> None:
         try:
-            self.recorder.on_message(topic, cdr, time.monotonic())
+            self.recorder.on_message(topic, cdr, time.monotonic(), info[SENT])
         except CdrError as error:
             self._refuse(topic, error)
 
@@ -198,12 +210,13 @@ def _text(path: str) -> str:
     return read_limited(path, MAX_FILE_BYTES).decode()
 
 
-def _vla_hash(cdr: bytes) -> str:
-    """`vla_hash` of a serialised VlaOutput. Raises CdrError."""
+def _vla_facts(cdr: bytes) -> dict[str, str]:
+    """Which VLA a serialised VlaOutput is of, and what it was computed with. Raises CdrError."""
     try:
-        return deserialize_message(cdr, VlaOutput).vla_hash
+        message = deserialize_message(cdr, VlaOutput)
     except RMWError as error:
         raise CdrError(f"no VlaOutput: {error}") from error
+    return {"vla_hash": message.vla_hash, "runtime": message.runtime}
 
 
 def _free_bytes(folder: Path) -> int:

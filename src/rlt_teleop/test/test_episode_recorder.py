@@ -14,7 +14,7 @@ from rlt_common import topics
 from rlt_common.episode_file import EpisodeFileError, episode_configuration, episode_metadata, read_messages
 from rlt_msgs.msg import OperatorEvent
 from rlt_teleop.cdr import CdrError
-from rlt_teleop.episode_machine import Label, Phase
+from rlt_teleop.episode_machine import Label, Phase, Purpose
 from rlt_teleop.episode_recorder import EpisodeRecorder
 
 
@@ -27,7 +27,15 @@ class Bench:
         self.no_room = ""
         files = {"robot": "name: sim", "task": "name: screw"}
         self.recorder = EpisodeRecorder(
-            folder, {"config_hash": "abc"}, 1.0, self.reports.append, lambda cdr: "hash of the VLA", files, self._room
+            folder,
+            {"config_hash": "abc"},
+            1.0,
+            self.reports.append,
+            lambda cdr: {"vla_hash": "hash of the VLA", "runtime": "a processor, torch 1"},
+            files,
+            self._room,
+            eps.STEP_NS,
+            5.0,
         )
 
     def _room(self) -> None:
@@ -38,7 +46,7 @@ class Bench:
         self.recorder.on_state(episode, eps.state_cdr(episode), self.now_s)
 
     def send(self, topic: str, message) -> None:
-        self.recorder.on_message(topic, serialize_message(message), self.now_s)
+        self.recorder.on_message(topic, serialize_message(message), self.now_s, round(self.now_s * 1e9))
 
     def step(self, step: int, episode_id: int = 1) -> None:
         if step % 2 == 0:
@@ -83,7 +91,8 @@ def observed_steps(path) -> list[int]:
 
 def test_a_whole_episode(bench, tmp_path):
     bench.play(10)
-    bench.send(topics.VLA_OUTPUT, eps.vla_output(4))
+    for step in range(0, 10, 2):
+        bench.send(topics.VLA_OUTPUT, eps.vla_output(step))
     bench.send(topics.ACTION_CHUNK, eps.chunk(4))
     bench.send(topics.OPERATOR_EVENT, OperatorEvent(event=OperatorEvent.EVENT_SUCCESS))
     bench.state(eps.ended())
@@ -106,6 +115,7 @@ def test_a_whole_episode(bench, tmp_path):
     assert {e.topic for e in entries} >= {topics.VLA_OUTPUT, topics.ACTION_CHUNK, topics.OPERATOR_EVENT}
     times = [e.stamp_ns for e in entries]
     assert times == sorted(times)
+    assert {e.published_ns for e in entries if e.topic == topics.VLA_OUTPUT} == {100_000_000_000}, "when it was sent"
     facts = episode_metadata(path)
     expected = {
         "task": "screw",
@@ -117,6 +127,7 @@ def test_a_whole_episode(bench, tmp_path):
         "handoff_step": "4",
         "steps": "10",
         "vla_hash": "hash of the VLA",
+        "runtime": "a processor, torch 1",
         "config_hash": "abc",
         "warning": "",
     }
@@ -156,6 +167,42 @@ def test_an_episode_for_which_there_is_no_room_does_not_begin(bench, tmp_path):
     assert bench.last.error == "over retention.keep_gib 1"
     assert bench.recorder.recording == 0
     assert not (tmp_path / "episodes").exists()
+
+
+def encoded_after_the_end(bench, label=Label.SUCCESS, **changes):
+    """Ten steps of which the VLA has encoded the first three observations when the episode ends."""
+    bench.play(10)
+    for step in (0, 2, 4):
+        bench.send(topics.VLA_OUTPUT, eps.vla_output(step))
+    bench.state(eps.ended(label=label, **changes))
+    bench.control(eps.ended(), 10)
+
+
+def test_what_the_vla_still_encodes_of_a_training_episode_is_in_its_file(bench, tmp_path):
+    encoded_after_the_end(bench)
+    bench.send(topics.VLA_OUTPUT, eps.vla_output(6))
+    bench.wait(2.0)
+    assert not bench.last.durable
+    bench.send(topics.VLA_OUTPUT, eps.vla_output(8))
+    assert bench.last.durable
+    assert bench.last.warning == ""
+    outputs = list(read_messages(tmp_path / "episodes" / "000001.mcap", [topics.VLA_OUTPUT]))
+    assert len(outputs) == 5
+
+
+def test_a_vla_that_encodes_no_more_is_waited_for_so_long_and_named(bench):
+    encoded_after_the_end(bench)
+    bench.wait(5.0)
+    assert not bench.last.durable
+    bench.wait(0.1)
+    assert bench.last.durable
+    assert bench.last.warning == "2 observations of the critical phase were not encoded"
+
+
+@pytest.mark.parametrize("changes", [{"label": Label.DISCARD}, {"purpose": Purpose.EVALUATE}])
+def test_nothing_more_is_encoded_of_what_nobody_learns_from(bench, changes):
+    encoded_after_the_end(bench, **changes)
+    assert bench.last.durable
 
 
 @pytest.mark.parametrize("label", [Label.FAILURE, Label.DISCARD])

@@ -21,6 +21,7 @@ from rlt_msgs.msg import ChunkRequest, EpisodeState, ExecutedAction, VlaOutput
 from rlt_vla_node.anchor import Anchor, anchor_of_joints
 from rlt_vla_node.handoff import HandoffHead
 from rlt_vla_node.inference import FLOW_STEPS, FrozenModel, Outputs, noise_seed, run_batch, run_observation
+from rlt_vla_node.runtime import runtime
 from rlt_vla_node.scheduler import Request, Step
 
 
@@ -143,6 +144,7 @@ class OutputEncoder:
             vla_hash=self.model.hash,
             handoff_probability=float(outputs.handoff_probability),
             handoff_threshold=self._head.threshold if self._head else math.nan,
+            runtime=runtime(self.model.backend.device),
         )
         if anchor is not None:
             output.anchor, output.anchor_row = doubles(anchor.values), anchor.first
