@@ -21,7 +21,7 @@ FAR = 1e3
 """m or rad: further than any arm reaches."""
 ROUNDING = 1e-9
 STILL = 0.05
-"""Share of an action; less is no motion."""
+"""Share of an action, or of the largest step where it is larger; less is no motion."""
 JOINT_RANGE, TOGETHER = "joint range", "several together"
 
 
@@ -33,6 +33,7 @@ class Verdict:
         held: why nothing would have been commanded; "" when something would.
         limits: limit -> by how much it alone changes the action: the largest component, m or rad.
         requested, applied: (d,) the action, and what would have been sent of it.
+        joint_targets: (n,) where that leads; where the arms are commanded to be already while nothing is.
         clamped: (d,) bool, components changed.
     """
 
@@ -41,12 +42,9 @@ class Verdict:
     requested: np.ndarray
     applied: np.ndarray
     clamped: np.ndarray
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the limits leave nothing of the motion, or next to nothing."""
-        asked, left = np.abs(self.requested).max(initial=0.0), np.abs(self.applied).max(initial=0.0)
-        return bool(self.held) or (bool(self.clamped.any()) and left < STILL * asked)
+    joint_targets: np.ndarray
+    stopped: bool
+    """Nothing of the motion is left, or next to nothing."""
 
 
 class LimitCheck:
@@ -57,6 +55,7 @@ class LimitCheck:
         kinematics = build_kinematics(robot)
         limits = motion_limits(robot, kinematics)
         self._all = integrator_of(robot, kinematics, limits)
+        self._largest = robot.step_limit
         free = _free(limits, kinematics)
         self._free = integrator_of(robot, kinematics, free)
         own = {
@@ -82,7 +81,9 @@ class LimitCheck:
         """
         if held := self._all.implausible(np.asarray(measured, np.float64)):
             nothing = np.zeros(self.action_dim)
-            return Verdict(held, {}, np.asarray(action, np.float64), nothing, np.ones(self.action_dim, bool))
+            return Verdict(
+                held, {}, np.asarray(action, np.float64), nothing, np.ones(self.action_dim, bool), commanded, True
+            )
         result = _step(self._all, action, commanded, measured)
         limits = {}
         if result.clamped.any():
@@ -95,16 +96,16 @@ class LimitCheck:
                     limits[name] = change
             if not limits:
                 limits[TOGETHER] = float(np.abs(result.applied - result.requested).max())
-        return Verdict("", limits, result.requested, result.applied, result.clamped)
+        asked = np.minimum(np.abs(result.requested) / self._largest, 1.0).max()
+        still = bool(result.clamped.any() and (np.abs(result.applied) / self._largest).max() < STILL * asked)
+        return Verdict("", limits, result.requested, result.applied, result.clamped, result.joint_targets, still)
 
     def chunk(self, actions: np.ndarray, commanded: np.ndarray) -> list[Verdict]:
         """Rows (n, d) one after the other from commanded joints (n,), the arms following each as it is limited."""
         verdicts, q = [], np.asarray(commanded, np.float64)
         for action in np.asarray(actions, np.float64):
             verdicts.append(self.step(action, q, q))
-            if not verdicts[-1].held:
-                self._all.reset(q)
-                q = self._all.step(action, q).joint_targets
+            q = verdicts[-1].joint_targets
         return verdicts
 
 
