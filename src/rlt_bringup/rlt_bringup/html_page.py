@@ -19,6 +19,8 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 va
 main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
 h2 { font-size: 20px; margin: 48px 0 4px; }
+h3 { font-size: 16.5px; margin: 34px 0 4px; }
+a { color: inherit; }
 p { margin: 0 0 14px; max-width: 72ch; }
 .soft, figcaption, th, .tile span { color: var(--soft); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin: 26px 0 10px; }

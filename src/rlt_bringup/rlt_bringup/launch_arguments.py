@@ -26,11 +26,22 @@ class Argument:
 
 
 REPLAY = (
-    Argument("bag", None, "episode file, <run>/episodes/<id>.mcap"),
+    Argument("bag", "", "episode file, <run>/episodes/<id>.mcap; several with commas between"),
     Argument("run", "", "run directory; empty: two folders above the episode file"),
-    Argument("checkpoint", "", "frozen VLA and RL token; empty: <run>/vla"),
-    Argument("actor", "", "checkpoint of the learner; empty: the one of the run that fits"),
-    Argument("output", "", "file for the comparison of every message; empty: none"),
+    Argument("episodes", "", "of run instead of bag, such as 3,7-12; empty: those of bag, or all of run"),
+    Argument("checkpoint", "", "frozen VLA and RL token; empty: <run>/vla; another one is compared and not judged"),
+    Argument(
+        "actor",
+        "",
+        "checkpoint of the learner; empty: the one of the run that fits; another one is compared and not judged",
+    ),
+    Argument("robot", "", "robot name or file, whose limits judge what was executed; empty: as recorded"),
+    Argument("task", "", "task name or file; empty: as recorded"),
+    Argument("seed", "", "run seed; empty: found from the recorded noise seeds"),
+    Argument("pace", "", "fastest, real_time, or how many times real time at most; empty: fastest"),
+    Argument("tolerance", "", "largest difference that counts as the same; empty: none on the same processor or GPU"),
+    Argument("output", "", "file for everything as JSON; empty: none"),
+    Argument("page", "", "page with tables and figures; empty: beside the episode file, none: none"),
 )
 
 

@@ -1,306 +1,83 @@
-"""Plays a recorded episode back through the VLA node and the policy node, and compares their answers with it.
+"""Plays recorded episodes back through the VLA node and the policy node, and answers what one asks of them.
 
-`ros2 run rlt_bringup replay --bag <run>/episodes/000012.mcap --run <run>`. Both nodes run as processes of their own, in
-a namespace of their own, so a robot on the same network hears nothing of it. Exit status: 0 when everything came back
-as it has to (see replay_plan), 1 when something did not, 2 for an episode, checkpoint or seed that does not fit.
+`ros2 run rlt_bringup replay --bag <run>/episodes/000012.mcap`, or `--run <run> --episodes 3,7-12`. It compares what
+comes back with what was recorded, prints the answers and writes a page with figures. Exit status: 0 when everything
+came back as it has to (see replay_plan), 1 when something did not, 2 for what does not fit (episode, checkpoint, ...).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import os
+import re
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
-
-from rlt_bringup.graph import GraphOptions, NodeSpec, replayed, resolve
 from rlt_bringup.process_environment import set_defaults
-from rlt_bringup.replay_plan import (
-    TOPICS,
-    Await,
-    Comparison,
-    Publish,
-    Recording,
-    ReplayError,
-    compare,
-    format_comparison,
-    gather,
-    plan,
-)
-from rlt_bringup.runner import GraphRunner, RunnerError
-from rlt_bringup.security import REPLAY, REPLAY_NAMESPACE, secured, with_identity
-from rlt_common import topics
+from rlt_bringup.replay_answers import answer, comparison_of
+from rlt_bringup.replay_nodes import Pace, play_all
+from rlt_bringup.replay_page import write_page
+from rlt_bringup.replay_plan import ReplayError, critical, format_comparison
+from rlt_bringup.replay_source import Replay, Wanted, prepare
+from rlt_bringup.replay_tables import text
+from rlt_bringup.runner import RunnerError
 from rlt_common.atomic import write_atomic
-from rlt_common.config import config_hash, load_robot, recorded_name
-from rlt_common.episode_file import EpisodeFileError, episode_metadata, read_messages
+from rlt_common.codecs import HIGHEST_EPISODE_ID, CodecError, stamp_ns
+from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError
-from rlt_msgs.msg import (
-    ActionChunk,
-    ActorParameters,
-    ChunkRequest,
-    ControlState,
-    EpisodeState,
-    ExecutedAction,
-    Observation,
-    VlaOutput,
-)
+from rlt_common.relabels import EPISODES
+from rlt_msgs.msg import ActionChunk, VlaOutput
 from rlt_rl_node import checkpoint as learner_checkpoint
-from rlt_rl_node.actor_codec import PolicyWeights
-from rlt_rl_node.messages import actor_message
-from rlt_vla_node.checkpoint import CheckpointError, read_config
-from rlt_vla_node.inference import noise_seed
+from rlt_rl_node.frozen_models import FrozenModelsError
+from rlt_vla_node.checkpoint import CheckpointError
 
-READY_TIMEOUT_S = 120.0
-ANSWER_TIMEOUT_S = 60.0
-REPEAT_S = 1.0
-TRIED_SEEDS = 100_000
-SUFFIX = ".replay.json"
-
-
-@dataclass(frozen=True)
-class Replay:
-    """An episode with everything it is played back with."""
-
-    recording: Recording
-    nodes: Sequence[NodeSpec]
-    actor: PolicyWeights | None
-    notes: Sequence[str]
-
-    @property
-    def actor_version(self) -> int:
-        """Version of the actor at hand; 0 for none."""
-        return self.actor.version if self.actor else 0
-
-
-def prepare(
-    bag: Path,
-    run: Path,
-    *,
-    checkpoint: str = "",
-    actor: str = "",
-    robot: str = "",
-    task: str = "",
-    seed: int | None = None,
-) -> Replay:
-    """Read the episode and find what belongs to it.
-
-    Args:
-        bag: the episode file.
-        run: its run directory.
-        checkpoint: frozen VLA and RL token; empty: <run>/vla.
-        actor: a checkpoint of the learner; empty: the one in <run>/checkpoints with the recorded actor version.
-        robot, task: names or files; empty: as recorded.
-        seed: run seed; None: found from the recorded noise seeds.
-
-    Raises ReplayError, EpisodeFileError, ParameterError or CheckpointError, each with what does not fit.
-    """
-    facts = episode_metadata(bag)
-    recorded_id = facts.get("episode_id", "")
-    recording = gather(read_messages(bag, TOPICS), int(recorded_id) if recorded_id.isdecimal() else None)
-    run_seed = _run_seed(recording, seed)
-    resolved = resolve(
-        GraphOptions(
-            robot=robot or recorded_name(bag, facts, "robot", "sim"),
-            task=task or recorded_name(bag, facts, "task", "screw"),
-            mode="eval",
-            run=str(run),
-            checkpoint=checkpoint,
-            seed=run_seed,
-        )
-    )
-    vla_hash = read_config(resolved.checkpoint)["hash"]
-    if recording.vla_hashes != {vla_hash}:
-        raise ReplayError(
-            f"{bag} was recorded with VLA {', '.join(sorted(recording.vla_hashes))}, {resolved.checkpoint} is "
-            f"{vla_hash}: give the VLA checkpoint of that run with --checkpoint"
-        )
-    notes = []
-    own = config_hash(load_robot(resolved.robot_file), resolved.task)
-    if facts.get("config_hash", own) != own:
-        notes.append(f"robot or task file changed since the recording: {facts['config_hash']} then, {own} now")
-    found = _find_actor(recording, Path(actor) if actor else None, resolved.run / "checkpoints", vla_hash)
-    return Replay(recording, replayed(resolved), found, notes)
-
-
-class Player(Node):
-    """Publishes what camera ingest, executor, episode manager and learner would, and collects the answers."""
-
-    def __init__(self, poll: Callable[[], None], namespace: str) -> None:
-        super().__init__("replay", namespace=namespace)
-        self._poll = poll
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self)
-        self._publishers_of = {
-            topic: self.create_publisher(kind, topic, qos)
-            for topic, kind, qos in (
-                (topics.OBSERVATION, Observation, topics.QOS_OBSERVATION),
-                (topics.CHUNK_REQUEST, ChunkRequest, topics.QOS_CONTROL),
-                (topics.EPISODE_STATE, EpisodeState, topics.QOS_LATCHED),
-                (topics.EXECUTED_ACTION, ExecutedAction, topics.QOS_STREAM),
-                (topics.CONTROL_STATE, ControlState, topics.QOS_LATCHED),
-                (topics.ACTOR, ActorParameters, topics.QOS_LATCHED),
-            )
-        }
-        self.outputs: dict[int, VlaOutput] = {}
-        self.strided: dict[int, VlaOutput] = {}
-        self.chunks: dict[int, ActionChunk] = {}
-        self.create_subscription(VlaOutput, topics.VLA_OUTPUT, self._on_output, topics.QOS_STREAM)
-        self.create_subscription(ActionChunk, topics.ACTION_CHUNK, self._on_chunk, topics.QOS_CONTROL)
-
-    def wait_until_ready(self) -> None:
-        """Wait until both nodes listen and speak. Raises ReplayError after READY_TIMEOUT_S."""
-        both = (topics.CHUNK_REQUEST, topics.EPISODE_STATE)
-
-        def ready() -> bool:
-            heard = all(
-                publisher.get_subscription_count() >= (2 if topic in both else 1)
-                for topic, publisher in self._publishers_of.items()
-            )
-            return heard and all(self.count_publishers(topic) for topic in (topics.VLA_OUTPUT, topics.ACTION_CHUNK))
-
-        if not self._spin_until(ready, READY_TIMEOUT_S):
-            raise ReplayError(f"the VLA node and the policy node did not come up within {READY_TIMEOUT_S:.0f} s")
-
-    def play(self, replay: Replay) -> None:
-        """Publish an episode, each request after the answer to the one before. Raises ReplayError without an answer."""
-        if replay.actor is not None:
-            self._publishers_of[topics.ACTOR].publish(actor_message(replay.actor, 0))
-        for step in plan(replay.recording, replay.actor_version):
-            if isinstance(step, Publish):
-                self._publishers_of[step.topic].publish(step.message)
-            else:
-                self._await(step)
-        # Those that do not come back are told by the comparison.
-        self._spin_until(lambda: replay.recording.strided.keys() <= self.strided.keys(), ANSWER_TIMEOUT_S)
-
-    def close(self) -> None:
-        """Leave the graph."""
-        self._executor.shutdown()
-        self.destroy_node()
-
-    def _await(self, awaited: Await) -> None:
-        request_id = awaited.request.request_id
-        repeat_s = time.monotonic() + REPEAT_S
-
-        def answered() -> bool:
-            nonlocal repeat_s
-            if request_id in self.outputs and (request_id in self.chunks or not awaited.chunk):
-                return True
-            if time.monotonic() > repeat_s:
-                repeat_s = time.monotonic() + REPEAT_S
-                self._publishers_of[topics.CHUNK_REQUEST].publish(awaited.request)
-            return False
-
-        if not self._spin_until(answered, ANSWER_TIMEOUT_S):
-            who = "the policy node" if request_id in self.outputs else "the VLA node"
-            raise ReplayError(f"{who} did not answer request {request_id} within {ANSWER_TIMEOUT_S:.0f} s")
-
-    def _spin_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Take messages until `done`; False when it is not within `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while not done():
-            if time.monotonic() > deadline:
-                return False
-            self._executor.spin_once(timeout_sec=0.1)
-            self._poll()
-        return True
-
-    def _on_output(self, message: VlaOutput) -> None:
-        if message.is_boundary:
-            self.outputs[message.request_id] = message
-        else:
-            self.strided[message.observation_id] = message
-
-    def _on_chunk(self, message: ActionChunk) -> None:
-        self.chunks[message.chunk_id] = message
-
-
-def play(replay: Replay) -> Comparison:
-    """Start both nodes, play the episode, stop them. Raises ReplayError or RunnerError with the end of their logs."""
-    # With SROS2 the nodes' identities have the namespace in them, so it is always the same: one replay at a time.
-    namespace = REPLAY_NAMESPACE if secured() else f"replay_{os.getpid()}"
-    rclpy.init(args=with_identity(sys.argv, REPLAY, namespace), signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="rlt_replay_") as folder,
-            GraphRunner(replay.nodes, Path(folder), namespace) as runner,
-        ):
-            player = Player(runner.poll, namespace)
-            try:
-                player.wait_until_ready()
-                player.play(replay)
-            except ReplayError as error:
-                logs = "\n".join(runner.log_end(node.name) for node in replay.nodes)
-                raise ReplayError(f"{error}\n{logs}") from error
-            finally:
-                player.close()
-    finally:
-        rclpy.try_shutdown()
-    found = compare(replay.recording, player.outputs, player.strided, player.chunks, replay.actor_version)
-    return dataclasses.replace(found, notes=(*replay.notes, *found.notes))
-
-
-def document(bag: Path, replay: Replay, comparison: Comparison) -> dict[str, object]:
-    """The comparison as plain data, every message of it."""
-    return {
-        "bag": str(bag),
-        "episode_id": replay.recording.episode_id,
-        "vla_hash": next(iter(replay.recording.vla_hashes)),
-        "actor_version": replay.actor_version,
-        "equal": comparison.equal,
-        "notes": list(comparison.notes),
-        "messages": [dataclasses.asdict(row) for row in comparison.rows],
-    }
+SUFFIX, PAGE_SUFFIX, PAGE = ".replay.json", ".replay.html", "replay.html"
+NONE = "none"
+FASTEST, REAL_TIME, STEP = "fastest", "real_time", "step"
+MOST_FACTOR = 1000.0
+_RANGE = re.compile(r"(\d{1,10})(?:-(\d{1,10}))?")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `ros2 run rlt_bringup replay`."""
-    parser = argparse.ArgumentParser(prog="replay", description="play a recorded episode back and compare the answers")
-    parser.add_argument("--bag", type=Path, required=True, help="episode file, <run>/episodes/<id>.mcap")
-    parser.add_argument("--run", type=Path, help="run directory (default: two folders above the episode file)")
-    parser.add_argument("--checkpoint", default="", help="frozen VLA and RL token (default: <run>/vla)")
-    parser.add_argument(
-        "--actor", default="", help="checkpoint of the learner (default: the one in <run>/checkpoints that fits)"
-    )
-    parser.add_argument("--robot", default="", help="robot name or file (default: as recorded)")
-    parser.add_argument("--task", default="", help="task name or file (default: as recorded)")
-    parser.add_argument("--seed", type=int, help="run seed (default: found from the recorded noise seeds)")
-    parser.add_argument(
-        "--output", nargs="?", const="", help=f"also write every message's comparison (default: <id>{SUFFIX} beside)"
-    )
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     set_defaults()
+    found: list[dict[str, Any]] = []
     try:
-        replay = prepare(
-            options.bag,
-            options.run or options.bag.resolve().parent.parent,
-            checkpoint=options.checkpoint,
-            actor=options.actor,
-            robot=options.robot,
-            task=options.task,
-            seed=options.seed,
+        pace = _pace(options.pace)
+        bags = _bags(options)
+        if options.output and len(bags) > 1:
+            raise ReplayError("--output FILE is for one episode: leave FILE out, and each gets one beside it")
+        wanted = Wanted(
+            options.run,
+            options.checkpoint,
+            options.actor,
+            options.robot,
+            options.task,
+            options.seed,
+            options.tolerance,
         )
-        comparison = play(replay)
-        print(format_comparison(comparison))
-        if options.output is not None:
-            path = Path(options.output) if options.output else options.bag.with_suffix(SUFFIX)
-            write_atomic(path, (json.dumps(document(options.bag, replay, comparison), indent=1) + "\n").encode())
+        replays = [prepare(bag, wanted) for bag in bags]
+        for replay, played in zip(replays, play_all(replays, pace), strict=True):
+            found.append(answer(replay, played))
+            _show(found[-1], f" ({len(found)} of {len(replays)})" if len(replays) > 1 else "")
+            if options.output is not None:
+                path = Path(options.output) if options.output else replay.bag.with_suffix(SUFFIX)
+                write_atomic(path, (json.dumps(found[-1], indent=1) + "\n").encode())
+                print(f"written: {path}", flush=True)
+        if options.page != NONE:
+            path = Path(options.page) if options.page else _page_of(bags)
+            write_page(found, path)
             print(f"written: {path}")
     except (
         ReplayError,
         EpisodeFileError,
         ParameterError,
         CheckpointError,
+        CodecError,
+        FrozenModelsError,
         learner_checkpoint.CheckpointError,
         RunnerError,
         OSError,
@@ -309,37 +86,137 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    if not comparison.equal:
+    equal = all(one["equal"] for one in found)
+    if not equal:
         print("NOT the same")
     else:
-        print("the same, apart from what the notes say" if comparison.notes else "the same")
-    sys.exit(0 if comparison.equal else 1)
+        print("the same, apart from what the notes say" if any(one["notes"] for one in found) else "the same")
+    sys.exit(0 if equal else 1)
 
 
-def _run_seed(recording: Recording, given: int | None) -> int:
-    """The run seed that the recorded flow noise was drawn with. Raises ReplayError."""
-    output = next(iter(recording.boundaries.values()))
-    for seed in range(TRIED_SEEDS) if given is None else (given,):
-        if noise_seed(seed, output.episode_id, output.observation_id) == output.noise_seed:
-            return seed
-    if given is not None:
-        raise ReplayError(f"the episode was recorded with another run seed than {given}: leave --seed out to find it")
-    raise ReplayError(f"the run seed is none of 0 to {TRIED_SEEDS - 1}: give it with --seed")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="replay", description="play recorded episodes back, compare the answers and say what happened in them"
+    )
+    parser.add_argument("--bag", type=Path, nargs="+", default=[], help="episode files, <run>/episodes/<id>.mcap")
+    parser.add_argument("--run", type=Path, help="run directory (default: two folders above each episode file)")
+    parser.add_argument(
+        "--episodes", default="", help="of --run instead of --bag: 3,7-12; all where only --run is given"
+    )
+    parser.add_argument(
+        "--checkpoint", default="", help="frozen VLA and RL token (default: <run>/vla); another one is not judged"
+    )
+    parser.add_argument(
+        "--actor",
+        default="",
+        help="checkpoint of the learner (default: the one in <run>/checkpoints that fits); another one is not judged",
+    )
+    parser.add_argument(
+        "--robot", default="", help="robot name or file (default: as recorded): its limits judge what was executed"
+    )
+    parser.add_argument("--task", default="", help="task name or file (default: as recorded)")
+    parser.add_argument("--seed", type=int, help="run seed (default: found from the recorded noise seeds)")
+    parser.add_argument(
+        "--pace",
+        default=FASTEST,
+        help=f"{FASTEST}: as the answers come (default); {REAL_TIME}; a number: so many times real time at most; "
+        f"{STEP}: Enter for the next observation that a chunk was made of",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference that counts as the same, everywhere (default: none on what it was recorded on)",
+    )
+    parser.add_argument(
+        "--output", nargs="?", const="", help=f"also write everything as JSON (default: <id>{SUFFIX} beside)"
+    )
+    parser.add_argument(
+        "--page",
+        default="",
+        help=f"the page with tables and figures (default: <id>{PAGE_SUFFIX} beside; of several: {PAGE} in the run "
+        f"directory); {NONE}: none",
+    )
+    return parser
 
 
-def _find_actor(recording: Recording, given: Path | None, folder: Path, vla_hash: str) -> PolicyWeights | None:
-    """The actor with a version that refined chunks of this episode; None when there is no such, or none is needed."""
-    versions = recording.policy_versions
-    candidates = [given] if given else sorted(p for p in folder.glob("*") if (p / learner_checkpoint.STATE).is_file())
-    if not versions:
-        return None
-    for path in candidates:
-        actor = learner_checkpoint.load_actor(path)
-        if actor.version in versions and actor.vla_hash == vla_hash:
-            return actor
-        if given and actor.vla_hash != vla_hash:
-            raise ReplayError(f"actor {path} was trained on VLA {actor.vla_hash}, the episode is of {vla_hash}")
-    return None
+def _bags(options: argparse.Namespace) -> list[Path]:
+    """The episode files that were asked for. Raises ReplayError."""
+    # The launch file has one argument for all of them, with commas between.
+    bags = [Path(part) for bag in options.bag for part in str(bag).split(",") if part]
+    if bags and options.episodes:
+        raise ReplayError("--bag and --episodes: give one of them")
+    if bags:
+        return bags
+    if not options.run:
+        raise ReplayError("no episode was named: give --bag FILE, or --run FOLDER with --episodes 3,7-12")
+    folder = options.run / EPISODES
+    there = {int(path.stem): path for path in folder.glob("*.mcap") if path.stem.isdecimal()}
+    if not there:
+        raise ReplayError(f"{folder} holds no episode file")
+    if options.episodes:
+        wanted = set(_numbers(options.episodes))
+        if lacking := sorted(wanted - set(there)):
+            raise ReplayError(f"{folder} has no episode {lacking[0]}; it has {min(there)} to {max(there)}")
+        return [there[number] for number in sorted(wanted)]
+    chosen = [there[number] for number in sorted(there) if episode_metadata(there[number]).get("vla_hash")]
+    if not chosen:
+        raise ReplayError(f"{folder} holds no episode in which a VLA answered: are they demonstrations?")
+    return chosen
+
+
+def _numbers(words: str) -> Iterator[int]:
+    """The numbers of "3,7-12". Raises ReplayError."""
+    for word in words.split(","):
+        match = _RANGE.fullmatch(word.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last or last > HIGHEST_EPISODE_ID or last - first > 100_000:
+            raise ReplayError(f"--episodes {words}: {word!r} is no number and no range such as 7-12")
+        yield from range(first, last + 1)
+
+
+def _page_of(bags: Sequence[Path]) -> Path:
+    return bags[0].with_suffix(PAGE_SUFFIX) if len(bags) == 1 else bags[0].resolve().parent.parent / PAGE
+
+
+def _pace(words: str) -> Pace:
+    """Raises ReplayError for a pace that is none, and for steps without a terminal."""
+    if words == STEP:
+        if not sys.stdin.isatty():
+            raise ReplayError(f"--pace {STEP} needs a terminal: it waits for Enter (ros2 run, not ros2 launch)")
+        return Pace(after_answer=_step)
+    try:
+        factor = {FASTEST: 0.0, REAL_TIME: 1.0}.get(words)
+        factor = float(words) if factor is None else factor
+        if factor == factor and 0.0 <= factor <= MOST_FACTOR and (factor > 0.0 or words == FASTEST):
+            return Pace(factor)
+    except ValueError:
+        pass
+    raise ReplayError(
+        f"--pace {words}: say {FASTEST}, {REAL_TIME}, {STEP} or a number above 0 and up to {MOST_FACTOR:g}"
+    )
+
+
+def _step(replay: Replay, output: VlaOutput, chunk: ActionChunk | None) -> None:
+    """Show one answer beside what was recorded, and wait for Enter."""
+    recording = replay.recording
+    recorded = recording.chunks.get(output.request_id)
+    time_s = (stamp_ns(output.header.stamp) - recording.begin_ns) * 1e-9
+    before = recording.boundaries[output.request_id]
+    words = ["the VLA the same" if before.reference == output.reference else "the VLA ANOTHER"]
+    if recorded and chunk:
+        words.append("the chunk the same" if recorded.actions == chunk.actions else "the chunk ANOTHER")
+        words.append(f"|pi - reference| {recorded.reference_distance:.2f} then, {chunk.reference_distance:.2f} now")
+    phase = "CRITICAL" if critical(recording, output.epoch) else "BASE"
+    step = recording.step_of.get(output.observation_id, -1)
+    input(f"step {step}, {time_s:.2f} s, {phase}: {'; '.join(words)}  [Enter] ")
+
+
+def _show(found: dict[str, Any], which: str) -> None:
+    seconds = found["seconds"]
+    speed = f", {found['robot_seconds'] / seconds:.1f} x real time" if seconds else ""
+    print(f"episode {found['episode_id']}{which}{speed}")
+    print(format_comparison(comparison_of(found)))
+    print(f"\n{text(found)}\n", flush=True)
 
 
 if __name__ == "__main__":

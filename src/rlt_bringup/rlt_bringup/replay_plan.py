@@ -2,7 +2,8 @@
 
 What the VLA node and the policy node answered once, they must answer again: a boundary observation bit for bit, since
 it runs alone and its noise is seeded from run seed, episode and observation; strided observations, which run in
-batches, within STRIDED_TOLERANCE. Chunk requests are not recorded: each is rebuilt from the answers it got.
+batches, within TOLERANCE. On another processor, GPU or version of PyTorch all are held to TOLERANCE. What another VLA
+or another actor answers is compared and not judged. Chunk requests are not recorded: each is rebuilt from its answers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TOPICS = (
     topics.EXECUTED_ACTION,
     topics.EPISODE_STATE,
 )
-STRIDED_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
+"""Largest absolute difference of a value: of z_rl, which is about 1, and of actions in m or rad per control step."""
 BOUNDARY, STRIDED, CHUNK = "vla_output, boundary", "vla_output, strided", "action_chunk"
 _MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 _OUTPUT_ARRAYS = ("rl_token", "rl_state", "reference")
@@ -52,11 +54,30 @@ class Recording:
     """By request id."""
     executed: Sequence[ExecutedAction]
     states: Sequence[EpisodeState]
+    published_ns: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """When each message was sent, ns, by the clock of its machine: by topic and observation, request, chunk or step.
+    Without an entry nothing recorded it."""
+
+    @property
+    def begin_ns(self) -> int:
+        """Stamp of the first control step, or of the first observation."""
+        return stamp_ns(self.executed[0].header.stamp) if self.executed else min(self.observations, default=0)
 
     @property
     def vla_hashes(self) -> set[str]:
         """Hashes of the VLAs that answered: one, unless the recording is not of one run."""
         return {output.vla_hash for output in (*self.boundaries.values(), *self.strided.values())}
+
+    @property
+    def runtimes(self) -> set[str]:
+        """What the VLA was computed with; empty for a recording that does not say."""
+        return {output.runtime for output in self.boundaries.values() if output.runtime}
+
+    @property
+    def step_of(self) -> dict[int, int]:
+        """Control step of each observation, as far as anything says it."""
+        steps = {chunk.observation_id: chunk.boundary_step for chunk in self.chunks.values()}
+        return steps | {stamp_ns(executed.header.stamp): executed.step for executed in self.executed}
 
     @property
     def policy_versions(self) -> set[int]:
@@ -70,6 +91,8 @@ class Publish:
 
     topic: str
     message: Any
+    at_ns: int = 0
+    """When it was, on the robot's clock; 0: at once."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +117,29 @@ class Row:
     max_difference: float | None
     """Largest absolute difference of a value, robot units for actions; None: nothing came back that compares."""
     within: bool
-    """Equal, or as close as this kind has to be."""
+    """Equal, or as close as this kind has to be; of what is not judged, that it came back."""
+    judged: bool = True
+    """Whether it has to be the same: what another VLA or another actor answers does not."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How what comes back is compared.
+
+    Attributes:
+        actor_version: version under which the actor at hand answers, 0 for none: chunks of other versions are left out.
+        tolerance: largest difference that counts as the same, for everything; None: bit for bit, and strided
+            outputs within TOLERANCE.
+        another_vla: nothing is judged.
+        another_actor: refined chunks are not judged.
+        rl_drives: the actor also refines what the VLA drove in the CRITICAL phase.
+    """
+
+    actor_version: int
+    tolerance: float | None = None
+    another_vla: bool = False
+    another_actor: bool = False
+    rl_drives: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +162,11 @@ def gather(entries: Iterable[Entry], episode_id: int | None = None) -> Recording
     to answer.
     """
     found: dict[str, list[Any]] = {topic: [] for topic in TOPICS}
+    sent: dict[int, int] = {}
     for entry in entries:
         found[entry.topic].append(entry.message)
+        if entry.published_ns != entry.stamp_ns:
+            sent[id(entry.message)] = entry.published_ns
     outputs = found[topics.VLA_OUTPUT]
     if episode_id is None:
         ids = [output.episode_id for output in outputs if output.is_boundary]
@@ -145,33 +193,48 @@ def gather(entries: Iterable[Entry], episode_id: int | None = None) -> Recording
         chunks={m.chunk_id: m for m in ours[topics.ACTION_CHUNK]},
         executed=ours[topics.EXECUTED_ACTION],
         states=sorted(states, key=lambda m: m.epoch),
+        published_ns={
+            (topic, _key(topic, message)): sent[id(message)]
+            for topic, messages in found.items()
+            if topic != topics.EPISODE_STATE
+            for message in reversed(messages)  # an answer that was repeated: when it was given first
+            if id(message) in sent and (topic == topics.OBSERVATION or message.episode_id == episode_id)
+        },
     )
 
 
-def plan(recording: Recording, actor_version: int) -> list[Publish | Await]:
+def _key(topic: str, message: Any) -> int:
+    if topic == topics.OBSERVATION:
+        return message.observation_id
+    if topic == topics.VLA_OUTPUT:
+        return message.request_id or message.observation_id
+    return message.chunk_id if topic == topics.ACTION_CHUNK else message.step
+
+
+def plan(recording: Recording, judgement: Judgement) -> list[Publish | Await]:
     """What to publish in which order, so that both nodes see what they saw.
 
-    `actor_version` is that of the actor at hand, 0 for none: requests that another version answered are put to the
-    VLA alone. A state comes before the first request of its epoch, a request before its observation, a control step
-    after the observation that it began with.
+    Requests that another actor's version answered are put to the VLA alone. A state comes before the first request of
+    its epoch, a request before its observation, a control step after the observation that it began with.
     """
     requests: dict[int, list[Await]] = {}
     for request_id, output in recording.boundaries.items():
         chunk = recording.chunks.get(request_id)
-        answered = chunk is not None and chunk.policy_version in (0, actor_version)
-        awaited = Await(_request(output, chunk), answered)
+        awaited = Await(_request(output, chunk), chunk is not None and answerable(recording, chunk, judgement))
         requests.setdefault(output.observation_id, []).append(awaited)
     steps: list[tuple[int, int, list[Publish | Await]]] = []
     for observation_id, observation in recording.observations.items():
+        at_ns = stamp_ns(observation.header.stamp)
         first, *others = requests.get(observation_id, [None])
-        publish: list[Publish | Await] = [Publish(topics.OBSERVATION, observation)]
+        publish: list[Publish | Await] = [Publish(topics.OBSERVATION, observation, at_ns)]
         if first is not None:
-            publish = [Publish(topics.CHUNK_REQUEST, first.request), *publish, first, *others]
-        steps.append((stamp_ns(observation.header.stamp), 0, publish))
+            publish = [Publish(topics.CHUNK_REQUEST, first.request, at_ns), *publish, first, *others]
+        steps.append((at_ns, 0, publish))
     for executed in recording.executed:
-        steps.append((stamp_ns(executed.header.stamp), 1, [Publish(topics.EXECUTED_ACTION, executed)]))
+        at_ns = stamp_ns(executed.header.stamp)
+        steps.append((at_ns, 1, [Publish(topics.EXECUTED_ACTION, executed, at_ns)]))
     ordered: list[Publish | Await] = []
-    states = list(recording.states)
+    states = [_driven(state, judgement.rl_drives) for state in recording.states]
     for _, _, actions in sorted(steps, key=lambda step: step[:2]):
         for action in actions:
             epoch = _epoch(action)
@@ -180,6 +243,21 @@ def plan(recording: Recording, actor_version: int) -> list[Publish | Await]:
             ordered.append(action)
     ordered.append(Publish(topics.CONTROL_STATE, _end(recording)))
     return ordered
+
+
+def answerable(recording: Recording, chunk: ActionChunk, judgement: Judgement) -> bool:
+    """Whether the policy node answers this chunk's request again: passed through, or by the actor at hand."""
+    if judgement.rl_drives and critical(recording, chunk.epoch):
+        return bool(judgement.actor_version)
+    if chunk.policy_version == 0:
+        return True
+    return chunk.policy_version == judgement.actor_version
+
+
+def critical(recording: Recording, epoch: int) -> bool:
+    """Whether an epoch belongs to the CRITICAL phase."""
+    before = [state for state in recording.states if state.epoch <= epoch]
+    return bool(before) and before[-1].phase == EpisodeState.PHASE_CRITICAL
 
 
 def unanswerable(recording: Recording) -> int:
@@ -192,7 +270,7 @@ def compare(
     outputs: Mapping[int, VlaOutput],
     strided: Mapping[int, VlaOutput],
     chunks: Mapping[int, ActionChunk],
-    actor_version: int,
+    judgement: Judgement,
 ) -> Comparison:
     """Recorded messages beside those that came back.
 
@@ -200,25 +278,29 @@ def compare(
         recording: the episode.
         outputs, chunks: what came back, by request id.
         strided: what came back, by observation id.
-        actor_version: as for :func:`plan`; chunks of other versions are left out, and it is said.
+        judgement: as for :func:`plan`; chunks of other actors are left out, and it is said.
     """
-    step_of = {chunk.observation_id: chunk.boundary_step for chunk in recording.chunks.values()}
-    step_of |= {stamp_ns(executed.header.stamp): executed.step for executed in recording.executed}
+    step_of, exact = recording.step_of, judgement.tolerance or 0.0
+    loose = TOLERANCE if judgement.tolerance is None else judgement.tolerance
+    judged = not judgement.another_vla
     rows = []
     for request_id, output in recording.boundaries.items():
-        rows.append(_row(BOUNDARY, output, outputs.get(request_id), _OUTPUT_ARRAYS, step_of, 0.0))
+        rows.append(_row(BOUNDARY, output, outputs.get(request_id), _OUTPUT_ARRAYS, step_of, exact, judged))
     for observation_id, output in recording.strided.items():
-        rows.append(_row(STRIDED, output, strided.get(observation_id), _OUTPUT_ARRAYS, step_of, STRIDED_TOLERANCE))
+        rows.append(_row(STRIDED, output, strided.get(observation_id), _OUTPUT_ARRAYS, step_of, loose, judged))
     left_out: dict[int, int] = {}
     for request_id, chunk in recording.chunks.items():
-        if chunk.policy_version in (0, actor_version):
-            rows.append(_row(CHUNK, chunk, chunks.get(request_id), _CHUNK_ARRAYS, step_of, 0.0))
+        if answerable(recording, chunk, judgement):
+            refined = chunk.policy_version != 0 or (judgement.rl_drives and critical(recording, chunk.epoch))
+            same = judged and not (refined and judgement.another_actor)
+            rows.append(_row(CHUNK, chunk, chunks.get(request_id), _CHUNK_ARRAYS, step_of, exact, same))
         else:
             left_out[chunk.policy_version] = left_out.get(chunk.policy_version, 0) + 1
+    version = judgement.actor_version
     notes = [
-        f"{count} chunks of actor version {version} are left out: "
-        + (f"the actor given is version {actor_version}" if actor_version else "no actor of that version was found")
-        for version, count in left_out.items()
+        f"{count} chunks of actor version {of} are left out: "
+        + (f"the actor given is version {version}" if version else "no actor of that version was found")
+        for of, count in left_out.items()
     ]
     missing = unanswerable(recording)
     if missing:
@@ -276,26 +358,42 @@ def _end(recording: Recording) -> ControlState:
     return state
 
 
+def _driven(state: EpisodeState, rl_drives: bool) -> EpisodeState:
+    """The state as it was, or with RL as the driver of the CRITICAL phase."""
+    if not rl_drives or state.phase != EpisodeState.PHASE_CRITICAL:
+        return state
+    changed = {name: getattr(state, name) for name in state.get_fields_and_field_types()}
+    return EpisodeState(**{**changed, "driver": EpisodeState.DRIVER_RL})
+
+
 def _epoch(action: Publish | Await) -> int | None:
     message = action.request if isinstance(action, Await) else action.message
     return message.epoch if isinstance(message, ChunkRequest | ExecutedAction) else None
 
 
 def _row(
-    kind: str, recorded: Any, replayed: Any, names: Sequence[str], step_of: Mapping[int, int], tolerance: float
+    kind: str,
+    recorded: Any,
+    replayed: Any,
+    names: Sequence[str],
+    step_of: Mapping[int, int],
+    tolerance: float,
+    judged: bool,
 ) -> Row:
     differences = [_difference(getattr(recorded, n), getattr(replayed, n)) for n in names] if replayed else [None]
     largest = None if None in differences else max(differences)
     equal = largest is not None and all(
         np.asarray(getattr(recorded, n)).tobytes() == np.asarray(getattr(replayed, n)).tobytes() for n in names
     )
+    near = equal or (largest is not None and largest <= tolerance and tolerance > 0)
     return Row(
         kind=kind,
         observation_id=recorded.observation_id,
         step=step_of.get(recorded.observation_id, -1),
         equal=equal,
         max_difference=largest,
-        within=equal or (largest is not None and largest <= tolerance and tolerance > 0),
+        within=near if judged else replayed is not None,
+        judged=judged,
     )
 
 

@@ -11,15 +11,16 @@ import torch
 from rclpy.serialization import serialize_message
 from small_models import small_vla
 
-from rlt_bringup import replay, replay_plan
+from rlt_bringup import replay, replay_plan, replay_source
 from rlt_bringup.graph import config_file
-from rlt_bringup.replay_plan import BOUNDARY, CHUNK, STRIDED, Await, Publish, ReplayError
+from rlt_bringup.replay_plan import BOUNDARY, CHUNK, STRIDED, Await, Judgement, Publish, ReplayError
+from rlt_bringup.replay_source import Wanted
 from rlt_common import topics
 from rlt_common.codecs import ObservationData, floats, observation_to_msg, to_time
 from rlt_common.config import config_hash, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, read_messages
 from rlt_common.parameters import ParameterError
-from rlt_msgs.msg import EpisodeState, ExecutedAction, VlaOutput
+from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction, VlaOutput
 from rlt_rl_node import checkpoint as learner_checkpoint
 from rlt_rl_node.agent import AgentConfig
 from rlt_rl_node.episode_store import EpisodeStore
@@ -44,7 +45,7 @@ def stamp(step):
     return START_NS + step * PERIOD_NS
 
 
-def make_actor(run, model, releases=2):
+def make_actor(run, model, releases=2, seed=0):
     shape = TaskShape(
         token_dim=8,
         state_dim=sum(ROBOT.block_sizes[name] for name in TASK.rl_state),
@@ -54,7 +55,8 @@ def make_actor(run, model, releases=2):
         step_limit=ROBOT.step_limit.astype(np.float32),
         vla_hash=model.hash,
     )
-    learner = Learner(shape, LearnerConfig(agent=AgentConfig(hidden=(16,))))
+    learner = Learner(shape, LearnerConfig(seed=seed, agent=AgentConfig(hidden=(16,))))
+    weights = None
     for _ in range(releases):
         weights = learner.release()
     learner_checkpoint.save(run / "checkpoints", learner, EpisodeStore(run / "encoded"), "final")
@@ -209,6 +211,10 @@ def altered(messages, kind, change):
     return changed
 
 
+def prepare(bag, run, **wanted):
+    return replay_source.prepare(bag, Wanted(run=run, **wanted))
+
+
 # -- over DDS
 
 
@@ -224,24 +230,34 @@ def test_an_episode_gives_the_same_answers_again(run, bag):
     assert [m["step"] for m in of_kind[BOUNDARY]] == list(BOUNDARIES)
     assert len(of_kind[STRIDED]) == 8
     assert all(m["equal"] and m["max_difference"] == 0.0 for m in of_kind[BOUNDARY] + of_kind[CHUNK])
+    assert "written: " + str(run / "episodes" / f"{EPISODE:06d}.replay.html") in result.stdout
 
 
-def test_a_changed_answer_is_found_and_a_missing_actor_is_said(run, messages, tmp_path, capsys):
+def test_a_changed_answer_is_found_and_another_actor_compared(run, messages, tmp_path, capsys):
     def shift(message):
         values = np.array(message.reference)
         values[5] += 0.25
         message.reference = floats(values)
 
-    changed = write(tmp_path / "000012.mcap", altered(messages, VlaOutput, shift))
-    vla = str(run / "vla")
+    changed = write(tmp_path / "episodes" / "000012.mcap", altered(messages, VlaOutput, shift))
+    make_actor(tmp_path / "other", load_checkpoint(run / "vla"), releases=3, seed=1)
+    vla, other = str(run / "vla"), str(tmp_path / "other" / "checkpoints" / "final")
     with pytest.raises(SystemExit) as end:
-        replay.main(["--bag", str(changed), "--run", str(tmp_path), "--checkpoint", vla])
+        replay.main(["--bag", str(changed), "--checkpoint", vla, "--actor", other, "--pace", "50", "--output"])
     text = capsys.readouterr().out
     assert end.value.code == 1, text
     assert "step 0: vla_output, boundary" in text
     assert "differs by up to 0.25" in text
-    assert "2 chunks of actor version 2 are left out: no actor of that version was found" in text
+    assert f"actor {other} (version 3) stands for version 2: not judged" in text
     assert text.endswith("NOT the same\n")
+    written = json.loads(changed.with_suffix(".replay.json").read_text())
+    chunks = {chunk["step"]: chunk for chunk in written["chunks"]}
+    assert chunks[0]["difference"] == 0.0, "the VLA's rows pass through"
+    assert all(chunks[step]["difference"] > 0.0 for step in (10, 20))
+    assert [m["judged"] for m in written["messages"] if m["kind"] == CHUNK] == [True, False, False]
+    assert written["critics"] == ["the critic of final"]
+    assert all(chunks[step]["q_played"]["the critic of final"] is not None for step in (10, 20))
+    assert "What would another checkpoint have done here?" in changed.with_suffix(".replay.html").read_text()
 
 
 # -- what does not fit
@@ -252,6 +268,17 @@ def fails(capsys, *arguments):
         replay.main([str(argument) for argument in arguments])
     assert end.value.code == 2
     return capsys.readouterr().err
+
+
+def test_several_episodes_are_named_by_files_or_by_numbers_of_a_run(bag, run, capsys):
+    one = bag.parent / "000012.mcap"
+    given = replay._parser().parse_args
+    assert replay._bags(given(["--bag", f"{one},{one}", str(one)])) == [one] * 3
+    assert replay._bags(given(["--run", str(run), "--episodes", "12"])) == [one]
+    assert "has no episode 13; it has 12 to 12" in fails(capsys, "--run", run, "--episodes", "12-13")
+    assert "give --bag FILE, or --run FOLDER" in fails(capsys)
+    assert "give one of them" in fails(capsys, "--bag", one, "--run", run, "--episodes", "12")
+    assert "--output FILE is for one episode" in fails(capsys, "--bag", one, one, "--output", "x.json")
 
 
 def test_missing_and_foreign_files_end_with_status_2(run, tmp_path, capsys):
@@ -265,38 +292,82 @@ def test_a_torn_episode_is_refused(bag, tmp_path):
     torn = tmp_path / "torn.mcap"
     torn.write_bytes(bag.read_bytes()[:-200])
     with pytest.raises(EpisodeFileError, match=r"torn\.mcap"):
-        replay.prepare(torn, tmp_path)
+        prepare(torn, tmp_path)
 
 
 def test_a_missing_and_another_vla_are_refused(bag, tmp_path, messages):
     with pytest.raises(CheckpointError, match="no VLA checkpoint here"):
-        replay.prepare(bag, tmp_path)
+        prepare(bag, tmp_path)
 
     def other(message):
         message.vla_hash = "0123456789abcdef"
 
     mixed = write(tmp_path / "000012.mcap", altered(messages, VlaOutput, other))
     with pytest.raises(ReplayError, match=r"recorded with VLA 0123456789abcdef, .*give the VLA checkpoint of that run"):
-        replay.prepare(mixed, bag.parent.parent)
+        prepare(mixed, bag.parent.parent)
 
 
 def test_the_run_seed_is_found_and_a_wrong_one_refused(bag):
-    prepared = replay.prepare(bag, bag.parent.parent)
+    prepared = prepare(bag, bag.parent.parent)
     assert {node.parameters["run_seed"] for node in prepared.nodes} == {RUN_SEED}
     assert [node.name for node in prepared.nodes] == ["vla", "rl_policy"]
     with pytest.raises(ReplayError, match="another run seed than 4"):
-        replay.prepare(bag, bag.parent.parent, seed=4)
+        prepare(bag, bag.parent.parent, seed=4)
 
 
-def test_an_actor_of_another_vla_is_refused_and_one_of_another_version_left_out(bag, run, tmp_path):
+def test_an_actor_of_another_vla_is_refused_and_one_of_another_version_stands_for_the_recorded(bag, run, tmp_path):
     foreign = load_checkpoint(run / "vla")
     make_actor(tmp_path, dataclasses.replace(foreign, hash="f" * 16))
     with pytest.raises(ReplayError, match="was trained on VLA ffffffffffffffff"):
-        replay.prepare(bag, run, actor=str(tmp_path / "checkpoints" / "final"))
+        prepare(bag, run, actor=str(tmp_path / "checkpoints" / "final"))
     older = make_actor(tmp_path / "older", foreign, releases=1)
     assert older.version == 1
-    assert replay.prepare(bag, run, actor=str(tmp_path / "older" / "checkpoints" / "final")).actor_version == 0
-    assert replay.prepare(bag, run).actor_version == 2
+    stands = prepare(bag, run, actor=str(tmp_path / "older" / "checkpoints" / "final"))
+    assert (stands.actor.version, stands.judgement) == (2, Judgement(2, another_actor=True))
+    own = str(run / "checkpoints" / "final")
+    assert prepare(bag, run).judgement == prepare(bag, run, actor=own).judgement == Judgement(2)
+    make_actor(tmp_path / "warm-up", foreign, releases=0)
+    with pytest.raises(ReplayError, match="written in warm-up"):
+        prepare(bag, run, actor=str(tmp_path / "warm-up" / "checkpoints" / "final"))
+
+
+def test_another_vla_that_was_named_is_compared_and_not_judged(messages, run, tmp_path):
+    def other(message):
+        message.vla_hash = "0123456789abcdef"
+
+    for_another = [entry for m in messages for entry in altered([m], VlaOutput, other)]
+    bag = write(tmp_path / "000012.mcap", for_another)
+    found = prepare(bag, run, checkpoint=str(run / "vla"))
+    assert found.judgement == Judgement(0, another_vla=True)
+    assert "recorded with VLA 0123456789abcdef" in found.notes[0]
+
+
+def test_a_robot_of_other_joints_is_refused(bag, run, messages, tmp_path):
+    def fewer(message):
+        message.joint_names = ["left_waist"]
+
+    other = write(tmp_path / "000012.mcap", altered(messages, ExecutedAction, fewer))
+    with pytest.raises(ReplayError, match="give a robot file of the same arms with --robot"):
+        prepare(other, run)
+
+
+def test_an_actor_may_refine_what_the_vla_drove(messages, run, tmp_path):
+    """Warm-up: no chunk is refined. With an actor at hand RL drives the critical phase."""
+
+    def by_the_vla(message):
+        message.policy_version, message.source = 0, message.SOURCE_VLA
+
+    def vla_drives(message):
+        message.driver, message.actor_version = EpisodeState.DRIVER_VLA, 0
+
+    warm = [entry for m in messages for entry in altered([m], ActionChunk, by_the_vla)]
+    warm = [entry for m in warm for entry in altered([m], EpisodeState, vla_drives)]
+    found = prepare(write(tmp_path / "000012.mcap", warm), run, actor=str(run / "checkpoints" / "final"))
+    assert found.judgement == Judgement(1, another_actor=True, rl_drives=True)
+    steps = replay_plan.plan(found.recording, found.judgement)
+    states = [s.message for s in steps if isinstance(s, Publish) and s.topic == topics.EPISODE_STATE]
+    assert [state.driver for state in states] == [EpisodeState.DRIVER_VLA, EpisodeState.DRIVER_RL]
+    assert all(s.chunk for s in steps if isinstance(s, Await))
 
 
 def test_an_unknown_run_seed_has_to_be_given(bag, messages, tmp_path):
@@ -305,12 +376,12 @@ def test_an_unknown_run_seed_has_to_be_given(bag, messages, tmp_path):
 
     lost = write(tmp_path / "000012.mcap", altered(messages, VlaOutput, far))
     with pytest.raises(ReplayError, match="give it with --seed"):
-        replay.prepare(lost, bag.parent.parent)
+        prepare(lost, bag.parent.parent)
 
 
 def test_changed_configuration_is_noted(messages, run, tmp_path):
     old = write(tmp_path / "000012.mcap", messages, config_hash="feed")
-    assert "changed since the recording: feed then" in replay.prepare(old, run).notes[0]
+    assert "changed since the recording: feed then" in prepare(old, run).notes[0]
 
 
 @pytest.mark.parametrize("key", ["robot", "task"])
@@ -318,26 +389,26 @@ def test_changed_configuration_is_noted(messages, run, tmp_path):
 def test_an_episode_file_cannot_name_a_configuration_by_its_path(messages, run, tmp_path, key, name):
     foreign = write(tmp_path / "000012.mcap", messages, **{key: name})
     with pytest.raises(ParameterError, match=f"its {key} .* is no name: say which with --{key}"):
-        replay.prepare(foreign, run)
+        prepare(foreign, run)
 
 
 def test_a_demonstration_has_nothing_to_compare(messages, tmp_path):
     quiet = [entry for entry in messages if entry[0] != topics.VLA_OUTPUT]
     with pytest.raises(ReplayError, match="is it a demonstration"):
-        replay.prepare(write(tmp_path / "000012.mcap", quiet), tmp_path)
+        prepare(write(tmp_path / "000012.mcap", quiet), tmp_path)
 
 
 def test_without_states_neither_phase_nor_driver_is_known(messages, tmp_path):
     blind = [entry for entry in messages if entry[0] != topics.EPISODE_STATE]
     with pytest.raises(ReplayError, match="no state of episode 12"):
-        replay.prepare(write(tmp_path / "000012.mcap", blind), tmp_path)
+        prepare(write(tmp_path / "000012.mcap", blind), tmp_path)
 
 
 # -- order and comparison
 
 
 def test_order_of_playing(recording):
-    steps = replay_plan.plan(recording, actor_version=2)
+    steps = replay_plan.plan(recording, Judgement(2))
     published = [step.topic for step in steps if isinstance(step, Publish)]
     assert published[:3] == [topics.EPISODE_STATE, topics.CHUNK_REQUEST, topics.OBSERVATION]
     assert published[-1] == topics.CONTROL_STATE
@@ -357,8 +428,10 @@ def test_order_of_playing(recording):
 
 
 def test_requests_of_another_actor_are_put_to_the_vla_alone(recording):
-    awaited = [step for step in replay_plan.plan(recording, actor_version=0) if isinstance(step, Await)]
+    awaited = [step for step in replay_plan.plan(recording, Judgement(0)) if isinstance(step, Await)]
     assert [step.chunk for step in awaited] == [True, False, False]
+    found = replay_plan.compare(recording, *answers(recording), Judgement(0))
+    assert found.notes == ["2 chunks of actor version 2 are left out: no actor of that version was found"]
 
 
 def test_a_repeated_answer_counts_once_and_other_episodes_not_at_all(messages, tmp_path):
@@ -386,14 +459,14 @@ def nudged(message, name, by):
 
 def test_a_boundary_must_be_equal_to_the_bit_and_a_strided_output_within_the_tolerance(recording):
     outputs, strided, chunks = answers(recording)
-    assert all(row.equal for row in replay_plan.compare(recording, outputs, strided, chunks, 2).rows)
+    assert all(row.equal for row in replay_plan.compare(recording, outputs, strided, chunks, Judgement(2)).rows)
     key = next(iter(strided))
     strided[key] = nudged(strided[key], "rl_token", 1e-5)
-    close = replay_plan.compare(recording, outputs, strided, chunks, 2)
+    close = replay_plan.compare(recording, outputs, strided, chunks, Judgement(2))
     assert close.equal
     assert sum(not row.equal for row in close.rows) == 1
     outputs[1] = nudged(outputs[1], "rl_token", 1e-5)
-    assert not replay_plan.compare(recording, outputs, strided, chunks, 2).equal
+    assert not replay_plan.compare(recording, outputs, strided, chunks, Judgement(2)).equal
 
 
 @pytest.mark.parametrize("spoil", ["missing", "shape", "nan"])
@@ -406,7 +479,7 @@ def test_what_does_not_compare_is_not_the_same(recording, spoil):
     else:
         fields = {field: getattr(chunks[2], field) for field in chunks[2].get_fields_and_field_types()}
         chunks[2] = type(chunks[2])(**{**fields, "actions": chunks[2].actions[:-14]})
-    comparison = replay_plan.compare(recording, outputs, strided, chunks, 2)
+    comparison = replay_plan.compare(recording, outputs, strided, chunks, Judgement(2))
     assert [(row.kind, row.step) for row in comparison.rows if not row.within] == [(CHUNK, 10)]
     assert "step 10: action_chunk" in replay_plan.format_comparison(comparison)
 
@@ -416,6 +489,6 @@ def test_a_lost_observation_is_named(recording):
     torn = replay_plan.Recording(**{**vars(recording), "observations": observations})
     outputs, strided, chunks = answers(recording)
     del outputs[2], chunks[2]
-    comparison = replay_plan.compare(torn, outputs, strided, chunks, 2)
+    comparison = replay_plan.compare(torn, outputs, strided, chunks, Judgement(2))
     assert not comparison.equal
     assert "1 boundary outputs have no observation" in comparison.notes[0]

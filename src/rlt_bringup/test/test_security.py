@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rlt_bringup import security
 from rlt_bringup.episodes_client import EpisodesClient
 from rlt_bringup.graph import NODE_NAMES, GraphOptions, NodeSpec, describe, resolve
-from rlt_bringup.replay import Player
+from rlt_bringup.replay_nodes import Player
 from rlt_bringup.runner import GraphRunner
 from rlt_common.config import load_robot
 from rlt_common.parameters import ParameterError

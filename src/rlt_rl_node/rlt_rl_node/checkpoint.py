@@ -155,7 +155,7 @@ def _holds(path: Path, state: dict[str, Any]) -> bool:
         found = read_state(path)
         found.pop("serial", None)
         for file in state["sha256"]:
-            _read(path, file, found)
+            read_part(path, file, found)
     except CheckpointError:
         return False
     return found == state
@@ -191,7 +191,7 @@ def load_actor(path: Path) -> PolicyWeights:
     """The actor of a checkpoint. Raises CheckpointError."""
     state = read_state(path)
     try:
-        return actor_codec.unpack(_read(path, ACTOR, state), state["sha256"][ACTOR])
+        return actor_codec.unpack(read_part(path, ACTOR, state), state["sha256"][ACTOR])
     except (KeyError, TensorFileError) as error:
         raise CheckpointError(f"checkpoint {path}: {ACTOR}: {error}") from error
 
@@ -229,7 +229,7 @@ def load(path: Path, shape: TaskShape, config: LearnerConfig, store: EpisodeStor
     state = read_state(path)
     try:
         _check_fit(path, state, shape, config)
-        arrays, _ = tensor_file.parse(_read(path, LEARNER, state), MAX_BYTES)
+        arrays, _ = tensor_file.parse(read_part(path, LEARNER, state), MAX_BYTES)
         learner = Learner(shape, config)
         robots = progress_of(state["counters"])
         for episode_id, robot, digest in state["episodes"]:
@@ -270,7 +270,8 @@ def _changes(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> 
     return words
 
 
-def _read(path: Path, file: str, state: dict[str, Any]) -> bytes:
+def read_part(path: Path, file: str, state: dict[str, Any]) -> bytes:
+    """The bytes of one of its files. Raises CheckpointError when it does not match the sha256 in `state`."""
     try:
         data = read_limited(path / file, MAX_BYTES)
     except OSError as error:
