@@ -30,9 +30,8 @@ from harness.tick_times import figures, lateness_s
 from harness.untrained_run import SHORT, on_a_timer, prepare
 
 from rlt_bringup.graph import GraphOptions, describe, resolve
-from rlt_bringup.replay_answers import answer
 from rlt_bringup.replay_nodes import Pace, play_all
-from rlt_bringup.replay_plan import BOUNDARY, CHUNK, STRIDED
+from rlt_bringup.replay_plan import BOUNDARY, CHUNK, STRIDED, compare
 from rlt_bringup.replay_source import Wanted
 from rlt_bringup.replay_source import prepare as prepare_replay
 from rlt_common.config import load_robot
@@ -52,7 +51,7 @@ class Scale:
     seconds: float
 
 
-FULL, QUICK = Scale(12, 4, 30.0), Scale(4, 1, 10.0)
+FULL, QUICK = Scale(10, 3, 25.0), Scale(4, 1, 10.0)
 SETTLE_S = 6.0
 """After the recorder was started or stopped: its own start is not what is measured."""
 PATIENCE_S = 240.0
@@ -94,16 +93,18 @@ def play(run: Path) -> dict[str, Any]:
     replays = [prepare_replay(bag, wanted) for bag in sorted((run / "episodes").glob("*.mcap"))]
     counts = {name: [0, 0] for name in KINDS.values()}
     robot_s = seconds = 0.0
-    left_out: list[str] = []
+    notes: list[str] = []
     for replay, played in zip(replays, play_all(replays, Pace()), strict=True):
-        found = answer(replay, played)
-        robot_s, seconds = robot_s + found["robot_seconds"], seconds + found["seconds"]
-        left_out += found["notes"]
-        for row in found["messages"]:
-            own = counts[KINDS[row["kind"]]]
-            own[0], own[1] = own[0] + row["equal"], own[1] + 1
+        recording = replay.recording
+        found = compare(recording, played.outputs, played.strided, played.chunks, replay.judgement)
+        robot_s, seconds = robot_s + recording.seconds, seconds + played.seconds
+        notes += [*replay.notes, *found.notes]
+        for row in found.rows:
+            own = counts[KINDS[row.kind]]
+            own[0], own[1] = own[0] + row.equal, own[1] + 1
         print(
-            f"parity: episode {found['episode_id']} played back: {'the same' if found['equal'] else 'NOT'}", flush=True
+            f"parity: episode {recording.episode_id} played: {'the same' if found.equal else 'NOT the same'}",
+            flush=True,
         )
     recorded = sum(len(replay.recording.chunks) for replay in replays)
     return {
@@ -111,7 +112,7 @@ def play(run: Path) -> dict[str, Any]:
         **{name: count for name, (_, count) in counts.items()},
         "chunks_recorded": recorded,
         "refined_chunks": sum(bool(c.policy_version) for r in replays for c in r.recording.chunks.values()),
-        "notes": left_out,
+        "notes": notes,
         "robot_minutes": robot_s / 60,
         "speed": robot_s / seconds,
     }

@@ -70,7 +70,7 @@ def answer(replay: Replay, played: Played) -> dict[str, Any]:
         "equal": comparison.equal,
         "notes": notes,
         "seconds": played.seconds,
-        "robot_seconds": _robot_seconds(recording),
+        "robot_seconds": recording.seconds,
         "components": components(replay.robot),
         "critics": list(replay.values),
         "messages": [dataclasses.asdict(row) for row in comparison.rows],
@@ -116,11 +116,6 @@ def jumps(values: Sequence[float | None], floor: float) -> list[bool]:
         differences.append(None if value is None or last is None else value - last)
         last = value if value is not None else last
     return unusual(differences, floor)
-
-
-def _robot_seconds(recording: Recording) -> float:
-    stamps = [stamp_ns(executed.header.stamp) for executed in recording.executed]
-    return (max(stamps) - min(stamps)) * 1e-9 if stamps else 0.0
 
 
 def _matrix(chunk: ActionChunk, values: Sequence[float]) -> np.ndarray:

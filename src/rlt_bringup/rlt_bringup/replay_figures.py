@@ -44,7 +44,8 @@ def actions(found: Mapping[str, Any], name: str) -> str:
             unused.set_visible(False)
         for axis in axes[-1]:
             axis.set_xlabel("control step")
-        axes[0, 0].legend(loc="upper left", fontsize=7.5, ncols=3)
+        lines, words = axes[0, 0].get_legend_handles_labels()
+        figure.legend(lines, words, loc="outside upper right", fontsize=8, ncols=3)
 
     summary = f"Actions of {len(steps)} control steps, {recorded.shape[1]} components: recorded, played and reference."
     return svg(draw, (9.6, 1.0 + 1.05 * -(-recorded.shape[1] // COLUMNS)), summary, f"{name}-actions")
@@ -64,7 +65,7 @@ def distance_and_q(found: Mapping[str, Any], name: str) -> str:
         axes[0].plot(time_s, own, color=INK, marker="o", markersize=2.5, linewidth=1.2, label="recorded")
         axes[0].plot(time_s, _values(chunks, "distance_played"), color=RLT, linewidth=1.2, label="played")
         axes[0].set(title="|pi - reference|, spreads", ylim=(0, None))
-        axes[0].legend(fontsize=8, ncols=2, loc="upper right")
+        axes[0].legend(fontsize=8, ncols=2, loc="best")
         _mark(axes[0], chunks, "|pi - reference|", own)
         if critics:
             critic = critics[0]
@@ -75,7 +76,7 @@ def distance_and_q(found: Mapping[str, Any], name: str) -> str:
             axes[1].plot(time_s, q, color=INK, marker="o", markersize=2.5, linewidth=1.2, label="recorded")
             axes[1].plot(time_s, again, color=RLT, linewidth=1.2, label="played")
             axes[1].set(title=f"Q of the chunk by {critic}")
-            axes[1].legend(fontsize=8, ncols=3, loc="upper left")
+            axes[1].legend(fontsize=8, ncols=3, loc="best")
             _mark(axes[1], chunks, f"Q of {critic}", q)
         axes[-1].bar(time_s, _values(chunks, "difference"), width=_width(time_s), color=RLT)
         axes[-1].set(title="played - recorded, root mean square, spreads", xlabel="seconds since the episode's start")
@@ -103,7 +104,8 @@ def timing(found: Mapping[str, Any], name: str) -> str:
             base = base + spent
         blamed = [i for i, chunk in enumerate(chunks) if chunk["late"]]
         axis.scatter(time_s[blamed], base[blamed], color=RLT, marker="v", s=22, label="late" if blamed else None)
-        axis.set(title="ms of each chunk", xlabel="seconds since the episode's start", ylim=(0, None))
+        top = 1.3 * max(float(base.max()), 1.0)
+        axis.set(title="ms of each chunk", xlabel="seconds since the episode's start", ylim=(0, top))
         axis.legend(fontsize=8, ncols=6, loc="upper right")
 
     summary = f"Time of {len(chunks)} chunks by stage; {sum(chunk['late'] for chunk in chunks)} came late."

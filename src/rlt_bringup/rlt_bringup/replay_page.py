@@ -13,7 +13,7 @@ from rlt_bringup.replay_plan import BOUNDARY, CHUNK, STRIDED
 from rlt_bringup.replay_tables import Table, another, jumped, late, limited
 from rlt_common.atomic import write_atomic
 
-ROWS = 60
+ROWS = 25
 """Of a table; the rest is in the JSON."""
 
 

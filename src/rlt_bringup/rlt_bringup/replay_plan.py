@@ -64,6 +64,12 @@ class Recording:
         return stamp_ns(self.executed[0].header.stamp) if self.executed else min(self.observations, default=0)
 
     @property
+    def seconds(self) -> float:
+        """Robot time between the first control step and the last."""
+        stamps = [stamp_ns(executed.header.stamp) for executed in self.executed]
+        return (max(stamps) - min(stamps)) * 1e-9 if stamps else 0.0
+
+    @property
     def vla_hashes(self) -> set[str]:
         """Hashes of the VLAs that answered: one, unless the recording is not of one run."""
         return {output.vla_hash for output in (*self.boundaries.values(), *self.strided.values())}

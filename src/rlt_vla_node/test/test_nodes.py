@@ -82,6 +82,7 @@ def test_a_request_is_answered_and_answered_again_with_the_same_bytes(vla_rig, c
     rl_token, reference, _ = run_observation(model, model.batch([seen]), seed)
     assert output.noise_seed == seed
     assert output.vla_hash == model.hash
+    assert output.runtime.endswith(f"torch {torch.__version__}"), "the same bits are expected there alone"
     assert output.rl_token.tobytes() == rl_token.tobytes()
     assert output.reference.tobytes() == reference.tobytes()
     assert (output.horizon, output.action_dim) == (10, 14)
