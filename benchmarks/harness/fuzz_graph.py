@@ -22,7 +22,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from harness.driven_arms import answer_to
-from harness.fuzzing import BESIDE, BYTES_SHARE, MAPPINGS, Findings, Judge, equipped
+from harness.fuzzing import BESIDE, BYTES_SHARE, MAPPINGS, Findings, Judge, equipped, page_of
 from harness.hostile import Hostile
 from harness.untrained_run import prepare
 from harness.valid_messages import ValidMessages
@@ -291,7 +291,7 @@ def attack_equipped_graph(run: Path, count: int, seed: int, say: Callable[[str],
         remap = (*specs["joy_operator"].remap, (joy, f"{device}/joy"))
         nodes.append(replace(specs["joy_operator"], name=f"joy_{device}", parameters=parameters, remap=remap))
     nodes += [spec for spec in BESIDE if spec.name != "keyboard"]  # which needs a terminal
-    nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": str(raw), "port": 0}))
+    nodes.append(page_of(raw, run))
     sensors = valid.robot.sensor_topics
     only = [*beside, *sensors, topics.CAMERA_HEALTH, topics.DIAGNOSTICS, topics.ACTION_CHUNK, topics.TELEOP_COMMAND]
     attack_graph(nodes, valid, run / "log", count, seed, say, found, beside=beside, only=only, well=sensors)

@@ -49,12 +49,12 @@ from rlt_rl_node.policy_node import PolicyNode
 from rlt_sim.scripted_operator_node import ScriptedOperatorNode
 from rlt_sim.sim_robot_node import SimRobotNode
 from rlt_teleop.auto_handoff_node import AutoHandoffNode
-from rlt_teleop.camera_view_node import CameraViewNode
 from rlt_teleop.episode_manager_node import EpisodeManagerNode
 from rlt_teleop.feedback_node import FeedbackNode
 from rlt_teleop.joy_mapping import load_mapping
 from rlt_teleop.joy_operator_node import JoyOperatorNode
 from rlt_teleop.keyboard_node import KeyboardNode
+from rlt_teleop.operator_page_node import OperatorPageNode
 from rlt_teleop.recorder_node import RecorderNode
 from rlt_teleop.status_node import StatusNode
 from rlt_vla_node.camera_ingest_node import CameraIngestNode
@@ -85,7 +85,7 @@ NODES: dict[str, Callable[[], Node]] = {
     "status": lambda: StatusNode(TERMINAL.console),
     "feedback": FeedbackNode,
     "keyboard": lambda: KeyboardNode(TERMINAL.descriptor),
-    "camera_view": CameraViewNode,
+    "operator_page": OperatorPageNode,
 }
 """What makes each node of the graph and those that a person starts beside it; the gamepad node takes no messages."""
 BESIDE = (
@@ -435,6 +435,12 @@ def _start(coroutine: Any) -> None:
     coroutine.close()
 
 
+def page_of(robot: Path, run: Path) -> NodeSpec:
+    """The operator page, at a port that is free."""
+    parameters = {"robot": str(robot), "run_directory": str(run), "port": 0}
+    return NodeSpec("rlt_teleop", "operator_page", "operator_page", parameters)
+
+
 def graph_nodes(run: Path) -> tuple[list[NodeSpec], list[NodeSpec], ValidMessages]:
     """(every node, those beside the graph and the executor on a timer too; the training graph; valid messages), on an
     untrained VLA."""
@@ -446,8 +452,11 @@ def graph_nodes(run: Path) -> tuple[list[NodeSpec], list[NodeSpec], ValidMessage
     training, deployed = described
     every = {**deployed, **training}  # the VLA node of deployment asks for a hand-off head
     timer = ticking_by_itself(every["chunk_executor"], on_a_timer(run))
-    view = NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": str(resolved.robot_file), "port": 0})
-    return [*every.values(), *BESIDE, view, timer], list(training.values()), ValidMessages(resolved)
+    return (
+        [*every.values(), *BESIDE, page_of(resolved.robot_file, run), timer],
+        list(training.values()),
+        ValidMessages(resolved),
+    )
 
 
 def equipped_nodes(run: Path) -> tuple[list[NodeSpec], ValidMessages]:

@@ -6,6 +6,7 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
@@ -15,7 +16,7 @@ setup(
     zip_safe=True,
     maintainer="RLT maintainers",
     maintainer_email="maintainers@rlt-ros.example",
-    description="Operator side: joystick, gamepad, episode manager and recorder.",
+    description="Operator side: joystick, gamepad, episode manager, recorder and operator page.",
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
@@ -27,7 +28,7 @@ setup(
             "reset_estop = rlt_teleop.reset_estop_command:main",
             "status = rlt_teleop.status_node:main",
             "feedback = rlt_teleop.feedback_node:main",
-            "camera_view = rlt_teleop.camera_view_node:main",
+            "operator_page = rlt_teleop.operator_page_node:main",
             "views = rlt_teleop.views_node:main",
             "keyboard = rlt_teleop.keyboard_node:main",
         ],

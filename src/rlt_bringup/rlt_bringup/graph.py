@@ -90,7 +90,7 @@ class GraphOptions:
     device: str = param(
         "", "gamepad device or part of its name for our own gamepad node; empty: the joy package's node, if installed"
     )
-    view: bool = param(False, "show the cameras as a web page, http://127.0.0.1:8091")
+    view: bool = param(False, "serve the operator page: cameras, buttons, episodes at http://127.0.0.1:8091")
     seed: int = param(0, "run seed", minimum=0, maximum=2**31 - 1)
     drivers: bool = param(
         True,
@@ -156,7 +156,7 @@ class Resolved:
     """What a person should know who starts this; launch and runner say it."""
 
 
-RUN_FOLDERS = ("checkpoints", "demonstrations", "encoded", "episodes", "log", "stages")
+RUN_FOLDERS = ("checkpoints", "clips", "demonstrations", "encoded", "episodes", "log", "stages")
 """In the run directory; the checkpoint of the VLA may be elsewhere."""
 
 
@@ -293,7 +293,7 @@ NODE_NAMES = (
     "scripted_operator",
     "gamepad",
     "spacenav",
-    "camera_view",
+    "operator_page",
     "v4l2_camera",
     "auto_handoff",
 )
@@ -389,7 +389,8 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
     elif options.host != "gpu":
         nodes += _device(resolved)
     if options.view:
-        nodes.append(NodeSpec("rlt_teleop", "camera_view", "camera_view", {"robot": files["robot"]}))
+        page = {"robot": files["robot"], "run_directory": run}
+        nodes.append(NodeSpec("rlt_teleop", "operator_page", "operator_page", page))
     here = [node for node in nodes if options.host in ("all", "gpu" if node.name in GPU_NODES else "robot")]
     return [_finish(node, resolved, options.use_sim_time or resolved.lockstep) for node in here]
 

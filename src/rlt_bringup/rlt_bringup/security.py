@@ -123,7 +123,25 @@ NODES: dict[str, Interfaces] = {
     "joy_operator": Interfaces(publish=(topics.OPERATOR_EVENT, topics.TELEOP_COMMAND)),  # and its mapping's topics
     "gamepad": Interfaces(publish=(topics.JOY,), subscribe=(topics.JOY_FEEDBACK,)),
     "spacenav": Interfaces(publish=("spacenav/joy", "spacenav/offset", "spacenav/rot_offset", "spacenav/twist")),
-    "camera_view": Interfaces(subscribe=(topics.OBSERVATION,)),
+    "operator_page": Interfaces(
+        publish=(topics.OPERATOR_EVENT, topics.ESTOP),
+        subscribe=(
+            topics.EPISODE_STATE,
+            topics.CONTROL_STATE,
+            topics.TRAINING_STATUS,
+            topics.RECORDER_STATUS,
+            topics.RELABEL,
+            topics.DIAGNOSTICS,
+            topics.OPERATOR_EVENT,
+            topics.OBSERVATION,
+        ),
+        request=(
+            topics.SERVICE_HANDOFF,
+            topics.SERVICE_LABEL_EPISODE,
+            topics.SERVICE_ESTOP,
+            topics.SERVICE_RESET_ESTOP,
+        ),
+    ),
     "views": Interfaces(
         publish=(PICTURES, views.POLICY, views.REFERENCE), subscribe=(topics.OBSERVATION, topics.ACTION_CHUNK)
     ),
@@ -378,6 +396,7 @@ def main(arguments: list[str] | None = None) -> None:
             mode="eval" if replay else given.mode,
             operator=given.operator,
             joy=given.joy,
+            view=True,  # the operator page has policies whether it is started or not
             namespace=namespace,
             learner=given.learner,
             robots=given.robots,

@@ -72,7 +72,7 @@ def test_every_type_that_a_robot_a_device_or_a_person_s_node_takes_is_fuzzed(wor
 
 
 def test_parts_together_send_what_one_process_would(world):
-    specs = [world[0][name] for name in ("recorder", "auto_handoff", "camera_view")]
+    specs = [world[0][name] for name in ("recorder", "auto_handoff", "operator_page")]
     whole = fuzzing.campaign(specs, world[1], 30, 0, lambda _: None)
     parts = fuzzing.Findings()
     for k in range(2):

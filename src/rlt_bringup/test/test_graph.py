@@ -127,8 +127,8 @@ def test_a_scripted_operator_is_for_the_simulation(tmp_path):
 
 
 def test_the_cameras_are_shown_on_demand(tmp_path):
-    assert "camera_view" not in graph(tmp_path)
-    view = graph(tmp_path, view=True)["camera_view"]
+    assert "operator_page" not in graph(tmp_path)
+    view = graph(tmp_path, view=True)["operator_page"]
     assert (Path(get_package_prefix(view.package)) / "lib" / view.package / view.executable).is_file()
 
 

@@ -19,6 +19,7 @@ ALLOWED = {
     "rlt_bringup": {"rlt_common", "rlt_sim", *MIDDLE},
 }
 ROSDEP_KEYS = {
+    "aiohttp": "python3-aiohttp",
     "cv2": "python3-opencv",
     "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",

@@ -46,9 +46,9 @@ def test_what_the_caller_chose_stays(bare):
 
 def test_every_node_that_the_runner_starts_has_them(bare, tmp_path):
     set_defaults()
-    executor = NodeSpec("rlt_teleop", "camera_view", "camera_view")
+    executor = NodeSpec("rlt_teleop", "operator_page", "operator_page")
     with GraphRunner([executor], tmp_path) as runner:
-        environment = Path(f"/proc/{runner.pid('camera_view')}/environ").read_bytes().decode().split("\0")
+        environment = Path(f"/proc/{runner.pid('operator_page')}/environ").read_bytes().decode().split("\0")
     assert {f"{name}={os.environ[name]}" for name in NAMES} <= set(environment)
 
 

@@ -160,7 +160,7 @@ def started(module, arguments=(), parameters=None):
         ("status", "rlt_teleop.status_node", "", ""),
         ("feedback", "rlt_teleop.feedback_node", "", "outputs:=[rumble]"),
         ("gamepad", "rlt_teleop.gamepad_node", "", ""),
-        ("camera_view", "rlt_teleop.camera_view_node", "", "robot:={robot} port:=0"),
+        ("operator_page", "rlt_teleop.operator_page_node", "", "robot:={robot} run_directory:=no-run port:=0"),
         ("views", "rlt_teleop.views_node", "", "robot:={robot}"),
         ("v4l2_camera", "rlt_vla_node.v4l2_camera_node", "", "robot:={robot}"),
         ("reset_estop_command", "rlt_teleop.reset_estop_command", "", ""),
@@ -327,7 +327,7 @@ def test_the_policies_in_the_repository_are_those_of_today(tmp_path):
 def test_a_secured_graph_starts_every_node_in_its_own_enclave(monkeypatch, tmp_path, capsys):
     security.main(["--list", "--mode", "train"])
     listed = capsys.readouterr().out.split()
-    nodes = security.described(resolve(GraphOptions(run=str(tmp_path), mode="train")))
+    nodes = security.described(resolve(GraphOptions(run=str(tmp_path), mode="train", view=True)))
 
     def enclaves():
         commands = [GraphRunner([node], tmp_path)._command(node) for node in nodes]

@@ -60,6 +60,7 @@ class Snapshot:
     phase: Phase | None = None
     purpose: str = ""
     episode_id: int = 0
+    epoch: int = 0
     reason: str = ""
     driver: str = "unknown: no word from the executor"
     hold_reason: str = ""
@@ -78,6 +79,8 @@ class Snapshot:
     """Share of the run's confirmed episodes in which a human took over."""
     relabelling: int = 0
     waiting_for: str = ""
+    reminders: int = 0
+    """Times the operator was reminded of it."""
     buttons: Mapping[str, str] = field(default_factory=dict)
     """Operator's action -> what is written on its button, as joy_operator says; empty before it was heard."""
     recorder_error: str = ""
@@ -179,6 +182,7 @@ class StatusModel:
                 "phase": _known(Phase, episode.phase),
                 "purpose": purpose.name.lower() if purpose is not None else "unknown",
                 "episode_id": episode.episode_id,
+                "epoch": episode.epoch,
                 "reason": episode.reason,
                 "label": _known(Label, episode.label) or Label.NONE,
                 "confirmation": episode.confirmation,
@@ -190,6 +194,7 @@ class StatusModel:
                 "successes": episode.successes,
                 "relabelling": episode.relabelling,
                 "waiting_for": episode.waiting_for,
+                "reminders": episode.reminders,
             }
         if control is not None:
             facts |= {

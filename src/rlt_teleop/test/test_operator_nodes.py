@@ -133,7 +133,7 @@ NODES = {
     "joy_operator": ("robot", "mapping"),
     "gamepad": (),
     "auto_handoff": ("task",),
-    "camera_view": ("robot",),
+    "operator_page": ("robot", "run_directory"),
 }
 
 
