@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rlt_bringup.episode_scan import EpisodeScan, control_hz, scan
 from rlt_bringup.report import EpisodeOutcome, ReportError
-from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError
+from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, episode_configuration
 from rlt_common.metrics_log import METRICS_LOG, Row, read_metrics
 from rlt_common.reading import read_json, read_tail
 from rlt_common.relabels import EPISODES, RECORDED_LABEL, corrected_labels, episode_facts
@@ -74,6 +76,8 @@ class RunFacts:
     demo: Mapping[str, Any] = field(default_factory=dict)
     logged: Mapping[str, int] = field(default_factory=dict)
     """"node: text" of warnings and errors in log/, numbers in it as "#" -> how often."""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """Of the newest episode whose file has it: "robot" and "task" -> what their files said."""
     leftovers: int = 0
     """Files of interrupted recordings."""
     problems: tuple[str, ...] = ()
@@ -122,6 +126,7 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
         stages={path.stem: _json(path, problems) for path in sorted((run / "stages").glob("*.json"))},
         demo=_json(run / "demo.json", problems),
         logged=_logged(run / "log"),
+        configuration=_configuration([path for path, _ in facts], problems),
         leftovers=len(list((run / EPISODES).glob(f"*{PARTIAL_SUFFIX}*"))),
         problems=tuple(problems),
     )
@@ -163,6 +168,19 @@ def _retired(run: Path, there: set[str], problems: list[str]) -> list[RunEpisode
 
 def _episode_id(episode: RunEpisode) -> int:
     return episode.outcome.episode_id
+
+
+def _configuration(paths: list[Path], problems: list[str]) -> dict[str, Any]:
+    for path in reversed(paths):
+        try:
+            if texts := episode_configuration(path):
+                return {name: yaml.safe_load(text) for name, text in sorted(texts.items())}
+        except EpisodeFileError:
+            continue  # named when it is read
+        except (yaml.YAMLError, RecursionError) as error:
+            problems.append(f"configuration in {path.name} is left out: {error}")
+            return {}
+    return {}
 
 
 def _left_out(path: Path, error: Exception) -> str:

@@ -202,6 +202,11 @@ def provenance(run: Run) -> str:
         html_facts("Hashes", said["hashes"]),
         html_facts("Settings of the learner", {n: shown(v) for n, v in flat(run["settings"]["learner"]).items()}),
         html_facts("Settings of the adaptation", {n: shown(v) for n, v in flat(run["settings"]["adapt"]).items()}),
+        *(
+            html_facts(f"The {name} file", {n: shown(v) for n, v in flat(run["settings"][name]).items()})
+            for name in ("robot", "task")
+            if isinstance(run["settings"].get(name), Mapping)
+        ),
         html_facts("Statistics", {"spread of the actions": shown(spread)}) if spread else "",
         html_facts("Versions of this installation", {n: v or "not installed" for n, v in said["versions"].items()}),
     ]

@@ -265,5 +265,6 @@ def _settings(facts: RunFacts) -> dict[str, Any]:
         "learner": facts.checkpoint.get("settings") or {},
         "layout": facts.checkpoint.get("layout") or {},
         "adapt": facts.vla.get("adapt") or {},
+        **facts.configuration,
         "action_spread": (facts.vla.get("statistics") or {}).get("action_spread"),
     }

@@ -81,7 +81,7 @@ def write_episode(folder: Path, number: int, episode: MadeEpisode, **facts: str)
         "intervened": str(bool(episode.human)).lower(),
         **facts,
     }
-    writer.finish(about)
+    writer.finish(about, {"robot": "control_hz: 50.0\n", "task": f"name: {about['task']}\nstride: 2\n"})
     return writer.path
 
 

@@ -196,7 +196,7 @@ def test_advice_and_provenance_are_in_it(run):
     assert made["provenance"]["hashes"]["actor"] == "aa" * 32
     assert made["provenance"]["hashes"]["robot and task files"] == "c0ffee00"
     page = Page(report_html.render({"task": "x", "run": made})).text
-    for words in ("The decoder ignores the RL token", "aa" * 32, "c0ffee00", "agent.gamma", "0.97", "1234"):
+    for words in ("The decoder ignores the RL token", "aa" * 32, "c0ffee00", "agent.gamma", "0.97", "1234", "stride"):
         assert words in page, words
 
 

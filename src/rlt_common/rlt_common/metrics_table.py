@@ -269,6 +269,9 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
     },
     "vla": {
         "vla_hash": Metric("of the frozen VLA and RL token"),
+        "device": Metric("where it computes", "", "the GPU where there is one", "PyTorch finds none: `nvidia-smi`"),
+        "torch": Metric("version of PyTorch"),
+        "threads": Metric("of a processor, that it computes with"),
         "handoff_head": Metric("`loaded` or `none`"),
         "boundary_outputs": Metric("observations encoded for a chunk"),
         "strided_outputs": Metric("observations encoded for the replay"),
@@ -308,6 +311,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         "refused_messages": _REFUSED,
         "last_durable": Metric("path of the last episode that is safe on the disk"),
         "warning": Metric("what its file lacks", "", "empty"),
+        "episodes_gib": Metric("size of the episode files, where `retention.keep_gib` limits it", "GiB"),
         "free_gib": Metric("free on the disk", "GiB", "above `low_space_gib`", "free some; the run goes on from there"),
     },
     "episode_manager": {
@@ -336,6 +340,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         "wanted": Metric("device that is looked for"),
         "rumble_problem": Metric("why it does not rumble", "", "empty"),
     },
+    "views": {"shown": Metric("observations shown under view/")},
     "sim_robot": {"step": Metric("simulated control step"), "episode": Metric("episode in the simulator")},
     "scripted_operator": {"presses": Metric("buttons that the script pressed")},
 }
