@@ -224,7 +224,9 @@ class PageServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Callable[..., Awaitable[web.StreamResponse]]) -> Any:
         try:
-            response = self._turned_away(request) or await handler(request)
+            response = self._turned_away(request)
+            if response is None:  # not `or`: to aiohttp 3.9, which Ubuntu 24.04 has, a response is an empty mapping
+                response = await handler(request)
         except web.HTTPException as error:
             response = web.Response(status=error.status, text=error.text)
         if not response.prepared:
