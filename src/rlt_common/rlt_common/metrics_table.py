@@ -336,6 +336,15 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         "refused": Metric("messages refused", "", "0"),
         "button <action>": Metric("what is written on the button of an action"),
     },
+    "operator_page": {
+        "pages": Metric("browsers that are connected"),
+        "dropped_pages": Metric("connections given up because they took nothing any more", "", "few", "a bad network"),
+        "turned_away": Metric("connections refused", "", "0", "a wrong token, or more browsers than it serves"),
+        "presses": Metric("presses of buttons passed on"),
+        "refused_presses": Metric("of others that came too late or did not fit", "", "few"),
+        "stops": Metric("emergency stops from a page"),
+        "unreadable_observations": Metric("observations whose images it could not show", "", "0"),
+    },
     "gamepad": {
         "wanted": Metric("device that is looked for"),
         "rumble_problem": Metric("why it does not rumble", "", "empty"),
