@@ -85,6 +85,7 @@ def page_state(
         "moving": snapshot.moving,
         "hold_reason": snapshot.hold_reason,
         "step": snapshot.step,
+        "silent": [name for name in (MANAGER, EXECUTOR) if silent(snapshot, name)],
         "estop": stopped,
         "label": snapshot.label.name.lower() if snapshot.label != Label.NONE else "",
         "confirmation": CONFIRMATION.get(snapshot.confirmation, "unknown"),

@@ -129,6 +129,12 @@ def test_who_resets_the_scene_by_hand_says_so_and_without_an_ended_episode_nothi
     assert "undo" not in possible(IDLE, scene_resets_itself=True, ended=False)
 
 
+def test_who_is_silent_is_named():
+    snapshot = replace(MOVING, health=(NodeHealth("episode_manager", "silent", ""), HEALTH[1]))
+    assert page_state(snapshot, seen_of(snapshot, 0), {}, (), 0)["silent"] == ["episode_manager"]
+    assert page_state(MOVING, seen_of(MOVING, 0), {}, (), 0)["silent"] == []
+
+
 def test_the_picture_is_json_whatever_the_graph_says():
     training = TrainingStatus(stage="online\x07", q_mean=float("nan"), message="</script><b>")
     snapshot = replace(MOVING, training=training, reason="\x1b[31m", label=Label.SUCCESS, confirmation=99, phase=None)

@@ -71,7 +71,7 @@ function render() {
   document.body.dataset.estop = String(stopped);
   document.body.dataset.moving = String(state.moving);
   say(byId("task"), state.task);
-  say(byId("phase"), PHASES[phase] ?? "no word from the episode manager");
+  say(byId("phase"), PHASES[phase] ?? "Not known");
   say(byId("driver"), drives(stopped));
   document.title = `${PHASES[phase] ?? "?"} · episode ${state.episode_id} · RLT`;
   for (const step of byId("steps").children) {
@@ -83,6 +83,8 @@ function render() {
   say(byId("reason"), state.reason);
   show(byId("hold"), !!state.hold_reason && state.moving && !stopped);
   say(byId("hold"), "holds: " + state.hold_reason);
+  show(byId("silent"), state.silent.length > 0);
+  say(byId("silent"), `No word from ${state.silent.map(words).join(" and ")}: what is shown here may be old.`);
   show(byId("recorder"), !!state.recorder_error);
   say(byId("recorder"), "recorder: " + state.recorder_error);
   waiting();
@@ -104,6 +106,7 @@ function render() {
 }
 
 function drives(stopped) {
+  if (!state.phase || state.silent.length) return "Who drives is not known.";
   if (stopped) return "Nobody drives: the arms hold.";
   if (!state.moving) return "Nobody drives.";
   if (state.driver.includes(":")) return state.driver[0].toUpperCase() + state.driver.slice(1);
