@@ -51,7 +51,7 @@ class Scale:
     seconds: float
 
 
-FULL, QUICK = Scale(10, 3, 25.0), Scale(4, 1, 10.0)
+FULL, QUICK = Scale(20, 6, 30.0), Scale(4, 1, 10.0)
 SETTLE_S = 6.0
 """After the recorder was started or stopped: its own start is not what is measured."""
 PATIENCE_S = 240.0
@@ -70,7 +70,7 @@ def changes() -> dict[str, Any]:
 
 
 def record(run: Path, episodes: int) -> dict[str, Any]:
-    """Train in lockstep until so many episodes are labelled. Returns what was recorded."""
+    """Train in lockstep until so many episodes are labelled and learned from. Returns what was recorded."""
     task = prepare(run, seed=SEED, changes=changes())
     resolved = resolve(GraphOptions(task=str(task), run=str(run), mode="train", seed=SEED))
     robot = load_robot(resolved.robot_file)
@@ -83,6 +83,9 @@ def record(run: Path, episodes: int) -> dict[str, Any]:
                 raise FaultError(f"no episode ended for {PATIENCE_S:g} s: {graph.seen.health}")
             said = len(graph.seen.labelled)
             print(f"parity: {said} of {episodes} episodes recorded, {time.monotonic() - begun:.0f} s", flush=True)
+        # The next episode begins when the last one's updates are paid.
+        if not graph.until(lambda: graph.seen.episode > max(graph.seen.labelled), PATIENCE_S):
+            raise FaultError(f"the last episode was not learned from: {graph.seen.health}")
     bags = sorted((run / "episodes").glob("*.mcap"))
     return {"bags": len(bags), "megabytes": sum(bag.stat().st_size for bag in bags) / 1e6}
 

@@ -50,6 +50,8 @@ class Watched:
     """What the watch has seen."""
 
     steps: int = 0
+    episode: int = 0
+    """The newest that a step was taken in."""
     commands: int = 0
     last_driven_s: float = 0.0
     """When the newest step that played a chunk was published, s of the machine's clock (`time.time`), as DDS says: when
@@ -125,6 +127,7 @@ class Watch(Node):
 
     def _on_step(self, message: ExecutedAction, at_s: float) -> None:
         self.seen.steps += 1
+        self.seen.episode = max(self.seen.episode, message.episode_id)
         words = f"episode {message.episode_id} step {message.step} source {message.source}"
         if message.source in DRIVEN:
             self.seen.last_driven_s = at_s
