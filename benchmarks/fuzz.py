@@ -3,12 +3,13 @@
 First 100,000 per message type straight through the handlers of the real nodes (`harness.fuzzing`): of the graph, of a
 robot with every sensor that a robot file can name, of a SpaceMouse and leader arms, and of what a person starts beside
 it. Executors tick in both ways and are driven meanwhile. Then 5,000 per topic, service and action over DDS into graphs
-of real processes that drive the simulated arms meanwhile (`harness.fuzz_graph`). QUICK=1 sends a few hundred and
-re-reads the goals from the committed result.
+of real processes that drive the simulated arms meanwhile (`harness.fuzz_graph`); ARGS=--graph repeats this part alone
+and keeps the other's rows of the last result. QUICK=1 sends a few hundred and re-reads the goals.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ from typing import Any
 
 from harness.fuzz_graph import attack_equipped_graph, attack_graph, reports
 from harness.fuzzing import Findings, all_handlers, graph_nodes
-from harness.results import Goal, goal_table, markdown_table, publish, quick, show_committed
+from harness.results import Goal, goal_table, markdown_table, publish, quick, read_result, show_committed
+
+from rlt_bringup.report import source_commit
 
 NAME = "fuzz"
 SEED = 0
@@ -31,9 +34,13 @@ STEPS_EACH = 10_000
 """Control steps that each of DRIVEN must have taken part in: else the limits were not met."""
 
 
-def measure(per_type: int, per_topic: int) -> list[dict[str, Any]]:
-    """One row per message type, and one for the graph over DDS."""
-    say = lambda words: print(f"fuzz: {words}", flush=True)  # noqa: E731
+def say(words: str) -> None:
+    """Show progress."""
+    print(f"fuzz: {words}", flush=True)
+
+
+def measure_handlers(per_type: int) -> list[dict[str, Any]]:
+    """One row per message type, and one of what happened meanwhile."""
     with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as name:
         folder = Path(name)
         findings = Findings()
@@ -42,10 +49,17 @@ def measure(per_type: int, per_topic: int) -> list[dict[str, Any]]:
             runs = [folder / f"part{k}" for k in range(PROCESSES)]
             for found in pool.map(all_handlers, runs, [per_type] * PROCESSES, [SEED] * PROCESSES, parts):
                 findings.add(found)
+    return rows_of(findings)
+
+
+def measure_graph(per_topic: int) -> dict[str, Any]:
+    """The row of the graphs over DDS."""
+    with tempfile.TemporaryDirectory(prefix="rlt_fuzz_") as name:
+        folder = Path(name)
         _, training, valid = graph_nodes(folder)
         overheard = attack_graph(training, valid, folder / "log", per_topic, SEED, say)
         attack_equipped_graph(folder / "on_a_timer", per_topic, SEED + 1, say, overheard)
-    return [*rows_of(findings), {"kind": "graph", **reports(overheard)}]
+    return {"kind": "graph", "commit": source_commit(Path(__file__).parent), **reports(overheard)}
 
 
 def rows_of(findings: Findings) -> list[dict[str, Any]]:
@@ -106,7 +120,8 @@ def table(document: Mapping[str, Any]) -> str:
     steps = ", ".join(f"{words['steps'].get(name, 0):,} {name}" for name in DRIVEN)
     driven = f"Control steps that the executors took between the messages: {steps}."
     tail = (
-        f"Over DDS: {sent.total():,} messages and requests on {len(sent)} topics and services; "
+        f"Over DDS (commit `{graph['commit'][:10]}`): {sent.total():,} messages and requests on {len(sent)} topics and "
+        "services; "
         f"{len(graph['deaths'])} processes ended; {graph['commands']:,} commands reached the arms meanwhile. On a "
         "timer: "
         f"{', '.join(f'{count:,} steps by {name}' for name, count in sorted(graph['steps'].items()))}."
@@ -117,7 +132,7 @@ def table(document: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure, or show the path with QUICK=1."""
     if quick():
-        rows = measure(QUICK_PER_TYPE, QUICK_PER_TOPIC)
+        rows = [*measure_handlers(QUICK_PER_TYPE), measure_graph(QUICK_PER_TOPIC)]
         for goal in goals(rows)[2:]:
             print(f"{goal.name}: {goal.value}")
         sent = sum(row["sent"] for row in rows if row["kind"] == "handlers")
@@ -126,7 +141,15 @@ def main() -> None:
             harm = {key: row[key] for row in rows[-2:] for key in ("crashes", "violations", "deaths") if row.get(key)}
             raise SystemExit(f"fuzz: a hostile message did harm, or none met moving arms: {harm}")
         return
-    rows = measure(PER_TYPE, PER_TOPIC)
+    parser = argparse.ArgumentParser(prog="bench-fuzz", description=__doc__)
+    parser.add_argument(
+        "--graph", action="store_true", help="only over DDS; the other rows stay those of the last result"
+    )
+    if parser.parse_args().graph:
+        handlers = [row for row in read_result(NAME)["rows"] if row["kind"] != "graph"]
+    else:
+        handlers = measure_handlers(PER_TYPE)
+    rows = [*handlers, measure_graph(PER_TOPIC)]
     publish(NAME, table, command="make bench-fuzz", seeds=[SEED], n=PER_TYPE, rows=rows, goals=goals(rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +42,9 @@ BATCH, PAUSE_S = 20, 0.02
 """A pause after so many messages, so that readers with short queues see them rather than lose them."""
 START_TIMEOUT_S = 120.0
 SETTLE_S = 5.0
+JUDGED_AFTER_S = 1.0
+"""A command is judged so long after it came: by then the joint states that it follows from have come as well."""
+EXAMPLES = 10
 SENSORS_S = 0.01
 SERVICE, GOAL = " service", " goal"
 """Behind the name of a service and of an action, which may be that of a topic too."""
@@ -63,6 +66,8 @@ class GraphFindings:
     sent: Counter[str] = field(default_factory=Counter)
     deaths: list[str] = field(default_factory=list)
     violations: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    """The first violations, with the numbers."""
     commands: int = 0
     steps: Counter[str] = field(default_factory=Counter)
     """Control steps by who drove, where executed_action is the executor's alone."""
@@ -111,7 +116,7 @@ class Attacker(Node):
         self._requests: dict[int, ChunkRequest] = {}
         self._order = JointOrder(valid.robot.joint_names)
         self._q = valid.home
-        self._unjudged: list[np.ndarray] = []
+        self._unjudged: deque[tuple[float, np.ndarray]] = deque()
         self.create_subscription(Float64MultiArray, self._command_topic, self._on_command, topics.QOS_STREAM)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_STREAM)
         if topics.EXECUTED_ACTION not in self._talk:
@@ -151,17 +156,22 @@ class Attacker(Node):
         client = self._clients_by_name[topics.SERVICE_RESET_ESTOP + SERVICE]
         client.remove_pending_request(client.call_async(ResetEstop.Request()))
 
-    def judge(self) -> None:
-        """Judge the commands since the last call: by now the joint states that came before them are here as well."""
-        for target in self._unjudged:
-            if fault := self._judge.motion.fault(target):
-                self.found.violations[fault] += 1
-        self._unjudged = []
+    def judge(self, after_s: float = JUDGED_AFTER_S) -> None:
+        """Judge the commands that came at least `after_s` ago."""
+        while self._unjudged and self._unjudged[0][0] <= time.monotonic() - after_s:
+            _, target = self._unjudged.popleft()
+            fault = self._judge.motion.fault(target)
+            if not fault:
+                continue
+            self.found.violations[fault] += 1
+            if len(self.found.examples) < EXAMPLES:
+                self.found.examples.append(f"{fault}: {self._judge.motion.nearest(target)}")
 
     def begin_life(self) -> None:
         """The graph starts anew, with arms at their first joints."""
         self._judge.motion.forget()
-        self._unjudged, self._requests, self._q = [], {}, self._valid.home
+        self._unjudged.clear()
+        self._requests, self._q = {}, self._valid.home
 
     def _good(self, name: str, episode_id: int) -> Any:
         if name == topics.ACTION_CHUNK and self._requests:
@@ -213,7 +223,7 @@ class Attacker(Node):
 
     def _on_command(self, message: Float64MultiArray) -> None:
         self.found.commands += 1
-        self._unjudged.append(np.array(message.data, dtype=np.float64))
+        self._unjudged.append((time.monotonic(), np.array(message.data, dtype=np.float64)))
 
 
 def attack_graph(
@@ -321,7 +331,7 @@ def _one_life(
             if _dead(attacker, runner, pids):
                 return
     _spin(executor, SETTLE_S)
-    attacker.judge()
+    attacker.judge(after_s=0.0)
     _dead(attacker, runner, pids)
 
 
@@ -357,6 +367,7 @@ def reports(found: GraphFindings) -> dict[str, Any]:
         "sent": dict(found.sent),
         "deaths": found.deaths,
         "violations": dict(found.violations),
+        "examples": found.examples,
         "commands": found.commands,
         "steps": dict(found.steps),
     }

@@ -8,8 +8,6 @@ workspace, or be further outside than it was.
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from rlt_common.config import RobotConfig
@@ -21,7 +19,8 @@ TOLERANCE_M = 5e-3
 MEASURED_BEYOND = 0.1
 """rad or m that a joint may be measured out of its range and be held there: a gripper that is pressed shut, an encoder
 that is off."""
-KEPT = 400
+KEPT = 2000
+"""Measured joints that a command may follow from: some seconds, with a flood of hostile ones among them."""
 
 
 class MotionJudge:
@@ -41,45 +40,56 @@ class MotionJudge:
 
     def forget(self) -> None:
         """Another robot, or another life of the one that commands it."""
-        self._references: deque[tuple[np.ndarray, list[float]]] = deque(maxlen=KEPT)
-        self._commanded: tuple[np.ndarray, list[float]] | None = None
+        self._measured = np.empty((KEPT, len(self._names)))
+        self._count = 0
+        self._commanded: np.ndarray | None = None
 
     def measured(self, q: np.ndarray) -> None:
         """The arms were said to be here."""
         if q.shape == (len(self._names),) and np.isfinite(q).all():
-            self._references.append((q.copy(), self._outside(q)))
+            self._measured[self._count % KEPT] = q
+            self._count += 1
 
     def fault(self, target: np.ndarray) -> str:
-        """What is wrong with a command; empty when nothing is."""
+        """What is wrong with a command; empty when nothing is. What follows from it is judged by it all the same."""
         if target.shape != (len(self._names),):
             return f"{target.size} joint targets"
         if not np.isfinite(target).all():
             return "joint targets that are not finite"
-        outside = self._outside(target)
-        references = [*self._references, *([self._commanded] if self._commanded else [])]
-        if self._beyond_range(target, [q for q, _ in references]):
-            return "joint targets beyond the joints' range"
-        fault = self._motion_fault(target, outside, references) if references else ""
-        self._commanded = (target.copy(), outside)
-        return fault
+        before = self._measured[: min(self._count, KEPT)]
+        if self._commanded is not None:
+            before = np.vstack([before, self._commanded])
+        self._commanded = target.copy()
+        return self._range_fault(target, before) or (self._motion_fault(target, before) if len(before) else "")
 
-    def _beyond_range(self, target: np.ndarray, before: list[np.ndarray]) -> bool:
+    def nearest(self, target: np.ndarray) -> str:
+        """How far a command is from the joints it may follow from, for whoever looks into a fault."""
+        before = self._measured[: min(self._count, KEPT)]
+        distance = float(np.abs(before - target).max(axis=1).min()) if len(before) else np.inf
+        lower, upper = self._kinematics.lower, self._kinematics.upper
+        beyond = float(np.maximum(lower - target, target - upper).max())
+        far = f"{distance:.4f} from the nearest of {len(before)} measured, {beyond:+.4f} beyond the range"
+        return f"{far}: {target.tolist()}"
+
+    def _range_fault(self, target: np.ndarray, before: np.ndarray) -> str:
         """Whether a joint is out of its range, further than it was measured or commanded before."""
         lower, upper = self._kinematics.lower, self._kinematics.upper
-        known = np.clip([target.clip(lower, upper), *before], lower - MEASURED_BEYOND, upper + MEASURED_BEYOND)
-        return bool(((target < known.min(axis=0) - TOLERANCE) | (target > known.max(axis=0) + TOLERANCE)).any())
+        known = np.clip(
+            np.vstack([target.clip(lower, upper), before]), lower - MEASURED_BEYOND, upper + MEASURED_BEYOND
+        )
+        beyond = (target < known.min(axis=0) - TOLERANCE) | (target > known.max(axis=0) + TOLERANCE)
+        return "joint targets beyond the joints' range" if beyond.any() else ""
 
-    def _motion_fault(
-        self, target: np.ndarray, outside: list[float], references: list[tuple[np.ndarray, list[float]]]
-    ) -> str:
-        before = np.array([q for q, _ in references])
+    def _motion_fault(self, target: np.ndarray, before: np.ndarray) -> str:
+        outside = self._outside(target)
         for number, (name, columns, fastest, _, _) in enumerate(self._arms):
             near = (np.abs(before[:, columns] - target[columns]) <= fastest).all(axis=1)
             if not near.any():
                 return f"the {name} arm faster than its joints' velocity limit"
-            furthest = max(references[i][1][number] for i in np.flatnonzero(near))
-            if outside[number] > furthest + TOLERANCE_M:
-                return f"the {name} tool further out of its workspace than before"
+            if outside[number] > TOLERANCE_M:
+                furthest = max(self._outside(q)[number] for q in before[near])
+                if outside[number] > furthest + TOLERANCE_M:
+                    return f"the {name} tool further out of its workspace than before"
         return ""
 
     def _outside(self, q: np.ndarray) -> list[float]:
