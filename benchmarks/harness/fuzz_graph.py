@@ -45,6 +45,7 @@ SETTLE_S = 5.0
 JUDGED_AFTER_S = 1.0
 """A command is judged so long after it came: by then the joint states that it follows from have come as well."""
 EXAMPLES = 10
+GLANCES = 40
 SENSORS_S = 0.01
 SERVICE, GOAL = " service", " goal"
 """Behind the name of a service and of an action, which may be that of a topic too."""
@@ -117,12 +118,15 @@ class Attacker(Node):
         self._order = JointOrder(valid.robot.joint_names)
         self._q = valid.home
         self._unjudged: deque[tuple[float, np.ndarray]] = deque()
-        self.create_subscription(Float64MultiArray, self._command_topic, self._on_command, topics.QOS_STREAM)
+        self.heard = 0
+        """Commands and joint states so far."""
+        deep = QoSProfile(depth=1000)  # the same for both: none may be judged before what it follows from is here
+        self.create_subscription(Float64MultiArray, self._command_topic, self._on_command, deep)
         self.create_subscription(ChunkRequest, topics.CHUNK_REQUEST, self._on_request, topics.QOS_STREAM)
         if topics.EXECUTED_ACTION not in self._talk:
             self.create_subscription(ExecutedAction, topics.EXECUTED_ACTION, self._on_executed, topics.QOS_STREAM)
         for topic in valid.robot.state_topics:
-            self.create_subscription(JointState, topic, self._on_joint_states, QoSProfile(depth=1000))
+            self.create_subscription(JointState, topic, self._on_joint_states, deep)
         if self._well:
             self.create_timer(SENSORS_S, self._be_well)
 
@@ -214,6 +218,7 @@ class Attacker(Node):
             self.found.violations[fault] += 1
 
     def _on_joint_states(self, message: JointState) -> None:
+        self.heard += 1
         try:
             q = self._order.positions(message.name, message.position)
         except JointStateError:
@@ -222,6 +227,7 @@ class Attacker(Node):
         self._judge.motion.measured(q)
 
     def _on_command(self, message: Float64MultiArray) -> None:
+        self.heard += 1
         self.found.commands += 1
         self._unjudged.append((time.monotonic(), np.array(message.data, dtype=np.float64)))
 
@@ -323,7 +329,7 @@ def _one_life(
             name = rng.choice([name for name, left in remaining.items() if left])
             remaining[name] -= 1
             attacker.attack(name, rng.randint(1, 9))
-        _spin(executor, PAUSE_S)
+        _hear(attacker, executor)
         attacker.judge()
         batches += 1
         if batches % 20 == 0:
@@ -353,6 +359,17 @@ def _until_moving(attacker: Attacker, executor: SingleThreadedExecutor, runner: 
             raise RuntimeError(f"the graph did not begin to move:\n{runner.log_end('chunk_executor')}")
         runner.poll()
         executor.spin_once(timeout_sec=0.1)
+
+
+def _hear(attacker: Attacker, executor: SingleThreadedExecutor) -> None:
+    """Pause, and longer while many commands and joint states wait: a judge that is behind judges wrongly."""
+    _spin(executor, PAUSE_S)
+    heard = GLANCES
+    while heard > GLANCES // 2:
+        before = attacker.heard
+        for _ in range(GLANCES):  # each takes one message of those that are there
+            executor.spin_once(timeout_sec=0)
+        heard = attacker.heard - before
 
 
 def _spin(executor: SingleThreadedExecutor, seconds: float) -> None:
