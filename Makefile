@@ -5,6 +5,8 @@ SHELL := /bin/bash
 WITH_ENV := scripts/with_env.sh
 # Nothing may hang for ever: pytest.ini limits each test, this limits them together.
 TEST_LIMIT := 25m
+# Two test files at a time: much of a graph's test is waiting. More need more cores.
+TOGETHER := --numprocesses 2 --dist loadfile
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
@@ -28,7 +30,7 @@ lint: setup ## Formatting and static checks
 
 test: lint ## Static checks and all tests (under 20 minutes); ARGS='src/rlt_control -k hold' for some of them
 	@timeout --kill-after=30s $(TEST_LIMIT) \
-	  $(WITH_ENV) python scripts/in_own_domain.py python -m pytest $(or $(ARGS),$(wildcard src/*/test))
+	  $(WITH_ENV) python scripts/in_own_domain.py python -m pytest $(or $(ARGS),$(TOGETHER) $(wildcard src/*/test))
 
 extras: .venv/.rlt-extras ## Install requirements-lerobot.txt, for LeRobot's policies; quick when nothing changed
 
