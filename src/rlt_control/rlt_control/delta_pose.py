@@ -12,9 +12,10 @@ from the measured pose in every step would sink. Limits, in the order they are a
 3. workspace: the tool, with what it holds, stays in a box;
 4. joints: inverse kinematics, then joint ranges and the largest joint velocity times the control period.
 
-Where a joint's range or velocity cuts a step short, the commanded pose becomes the one that the joints reach: what is
-recorded as applied is what was sent; where that pose breaks a limit above, the arm stays where it is. The integrator
-knows nothing of ROS or time; whoever calls `step` once per control period decides the rate.
+Where a joint's range or velocity cuts a step short, or the joints found do not reach the pose (a singularity, a pose
+out of reach), the commanded pose becomes the one that the joints reach: what is recorded as applied is what was sent;
+where that pose breaks a limit above, the arm stays where it is. The integrator knows nothing of ROS or time; whoever
+calls `step` once per control period decides the rate.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ ARM_DIM = 7
 """Action components per arm: 3 translation, 3 rotation, 1 gripper."""
 RANGE_MARGIN = 0.1
 """rad or m that a joint may be measured beyond its range: encoders' offsets. What is further out is no measurement."""
+MISS_M, MISS_RAD = 2e-3, 0.02
+"""How far from the commanded pose the joints found may hold the tool. More is no solution, and would add up unseen."""
 NO_RESET = "the integrator has no commanded pose yet: call reset with the measured joints first"
 
 
@@ -281,11 +284,12 @@ class DeltaPoseIntegrator:
         goal = np.clip(solution, np.minimum(self._lower, self._targets), np.maximum(self._upper, self._targets))
         largest = self._largest_moves(period_s)
         targets = goal.copy()
+        reached = self._kinematics.forward(goal)
         for arm, columns in enumerate(self._columns):
             move = np.abs(goal[columns] - self._targets[columns])
             share = float(np.min(largest[columns] / np.maximum(move, largest[columns] + np.finfo(float).tiny)))
             ends = (goal != solution) | (goal <= self._lower) | (goal >= self._upper)
-            if (move > largest[columns]).any() or ends[columns].any():
+            if (move > largest[columns]).any() or ends[columns].any() or _misses(reached[arm], poses[arm]):
                 targets[columns], poses[arm] = self._as_far_as(arm, goal, share, commanded[arm])
                 block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
                 applied[block] = _change(start[arm], poses[arm], applied[block][-1])
@@ -337,6 +341,13 @@ class DeltaPoseIntegrator:
             bad = np.flatnonzero(~np.isfinite(array)).tolist()
             raise ValueError(f"{what} is not finite at components {bad}: nothing is commanded")
         return array
+
+
+def _misses(reached: Pose, wanted: Pose) -> bool:
+    """Whether the joints found are no solution."""
+    (position, rotation), (at, facing) = reached, wanted
+    turn = rotation_vector(rotation @ facing.T)
+    return float(np.linalg.norm(position - at)) > MISS_M or float(np.linalg.norm(turn)) > MISS_RAD
 
 
 def _change(before: Pose, after: Pose, grip: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlt_common.kinematics import ArmChain, ArmKinematics
 from rlt_common.rotations import rotation_vector
-from rlt_control.delta_pose import DeltaPoseIntegrator, MotionLimits
+from rlt_control.delta_pose import MISS_M, MISS_RAD, DeltaPoseIntegrator, MotionLimits
 
 AXES = ("0 0 1", "0 1 0", "0 1 0", "1 0 0", "0 1 0", "1 0 0")
 OFFSETS = ("0 0 0.1", "0 0 0.05", "0.05 0 0.3", "0.2 0 0", "0.1 0 0", "0.08 0 0")
@@ -281,6 +281,21 @@ def test_a_joint_outside_its_range_may_come_back_and_starts_without_a_jump():
     low[1] = -0.3  # START has -0.4
     result = make(replace(LIMITS, joint_lower=tuple(low))).step(np.zeros(14), START)
     np.testing.assert_allclose(result.joint_targets, START, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_joints_hold_the_tool_where_it_is_commanded_out_of_reach_and_at_singularities_too(seed):
+    rng = np.random.default_rng(seed)
+    box = ((-3.0, -3.0, -3.0), (3.0, 3.0, 3.0))
+    integrator = make(replace(LIMITS, workspace=(box, box)))
+    q = rng.uniform(KINEMATICS.lower, KINEMATICS.upper)
+    integrator.reset(q)
+    for way in rng.choice((-1.0, 0.0, 1.0), size=(8, 14)):
+        for _ in range(15):
+            q = integrator.step(way * STEP, q).joint_targets
+            for (position, rotation), (at, facing) in zip(integrator.commanded, KINEMATICS.forward(q), strict=True):
+                assert np.linalg.norm(position - at) <= MISS_M + 1e-9
+                assert np.linalg.norm(rotation_vector(rotation @ facing.T)) <= MISS_RAD + 1e-9
 
 
 def test_a_tool_frame_action_follows_the_tool():
