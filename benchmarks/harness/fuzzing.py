@@ -14,6 +14,7 @@ import os
 import pty
 import random
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
@@ -31,6 +32,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.subscription import Subscription
 from rich.console import Console
 
 from harness.driven_arms import DrivenArms
@@ -403,7 +405,7 @@ def _inlets(node: Node) -> dict[str, _Inlet]:
         shared = subscription.topic_name == topics.DIAGNOSTICS  # of all robots, whatever their namespace
         name = topics.DIAGNOSTICS if shared else subscription.topic_name.lstrip("/")
         if not subscription.msg_type.__module__.startswith(("rcl_interfaces", "rosgraph_msgs")):
-            found[name] = _Inlet(name, subscription.msg_type, subscription.raw, subscription.callback)
+            found[name] = _Inlet(name, subscription.msg_type, subscription.raw, _call_of(subscription))
     for service in node.services:
         kind = service.srv_type
         if not kind.__module__.startswith(("rcl_interfaces", "type_description_interfaces")):
@@ -416,6 +418,14 @@ def _inlets(node: Node) -> dict[str, _Inlet]:
             kind = server.action_type.Goal
             found[kind.__name__] = _Inlet(kind.__name__, kind, False, server._goal_callback)
     return found
+
+
+def _call_of(subscription: Subscription) -> Callable[[Any], Any]:
+    """The callback, with facts about a message beside it where it takes them."""
+    callback = subscription.callback
+    if len(inspect.signature(callback).parameters) == 1:
+        return callback
+    return lambda message: callback(message, {"source_timestamp": time.time_ns(), "received_timestamp": time.time_ns()})
 
 
 def _leave_the_graph() -> None:

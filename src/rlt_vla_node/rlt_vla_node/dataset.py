@@ -176,8 +176,8 @@ def read_joined(path: Path, period_ns: int) -> tuple[list[ExecutedAction], dict[
     EpisodeFileError, and DatasetError for a dry run.
     """
     executed, messages = [], []
-    for topic, _, message in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION)):
-        (messages if topic == topics.OBSERVATION else executed).append(message)
+    for entry in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION)):
+        (messages if entry.topic == topics.OBSERVATION else executed).append(entry.message)
     refuse_dry_run(path, executed)
     executed.sort(key=lambda message: (stamp_ns(message.header.stamp), message.step))
     stamps = [stamp_ns(message.header.stamp) for message in executed]
@@ -188,7 +188,7 @@ def read_joined(path: Path, period_ns: int) -> tuple[list[ExecutedAction], dict[
 def _read_episode(path: Path, robot: RobotConfig, task: TaskConfig, frame_stride: int) -> _Episode:
     observations, executed, errors = [], [], {}
     wanted = (topics.OBSERVATION, topics.EXECUTED_ACTION, topics.SIMULATION_STATE)
-    for topic, _, message in read_messages(path, wanted):
+    for topic, _, message, _ in read_messages(path, wanted):
         if topic == topics.OBSERVATION:
             observations.append(message)
         elif topic == topics.EXECUTED_ACTION:

@@ -154,10 +154,10 @@ def _probe(paths: Sequence[Path]) -> tuple[bool, int]:
     told, width = True, 0
     try:
         for path in paths:
-            _, _, message = next(read_messages(path, (topics.EXECUTED_ACTION,)), (None, None, None))
-            told = told and (message is None or len(message.joint_target) > 0)
-            _, _, message = next(read_messages(path, (topics.SIMULATION_STATE,)), (None, None, None))
-            width = max(width, 0 if message is None else len(message.task_error))
+            step = next(read_messages(path, (topics.EXECUTED_ACTION,)), None)
+            told = told and (step is None or len(step.message.joint_target) > 0)
+            state = next(read_messages(path, (topics.SIMULATION_STATE,)), None)
+            width = max(width, 0 if state is None else len(state.message.task_error))
     except EpisodeFileError as error:
         raise DatasetError(f"{error}: remove the file or record it again") from error
     return told, width

@@ -133,7 +133,8 @@ def read_frames(path: Path | str, robot: RobotConfig, rules: FrameRules) -> Epis
     contradict each other."""
     path = Path(path)
     executed, observations, targets = [], [], {}
-    for topic, _, message in read_messages(path, (topics.OBSERVATION, topics.EXECUTED_ACTION, topics.SIMULATION_STATE)):
+    wanted = (topics.OBSERVATION, topics.EXECUTED_ACTION, topics.SIMULATION_STATE)
+    for topic, _, message, _ in read_messages(path, wanted):
         if topic == topics.OBSERVATION:
             observations.append(message)
         elif topic == topics.EXECUTED_ACTION:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import platform
 import re
 from functools import lru_cache
-from pathlib import Path
 
 import torch
+
+from rlt_common.reading import read_limited
+
+CPUINFO_BYTES = 2**20
 
 
 @lru_cache
@@ -19,7 +22,7 @@ def runtime(device: torch.device) -> str:
 
 def _processor() -> str:
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        found = re.search(r"model name\s*:\s*(.+)", read_limited("/proc/cpuinfo", CPUINFO_BYTES).decode())
     except OSError:
         found = None
     return found.group(1).strip() if found else platform.processor() or platform.machine()
