@@ -1,10 +1,15 @@
-"""Test files run beside each other (pytest-xdist), each of its processes in a ROS domain of its own."""
+"""Test files run beside each other (pytest-xdist), each of its processes in a ROS domain of its own.
+
+All tests begin with the priority that the session has.
+"""
 
 import atexit
 import importlib.util
 import os
 import time
 from pathlib import Path
+
+import pytest
 
 
 def _own_domain() -> None:
@@ -17,6 +22,17 @@ def _own_domain() -> None:
     os.environ["ROS_DOMAIN_ID"] = str(domain)
     atexit.register(os.close, lock)
     atexit.register(domains.remove_orphans, domain, time.time())
+
+
+SCHEDULER, PRIORITY = os.sched_getscheduler(0), os.sched_getparam(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_priority():
+    """A node with a priority takes it for this process, and so for all that later tests would start."""
+    yield
+    if os.sched_getscheduler(0) != SCHEDULER:
+        os.sched_setscheduler(0, SCHEDULER, PRIORITY)
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
