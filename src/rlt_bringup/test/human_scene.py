@@ -101,6 +101,24 @@ class Scene:
             lambda: sum(m.source == source for m in self.person.executed[seen:]) >= count, f"steps of source {source}"
         )
 
+    def drive(self, count: int) -> None:
+        """Hold the enable button until a person has driven so many more steps.
+
+        When the machine stalls, the pad is silent for a moment: it must then be let go and pressed again.
+        """
+        seen, steps, since_s = len(self.person.executed), 0, time.monotonic()
+
+        def driven() -> bool:
+            nonlocal steps, since_s
+            now = sum(m.source == ExecutedAction.SOURCE_HUMAN for m in self.person.executed[seen:])
+            if now > steps:
+                steps, since_s = now, time.monotonic()
+            stuck = (time.monotonic() - since_s) % 1.0 > 0.7
+            (self.person.held.discard if stuck else self.person.held.add)("enable")
+            return steps >= count
+
+        self.until(driven, "steps of the person")
+
     def close(self) -> None:
         self._executor.shutdown()
         self.person.destroy_node()

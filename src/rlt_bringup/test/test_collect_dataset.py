@@ -40,11 +40,10 @@ def collected(tmp_path_factory):
         person = scene.person
         scene.until(person.joy.get_subscription_count, "the joystick node")
         scene.press("next_episode", lambda: person.state.phase == EpisodeState.PHASE_BASE, "the episode")
-        person.held.add("enable")
         person.forward = 0.55
-        scene.steps(HUMAN, 20)
+        scene.drive(20)
         scene.press("handoff", lambda: person.state.phase == EpisodeState.PHASE_CRITICAL, "the hand-off")
-        scene.steps(HUMAN, 20)
+        scene.drive(20)
         scene.press("success", lambda: person.state.label == EpisodeState.LABEL_SUCCESS, "the label")
         scene.until(lambda: person.state.phase == EpisodeState.PHASE_IDLE, "the recorder's word")
     return run / "episodes"

@@ -46,10 +46,9 @@ def test_a_dry_run_before_there_is_a_vla_shows_cameras_states_operator_and_limit
         scene.press("next_episode", lambda: person.state.phase == EpisodeState.PHASE_BASE, "the episode")
         assert person.state.human_in_control
         person.forward = 0.55
-        person.held.add("enable")
-        scene.steps(ExecutedAction.SOURCE_HUMAN, 1)  # the scene is reset, and its joints heard
+        scene.drive(1)  # the scene is reset, and its joints heard
         before = np.array(person.joints.position)
-        scene.steps(ExecutedAction.SOURCE_HUMAN, STEPS)
+        scene.drive(STEPS)
     driven = [message for message in person.executed if message.source == ExecutedAction.SOURCE_HUMAN]
     assert all(message.dry_run for message in person.executed)
     moved = np.abs(np.sum([message.action for message in driven], axis=0)).max()
