@@ -48,6 +48,9 @@ ANSWERS = 32
 MESSAGE_BYTES = 4096
 WRONG_TOKEN_S = 1.0
 """After a wrong token, before the next one is looked at."""
+WRONG_TOKEN = b'<p class="note bad" role="alert">That is not the token.</p>'
+REFUSAL_PLACE = b"<!-- refusal -->"
+"""Where login.html has room for it."""
 CAMERA_BEAT_S = 1.0
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -257,7 +260,7 @@ class PageServer:
             if not isinstance(token, str) or not self._access.right(token):
                 await asyncio.sleep(WRONG_TOKEN_S)
                 self.turned_away += 1
-                return self._html("wrong_token.html", HTTPStatus.FORBIDDEN)
+                return self._html("login.html", HTTPStatus.FORBIDDEN, WRONG_TOKEN)
         response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
         session = self._access.session(time.time())
         response.set_cookie(self._cookie, session, max_age=SESSION_S, httponly=True, samesite="Strict", path="/")
@@ -274,8 +277,9 @@ class PageServer:
             raise web.HTTPNotFound
         return web.Response(body=self._static[name], content_type=TYPES[Path(name).suffix], charset="utf-8")
 
-    def _html(self, name: str, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
-        return web.Response(body=self._static[name], content_type="text/html", charset="utf-8", status=status)
+    def _html(self, name: str, status: HTTPStatus = HTTPStatus.OK, refusal: bytes = b"") -> web.Response:
+        body = self._static[name].replace(REFUSAL_PLACE, refusal)
+        return web.Response(body=body, content_type="text/html", charset="utf-8", status=status)
 
     async def _episodes(self, _: web.Request) -> web.Response:
         value = await self._loop.run_in_executor(self._files, self._history.to_json)
