@@ -74,11 +74,7 @@ def bootstrap_throughput_ratio(
         won, taken, base_won, base_taken = data[index].sum(axis=1).T
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios.append((won / taken) / (base_won / base_taken))
-    ratio = np.concatenate(ratios)
-    undecided = np.isnan(ratio)
-    low = np.percentile(np.where(undecided, 0.0, ratio), 2.5, method="inverted_cdf")
-    high = np.percentile(np.where(undecided, np.inf, ratio), 97.5, method="inverted_cdf")
-    return float(low), float(high)
+    return _ratio_interval(np.concatenate(ratios))
 
 
 def difference_interval(
@@ -130,10 +126,7 @@ def bootstrap_ratio(
         rates.append(won[index].sum(axis=1) / np.maximum(taken[index].sum(axis=1), 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = rates[0] / rates[1]
-    undecided = np.isnan(ratio)
-    low = np.percentile(np.where(undecided, 0.0, ratio), 2.5, method="inverted_cdf")
-    high = np.percentile(np.where(undecided, np.inf, ratio), 97.5, method="inverted_cdf")
-    return float(low), float(high)
+    return _ratio_interval(ratio)
 
 
 def bootstrap_median_difference(
@@ -148,4 +141,12 @@ def bootstrap_median_difference(
         for part in (values, base)
     )
     low, high = np.percentile(ours - theirs, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _ratio_interval(ratio: np.ndarray) -> tuple[float, float]:
+    """95 % of the drawn ratios; 0 / 0 counts as 0 for the lower end and as infinite for the upper one."""
+    undecided = np.isnan(ratio)
+    low = np.percentile(np.where(undecided, 0.0, ratio), 2.5, method="inverted_cdf")
+    high = np.percentile(np.where(undecided, np.inf, ratio), 97.5, method="inverted_cdf")
     return float(low), float(high)

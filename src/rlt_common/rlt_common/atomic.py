@@ -1,13 +1,17 @@
-"""Files that are either whole or not there: temporary name, fsync, rename, fsync of the folder."""
+"""Files that are either whole or not there: temporary name, fsync, rename, fsync of the folder. And lists that grow by
+whole lines.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.part")
 
@@ -31,6 +35,20 @@ def write_atomic(path: Path | str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append a value to a file of JSON lines, durably; a line that was torn when its writer died is ended first.
+
+    Raises OSError when the disk refuses.
+    """
+    with open(path, "a+b", opener=no_follow) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_folder(path.parent)
 
 
 def temporary_path(path: Path) -> Path:

@@ -6,13 +6,11 @@ correction; its sequence number is its line's, so that a reader knows which ones
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_common.atomic import fsync_folder, no_follow
+from rlt_common.atomic import append_line
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.reading import parse_json, read_limited
@@ -71,16 +69,12 @@ def append_relabel(run: Path | str, episode_id: int, label: str, after_episode: 
     facts = {"episode_id": episode_id, "label": label, "after_episode": after_episode}
     path = Path(run) / FILE
     try:
-        with open(inside(run, FILE), "a+b", opener=no_follow) as file:
-            file.seek(0)
-            before = file.read()
-            torn = not before.endswith((b"\n",)) if before else False
-            file.write((("\n" if torn else "") + json.dumps(facts) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        fsync_folder(path.parent)
+        file = inside(run, FILE)
+        before = read_limited(file, MAX_BYTES) if file.exists() else b""
+        append_line(file, facts)
     except OSError as error:
         raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    torn = bool(before) and not before.endswith(b"\n")
     return Relabel(before.count(b"\n") + torn + 1, episode_id, label, after_episode)
 
 

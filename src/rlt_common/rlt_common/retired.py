@@ -6,13 +6,11 @@ counted then. So it goes on counting, its number is not given again, and whoever
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_common.atomic import fsync_folder, no_follow
+from rlt_common.atomic import append_line
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.reading import parse_json, read_limited
 from rlt_common.run_files import inside
@@ -56,15 +54,7 @@ def append_retired(run: Path | str, entry: Retired) -> None:
         "bytes": entry.bytes,
         "facts": dict(entry.facts),
     }
-    with open(inside(run, FILE), "a+b", opener=no_follow) as file:
-        torn = False
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_folder(Path(run))
+    append_line(inside(run, FILE), line)
 
 
 def retired_words(path: Path | str) -> str:

@@ -7,14 +7,12 @@ killed does them in the same order again and arrives at the same bits.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlt_common.atomic import no_follow
+from rlt_common.atomic import append_line
 from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.reading import parse_json, read_limited
 from rlt_rl_node.corrections import Correction, Progress
@@ -54,13 +52,7 @@ class TakeInOrder:
                 "label": correction.label.name,
                 "after_episode": correction.after_episode,
             }
-        with open(self._path, "a+b", opener=no_follow) as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 1))
-            torn = file.read(1) not in (b"", b"\n")
-            file.write((("\n" if torn else "") + json.dumps(line) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, line)
 
     def read(self, log: Callable[[str], None]) -> list[Event]:
         """All of it; a line that is none (a torn one) is left out and logged. Raises OSError."""
