@@ -98,7 +98,7 @@ class DemoError(RuntimeError):
 
 
 class Demo:
-    """The stages of one run."""
+    """The stages of one run. As a context manager, which holds the run directory for itself alone."""
 
     def __init__(self, run: Path, seed: int, scale: Scale, task: str = DEFAULT_TASK) -> None:
         self.seed = seed
@@ -110,7 +110,19 @@ class Demo:
         self.run = self.resolved.run
         self.demonstrations = self.run / "demonstrations"
         self._started_s = time.monotonic()
-        self._claim()
+
+    def __enter__(self) -> Demo:
+        (self.run / "stages").mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.run / "demo.lock", "wb", opener=no_follow)
+        try:
+            self._claim()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def prepare(self) -> None:
         """The stages before the graph: demonstrations, adapted VLA and RL token."""
@@ -270,8 +282,6 @@ class Demo:
             "config_hash": config_hash(self.robot, self.resolved.task),
         }
         path = self.run / "demo.json"
-        (self.run / "stages").mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.run / "demo.lock", "wb", opener=no_follow)  # noqa: SIM115 (held until the process ends)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -422,11 +432,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, signal.default_int_handler)
     set_defaults()
     try:
-        demo = Demo(run, options.seed, scale, options.task)
-        if options.prepare:
-            demo.prepare()
-            return
-        document = demo.execute()
+        with Demo(run, options.seed, scale, options.task) as demo:
+            if options.prepare:
+                demo.prepare()
+                return
+            document = demo.execute()
     except (
         DemoError,
         ParameterError,

@@ -15,8 +15,7 @@ from rlt_common.episode_file import Entry, read_messages
 from rlt_common.health import ERROR
 from rlt_msgs.msg import EpisodeState, ExecutedAction
 
-DIAGNOSTICS = topics.DIAGNOSTICS.lstrip("/")
-READ = (topics.EXECUTED_ACTION, topics.EPISODE_STATE, DIAGNOSTICS, topics.DIAGNOSTICS)
+READ = (topics.EXECUTED_ACTION, topics.EPISODE_STATE, topics.RECORDED_DIAGNOSTICS, topics.DIAGNOSTICS)
 MOVING = (EpisodeState.PHASE_BASE, EpisodeState.PHASE_CRITICAL)
 COUNTERS = ("missed_ticks", "dropped_chunks", "clamped_ticks", "dropped_requests", "dropped_observations")
 """Values of diagnostics whose rise within an episode is a fault."""

@@ -209,4 +209,5 @@ def test_the_graph_of_the_run_is_the_described_one(finished):
     run, _ = finished
     modes = ("train", "deploy")
     names = {node.name for mode in modes for node in describe(resolve(GraphOptions(run=str(run), mode=mode)))}
-    assert {path.stem for path in (run / "log").glob("*.log")} == names
+    told = {"graph"}  # what the runner says of the killed ones
+    assert {path.stem for path in (run / "log").glob("*.log")} == names | told

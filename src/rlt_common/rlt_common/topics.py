@@ -29,6 +29,8 @@ RELABEL = "relabel"
 JOY = "joy"
 JOY_FEEDBACK = "joy/set_feedback"
 DIAGNOSTICS = "/diagnostics"
+RECORDED_DIAGNOSTICS = "diagnostics"
+"""As episode files name it: like every topic in them, without the robot's namespace."""
 SIMULATION_STATE = "simulation/state"
 SIMULATION_MOUTH = "simulation/mouth"
 SIMULATION_ACK = "simulation/operator_ack"
@@ -79,6 +81,6 @@ OFFERED = {
     OPERATOR_EVENT: QOS_EVENT,
     TRAINING_STATUS: QOS_LATCHED,
     SIMULATION_STATE: QOS_CONTROL,
-    DIAGNOSTICS.lstrip("/"): QOS_CONTROL,
+    RECORDED_DIAGNOSTICS: QOS_CONTROL,
 }
 """What the publishers of the recorded topics offer: episode files say it, and `ros2 bag play` offers it again."""

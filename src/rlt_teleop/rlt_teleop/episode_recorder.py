@@ -23,7 +23,6 @@ from rlt_teleop.cdr import leading_fields
 from rlt_teleop.episode_machine import MOVING, RUNNING, Confirmation, Driver, Episode, Label, Phase, Purpose
 
 RLT_MSGS = "rlt_msgs/msg/"
-DIAGNOSTICS = topics.DIAGNOSTICS.lstrip("/")
 TYPES = {
     topics.OBSERVATION: RLT_MSGS + "Observation",
     topics.VLA_OUTPUT: RLT_MSGS + "VlaOutput",
@@ -32,7 +31,7 @@ TYPES = {
     topics.EPISODE_STATE: RLT_MSGS + "EpisodeState",
     topics.OPERATOR_EVENT: RLT_MSGS + "OperatorEvent",
     topics.TRAINING_STATUS: RLT_MSGS + "TrainingStatus",
-    DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
+    topics.RECORDED_DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
 }
 """The recorded topics and their types."""
 
@@ -214,7 +213,7 @@ class EpisodeRecorder:
     def on_diagnostics(self, cdr: bytes, about: Mapping[str, str], now_s: float) -> None:
         """Take this robot's part of /diagnostics, and what of it belongs into the metadata of its episodes."""
         self._about.update(about)
-        self.on_message(DIAGNOSTICS, cdr, now_s)
+        self.on_message(topics.RECORDED_DIAGNOSTICS, cdr, now_s)
 
     def on_control(self, episode_id: int, epoch: int, step: int, now_s: float) -> None:
         """Take the executor's word: the epoch it has reached, and its next control step in that episode."""
@@ -332,7 +331,7 @@ class EpisodeRecorder:
         """
         current = self._current
         stamp_ns, _ = leading_fields(cdr, "")
-        if topic != DIAGNOSTICS:
+        if topic != topics.RECORDED_DIAGNOSTICS:
             current.log_time_ns = max(current.log_time_ns, stamp_ns)
         try:
             current.writer.write(topic, TYPES[topic], cdr, current.log_time_ns, published_ns)

@@ -1,6 +1,7 @@
 """The ingest with cameras as real drivers publish them: transports, QoS, crop, delay, and what it says of them."""
 
 import array
+import re
 
 import cv2
 import numpy as np
@@ -130,10 +131,12 @@ def test_camera_health_names_a_frozen_camera(rig_of, cell, observation):
     def frozen():
         now = rig.node.get_clock().now().nanoseconds
         say(rig, cell, image(same, now), now, now)
-        return "camera base is frozen: 26 equal images in a row" in health(rig)[1]
+        level, text = health(rig)
+        return level == DiagnosticStatus.ERROR and re.search(
+            "camera base is frozen: [0-9]+ equal images in a row", text
+        )
 
     rig.until(frozen, "the frozen camera")
-    assert health(rig)[0] == DiagnosticStatus.ERROR
 
 
 def test_an_image_that_cannot_be_read_is_in_camera_health_too(rig_of, cell):
