@@ -131,7 +131,6 @@ class EpisodeRecorder:
         self._vla_facts_of = vla_facts_of
         self._configuration = dict(configuration or {})
         self._make_room = make_room
-        self._about: dict[str, str] = {}
         self._period_ns, self._encode_wait_s = period_ns, encode_wait_s
         self._current: _Recording | None = None
         self._seen: Episode | None = None
@@ -209,11 +208,6 @@ class EpisodeRecorder:
         if self._current is not None:
             self._write(topic, cdr, published_ns)
             self.poll(now_s)
-
-    def on_diagnostics(self, cdr: bytes, about: Mapping[str, str], now_s: float) -> None:
-        """Take this robot's part of /diagnostics, and what of it belongs into the metadata of its episodes."""
-        self._about.update(about)
-        self.on_message(topics.RECORDED_DIAGNOSTICS, cdr, now_s)
 
     def on_control(self, episode_id: int, epoch: int, step: int, now_s: float) -> None:
         """Take the executor's word: the epoch it has reached, and its next control step in that episode."""
@@ -393,4 +387,4 @@ class EpisodeRecorder:
             "intervened": str(current.intervened).lower(),
             "warning": warning,
         }
-        return {**self._facts, **self._about, **{key: str(value) for key, value in facts.items()}}
+        return {**self._facts, **{key: str(value) for key, value in facts.items()}}

@@ -43,7 +43,7 @@ from rlt_msgs.msg import (
 from rlt_teleop.cdr import CdrError
 from rlt_teleop.episode_machine import Episode
 from rlt_teleop.episode_recorder import EpisodeRecorder, Report
-from rlt_teleop.recorded_health import about_vla, own
+from rlt_teleop.recorded_health import own
 from rlt_teleop.retention import Retention, RetentionConfig
 
 RMWError = rclpy_implementation.RMWError
@@ -142,7 +142,7 @@ class RecorderNode(Node):
         if ours is None:
             return
         try:
-            self.recorder.on_diagnostics(serialize_message(ours), about_vla(ours), time.monotonic())
+            self.recorder.on_message(topics.RECORDED_DIAGNOSTICS, serialize_message(ours), time.monotonic())
         except CdrError as error:
             self._refuse(topics.DIAGNOSTICS, error)
 

@@ -140,18 +140,16 @@ def diagnostics(name, stamp_s=0):
     return serialize_message(message)
 
 
-def test_health_is_recorded_and_what_the_vla_runs_on_is_a_fact(bench):
-    about = {"vla_device": "cuda:0", "vla_torch": "2.13.0"}
-    bench.recorder.on_diagnostics(diagnostics("vla"), about, bench.now_s)  # before the episode
+def test_health_is_recorded(bench):
+    bench.recorder.on_message("diagnostics", diagnostics("vla"), bench.now_s)  # before the episode
     bench.play(6)
-    bench.recorder.on_diagnostics(diagnostics("vla", 2_000_000_000), about, bench.now_s)
+    bench.recorder.on_message("diagnostics", diagnostics("vla", 2_000_000_000), bench.now_s)
     bench.step(6)
     bench.state(eps.ended())
     bench.control(eps.ended(), 7)
     entries = list(read_messages(bench.last.path))
     assert [e.message.status[0].name for e in entries if e.topic == "diagnostics"] == ["vla"]
     assert entries[-1].stamp_ns < 2_000_000_000 * 10**9, "a driver's own clock does not set the file's"
-    assert about.items() <= episode_metadata(bench.last.path).items()
 
 
 def test_the_files_that_it_was_recorded_with_are_in_it(bench):
