@@ -74,6 +74,12 @@ class GraphOptions:
         "",
         "in mode adapt: the VLA, config/vlas/<vla>.yaml of rlt_bringup or a path; empty: the built-in one",
     )
+    driver: str = param(
+        "rl",
+        "in modes eval and dry_run: who drives the critical phase: rl, or vla alone, while there is no actor and to "
+        "compare with",
+        choices=("rl", "vla"),
+    )
     auto_handoff: bool = param(True, "in mode deploy: the hand-off head begins the critical phase; false: the operator")
     record: bool = param(True, "record every episode as MCAP")
     operator: str = param(
@@ -184,6 +190,11 @@ def resolve(options: GraphOptions) -> Resolved:
         raise ParameterError(f"operator: scripted needs the simulation; {robot_file} is none: choose human")
     if scripted and options.joy:
         raise ParameterError(f"joy: the scripted operator needs none, got {options.joy!r}: add operator: human")
+    if options.driver == "vla" and options.mode not in ("eval", "dry_run"):
+        raise ParameterError(
+            f"driver: vla goes with the modes eval and dry_run, not with {options.mode}; in train the VLA drives the "
+            "first episodes by itself (budget.warmup_episodes)"
+        )
     demonstrates = scripted and options.mode == "collect"
     own = "scripted_leaders" if demonstrates else "scripted"
     joy_file = config_file("joy", own if scripted else options.joy or "xbox")
@@ -354,7 +365,8 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
             {
                 **files,
                 **({"demonstration_limits": SCRIPT_LIMITS} if resolved.demonstrates else {}),
-                **{"run_directory": run, "record": record, "purpose": purpose, "seed": options.seed},
+                **{"run_directory": run, "record": record},
+                **{"purpose": purpose, "driver": options.driver, "seed": options.seed},
             },
         )
     )

@@ -312,6 +312,13 @@ def test_a_vla_that_was_named_or_may_be_on_the_other_machine_is_not_done_without
     assert ("vla" in nodes) == (options.get("host") != "robot")
 
 
+def test_the_vla_alone_can_be_evaluated_and_in_training_it_cannot_be_asked_for(tmp_path):
+    assert graph(tmp_path, mode="eval")["episode_manager"].parameters["driver"] == "rl"
+    assert graph(tmp_path, mode="eval", driver="vla")["episode_manager"].parameters["driver"] == "vla"
+    with pytest.raises(ParameterError, match=r"not with train; .*budget\.warmup_episodes"):
+        resolve(GraphOptions(mode="train", driver="vla", run=str(tmp_path)))
+
+
 def test_a_dry_run_of_the_lockstep_simulation_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="take a robot with tick: timer"):
         describe(resolve(GraphOptions(mode="dry_run", run=str(tmp_path))))

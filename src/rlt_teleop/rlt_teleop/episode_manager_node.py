@@ -351,7 +351,7 @@ class EpisodeManagerNode(Node):
         purpose = Purpose[self.parameters.purpose.upper()]
         request = StartEpisode.Request(
             purpose=purpose,
-            driver=Driver.HUMAN if purpose == Purpose.COLLECT else Driver.RL,
+            driver=Driver.HUMAN if purpose == Purpose.COLLECT else Driver[self.parameters.driver.upper()],
             explore=purpose == Purpose.TRAIN,
             seed=self.parameters.seed + self.machine.episode.episode_id + 1,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlt_common.parameters import param, validate
-from rlt_teleop.episode_machine import Purpose
+from rlt_teleop.episode_machine import Driver, Purpose
 
 PURPOSES = tuple(purpose.name.lower() for purpose in Purpose)
+DRIVERS = (Driver.RL.name.lower(), Driver.VLA.name.lower())
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class ManagerParameters:
         "train",
         "what an episode is for that the operator begins from IDLE with the next-episode button",
         choices=PURPOSES,
+    )
+    driver: str = param(
+        "rl",
+        "who drives the critical phase of such an episode, but of demonstrations: rl, or vla alone",
+        choices=DRIVERS,
     )
     seed: int = param(0, "reset seed of such an episode is this plus its id", minimum=0, maximum=2**31 - 1)
     demonstration_limits: int = param(

@@ -49,6 +49,7 @@ class Cell:
         task=TASK,
         clock=time.monotonic,
         recording=None,
+        manager=None,
         **robot,
     ) -> None:
         self.run = folder / "run"
@@ -58,7 +59,9 @@ class Cell:
             "run_directory": str(self.run),
         }
         own = {"record": recorder is not False, "recorder_timeout_s": recorder_timeout_s}
-        self.graph = make_graph({"recorder": {**files, **(recording or {})}, "episode_manager": {**files, **own}})
+        self.graph = make_graph(
+            {"recorder": {**files, **(recording or {})}, "episode_manager": {**files, **own, **(manager or {})}}
+        )
         self.executor = self.graph.add(FakeExecutor())
         self.cell = self.graph.add(FakeCell())
         self.learner = self.graph.add(FakeLearner(**learner)) if learner is not None else None
@@ -364,6 +367,21 @@ def test_lockstep_training_waits_for_the_learner_and_names_the_actor(make_cell):
     result = handle.get_result_async()
     cell.graph.until(result.done, "a discarded episode is not waited for")
     assert list(result.result().result.drivers) == [VLA, RL]
+
+
+@pytest.mark.parametrize("driver", ["rl", "vla"])
+def test_without_an_actor_only_the_vla_can_be_evaluated(make_cell, driver):
+    manager = {"purpose": "evaluate", "driver": driver}
+    cell = make_cell(learner={"ready": False, "actor_version": 0}, recorder=False, manager=manager)
+    cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
+    if driver == "rl":
+        cell.graph.until(lambda: "choose the VLA (driver:=vla)" in cell.manager._refused, "the refusal")
+        assert cell.operator.state.phase == IDLE
+    else:
+        cell.until_phase(BASE)
+        cell.press(OperatorEvent.EVENT_HANDOFF)
+        cell.until_phase(CRITICAL)
+        assert cell.operator.state.driver == VLA
 
 
 def test_real_time_training_does_not_wait(make_cell):
