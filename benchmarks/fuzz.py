@@ -74,7 +74,7 @@ def rows_of(findings: Findings) -> list[dict[str, Any]]:
             row[key] += getattr(tally, key)
     found = [row for _, row in sorted(rows.items()) if row["type"]]
     words = {"crashes": dict(findings.crashes), "violations": dict(findings.violations), "steps": dict(findings.steps)}
-    return [*found, {"kind": "words", **words}]
+    return [*found, {"kind": "words", "commit": source_commit(Path(__file__).parent), **words}]
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
@@ -114,9 +114,9 @@ def table(document: Mapping[str, Any]) -> str:
         if row["kind"] == "handlers"
     ]
     header = ("type", "nodes", "sent", "no message of the type", "handlers that raised")
-    head = f"`{document['command']}`, commit `{document['commit'][:10]}`, {machine['cpu']}, {machine['cores']} cores."
-    sent = Counter(graph["sent"])
     words = next(row for row in rows if row["kind"] == "words")
+    head = f"`{document['command']}`, commit `{words['commit'][:10]}`, {machine['cpu']}, {machine['cores']} cores."
+    sent = Counter(graph["sent"])
     steps = ", ".join(f"{words['steps'].get(name, 0):,} {name}" for name in DRIVEN)
     driven = f"Control steps that the executors took between the messages: {steps}."
     tail = (
