@@ -1,8 +1,8 @@
 """Episode files: one MCAP per episode is the journal, the bag for debugging and the source of datasets.
 
 Written under a temporary name; :meth:`EpisodeWriter.finish` finalises, fsyncs and renames, and only then does the
-episode count. The files are what rosbag2's MCAP storage writes (profile ros2, CDR, ros2msg schemas, absolute topics,
-QoS of the publishers, zstd), so `ros2 bag`, Foxglove and PlotJuggler open them. Two metadata records say what the
+episode count. The files are laid out as rosbag2's MCAP storage does it (profile ros2, CDR, ros2msg schemas, absolute
+topics, QoS of the publishers, zstd), for `ros2 bag`, Foxglove and PlotJuggler. Two metadata records say what the
 episode is: `rlt` its facts, `rlt.configuration` the files that it was recorded with.
 """
 
