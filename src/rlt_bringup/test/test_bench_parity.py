@@ -31,12 +31,13 @@ def turn(number, on, off):
 @pytest.mark.parametrize(
     ("changes", "turns", "met"),
     [
-        ({}, [(0, 0), (1, 1)], [True, True, True, True]),
-        ({"chunks_equal": 19}, [(0, 1)], [False, True, True, True]),
-        ({"chunks_recorded": 21}, [(0, 1)], [False, True, True, True]),  # one whose actor was not at hand counts
-        ({"boundary_equal": 19}, [(0, 0)], [True, False, True, True]),
-        ({"offline_weights": 2}, [(0, 0)], [True, True, False, True]),
-        ({}, [(0, 1), (3, 1)], [True, True, True, False]),
+        ({}, [(0, 0), (0, 1)], [True, True, True, True, True]),
+        ({"chunks_equal": 19}, [(0, 1)], [False, True, True, True, True]),
+        ({"chunks_recorded": 21}, [(0, 1)], [False, True, True, True, True]),  # whose actor was not at hand counts
+        ({"boundary_equal": 19}, [(0, 0)], [True, False, True, True, True]),
+        ({"offline_weights": 2}, [(0, 0)], [True, True, False, True, True]),
+        ({}, [(1, 1), (1, 1)], [True, True, True, False, True]),  # the machine's, as it seems
+        ({}, [(0, 1), (3, 1)], [True, True, True, False, False]),
     ],
 )
 def test_goals_are_the_issue_s(changes, turns, met):
