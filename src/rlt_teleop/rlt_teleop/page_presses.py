@@ -102,7 +102,7 @@ class Press:
         name = data.get("press")
         if name == ESTOP:
             return cls(ESTOP, who)
-        if name not in RELEVANT:
+        if not isinstance(name, str) or name not in RELEVANT:
             raise PressError(f"there is no button {printable(name)[:40]!r}")
         episode_id, label, was = data.get("episode_id", 0), data.get("label", ""), data.get("was", "")
         if type(episode_id) is not int or not 0 <= episode_id <= HIGHEST_EPISODE_ID:

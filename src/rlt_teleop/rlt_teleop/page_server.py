@@ -20,7 +20,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -300,20 +300,20 @@ class PageServer:
         raise web.HTTPNotFound(text="There is no such clip.")
 
     async def _images(self, request: web.Request) -> web.StreamResponse:
-        socket = await self._socket(request)
         sent, at_s = 0, 0.0
-        with contextlib.suppress(asyncio.TimeoutError, ConnectionError, RuntimeError):
-            await asyncio.wait_for(socket.send_str(to_json({"cameras": self._cameras.names})), SEND_S)
-            async for message in socket:
-                if message.type != WSMsgType.TEXT:
-                    break
-                await asyncio.sleep(max(0.0, at_s + self._camera_s - time.monotonic()))
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._observed_after(sent), CAMERA_BEAT_S)
-                number, packed = self._cameras.newest()
-                await asyncio.wait_for(socket.send_bytes(packed if number != sent else b""), SEND_S)
-                sent, at_s = number, time.monotonic()
-        return await self._leave(socket)
+        async with self._socket(request) as socket:
+            with contextlib.suppress(asyncio.TimeoutError, ConnectionError, RuntimeError):
+                await asyncio.wait_for(socket.send_str(to_json({"cameras": self._cameras.names})), SEND_S)
+                async for message in socket:
+                    if message.type != WSMsgType.TEXT:
+                        break
+                    await asyncio.sleep(max(0.0, at_s + self._camera_s - time.monotonic()))
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self._observed_after(sent), CAMERA_BEAT_S)
+                    number, packed = self._cameras.newest()
+                    await asyncio.wait_for(socket.send_bytes(packed if number != sent else b""), SEND_S)
+                    sent, at_s = number, time.monotonic()
+        return socket
 
     async def _observed_after(self, number: int) -> None:
         while self._cameras.number <= number:
@@ -322,20 +322,20 @@ class PageServer:
     # ---- the state, and presses
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
-        socket = await self._socket(request)
-        self._count += 1
-        client = _Client(self._count, socket)
-        self._clients[client.number] = client
-        writer = asyncio.ensure_future(self._write(client))
-        try:
-            async for message in socket:
-                if message.type != WSMsgType.TEXT:
-                    break
-                self._hear(client, message.data)
-        finally:
-            del self._clients[client.number]
-            writer.cancel()
-        return await self._leave(socket)
+        async with self._socket(request) as socket:
+            self._count += 1
+            client = _Client(self._count, socket)
+            self._clients[client.number] = client
+            writer = asyncio.ensure_future(self._write(client))
+            try:
+                async for message in socket:
+                    if message.type != WSMsgType.TEXT:
+                        break
+                    self._hear(client, message.data)
+            finally:
+                del self._clients[client.number]
+                writer.cancel()
+        return socket
 
     async def _write(self, client: _Client) -> None:
         """Send the newest picture, and answers, as fast as the page takes them."""
@@ -400,16 +400,17 @@ class PageServer:
 
     # ---- WebSockets
 
-    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+    @contextlib.asynccontextmanager
+    async def _socket(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
+        """A WebSocket that has its place among those that are open, and gives it back whatever ends it."""
         if len(self._sockets) >= 2 * CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{CLIENTS} pages are open already: close one.")
         socket = web.WebSocketResponse(heartbeat=5.0, max_msg_size=MESSAGE_BYTES, compress=False)
         await socket.prepare(request)
         self._sockets.add(socket)
-        return socket
-
-    async def _leave(self, socket: web.WebSocketResponse) -> web.WebSocketResponse:
-        self._sockets.discard(socket)
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(socket.close(), LEAVE_S)
-        return socket
+        try:
+            yield socket
+        finally:
+            self._sockets.discard(socket)
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(socket.close(), LEAVE_S)

@@ -241,7 +241,17 @@ def test_a_press_is_answered_to_who_pressed(make_server):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nonsense", "[]", "1", '{"press":"success","number":1}', '{"press":"fly","number":1,"seen":{}}', "{" * 3000],
+    [
+        "",
+        "nonsense",
+        "[]",
+        "1",
+        '{"press":"success","number":1}',
+        '{"press":"fly","number":1,"seen":{}}',
+        '{"press":[],"number":1}',
+        '{"press":{},"number":1}',
+        "{" * 3000,
+    ],
 )
 def test_nonsense_is_answered_and_presses_nothing(make_server, text):
     server, desk, _ = make_server()
@@ -347,6 +357,30 @@ def test_no_more_pages_than_there_is_room_for(make_server, monkeypatch):
         async with session.ws_connect("/state"), session.ws_connect("/cameras"):
             with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
                 await session.ws_connect("/state")
+
+    run(scene, server)
+
+
+@pytest.mark.parametrize("path", ["/state", "/cameras"])
+def test_a_page_that_ends_in_an_error_gives_its_room_back(make_server, monkeypatch, path):
+    monkeypatch.setattr(page_server, "CLIENTS", 1)
+    monkeypatch.setattr(page_server, "CAMERA_BEAT_S", 0.01)
+    server, desk, cameras = make_server()
+
+    def broken(*_):
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(desk, "press", broken)
+    monkeypatch.setattr(cameras, "newest", broken)
+
+    async def scene(session):
+        for _ in range(3):  # of two places
+            async with session.ws_connect(path) as page:
+                await page.send_json({"press": "success", "seen": SEEN, "number": 1})
+                while (await page.receive()).type == aiohttp.WSMsgType.TEXT:
+                    pass
+        async with session.ws_connect("/state"), session.ws_connect("/cameras"):
+            pass
 
     run(scene, server)
 
