@@ -346,7 +346,7 @@ class PageServer:
                 client.news.clear()
                 while client.answers:
                     await asyncio.wait_for(client.socket.send_str(client.answers.popleft()), SEND_S)
-                if client.shown != self._number:
+                if self._picture and client.shown != self._number:
                     client.shown = self._number
                     text = f'{{"you":{json.dumps(client.name)},"pages":{len(self._clients)},"state":{self._picture}}}'
                     await asyncio.wait_for(client.socket.send_str(text), SEND_S)

@@ -45,11 +45,12 @@ class Desk:
 def make_server(tmp_path):
     servers = []
 
-    def make(token="", **more):
+    def make(token="", picture=PICTURE, **more):
         desk, cameras = Desk(), Cameras(["base", "<wrist>"])
         server = PageServer(desk, Access(token), cameras, History(tmp_path, 50.0), tmp_path, camera_hz=50.0, **more)
         servers.append(server)
-        server.show(PICTURE)
+        if picture:
+            server.show(picture)
         return server, desk, cameras
 
     yield make
@@ -212,6 +213,22 @@ def test_a_page_gets_the_newest_picture_and_its_name(make_server):
             for number in range(100):
                 server.show({"number": number})
             await until(page, lambda data: data["state"].get("number") == 99)
+
+    run(scene, server)
+
+
+def test_a_page_that_is_there_before_the_first_picture_waits_for_it(make_server):
+    server, _, _ = make_server(picture=None)
+
+    async def scene(session):
+        async with session.ws_connect("/state") as page:
+            await page.send_json({"name": "Ana"})
+            for number in (1, 2):  # the second one's answer comes after all that the name has led to
+                await page.send_json({"press": "success", "seen": SEEN, "number": number})
+                assert (await page.receive_json())["answer"] == number
+            server.show(PICTURE)
+            first = await page.receive_json()
+            assert (first["you"], first["state"]) == ("Ana", PICTURE)
 
     run(scene, server)
 
