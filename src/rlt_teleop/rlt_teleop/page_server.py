@@ -47,8 +47,11 @@ CLIENTS = 16
 ANSWERS = 32
 MESSAGE_BYTES = 4096
 WRONG_TOKEN_S = 1.0
-"""After a wrong token, before the next one is looked at."""
+"""From the answer to one wrong token to the answer to the next."""
+WRONG_TOKENS = 8
+"""That wait for this; more are turned away at once."""
 WRONG_TOKEN = b'<p class="note bad" role="alert">That is not the token.</p>'
+MANY_WRONG = b'<p class="note bad" role="alert">That is not the token, and others are wrong too: wait a moment.</p>'
 REFUSAL_PLACE = b"<!-- refusal -->"
 """Where login.html has room for it."""
 CAMERA_BEAT_S = 1.0
@@ -124,7 +127,7 @@ class PageServer:
         self._picture, self._number = "", 0
         self._clients: dict[int, _Client] = {}
         self._sockets: set[web.WebSocketResponse] = set()
-        self._count = 0
+        self._count = self._waiting = 0
         self.dropped = self.turned_away = 0
         self._files = ThreadPoolExecutor(1, "operator_page_files")
         self._loop = asyncio.new_event_loop()
@@ -176,7 +179,7 @@ class PageServer:
 
     async def _start(self) -> None:
         self._clips = Clips(self._run, self._clips_mib)
-        self._login, self._observed = asyncio.Lock(), asyncio.Event()
+        self._wrong, self._observed = asyncio.Lock(), asyncio.Event()
         app = web.Application(middlewares=[self._guard], client_max_size=MESSAGE_BYTES)
         app.add_routes(
             [
@@ -256,15 +259,25 @@ class PageServer:
     async def _on_login(self, request: web.Request) -> web.Response:
         form = await request.post()
         token = form.get("token")
-        async with self._login:  # one at a time: guessing takes for ever
-            if not isinstance(token, str) or not self._access.right(token):
-                await asyncio.sleep(WRONG_TOKEN_S)
-                self.turned_away += 1
-                return self._html("login.html", HTTPStatus.FORBIDDEN, WRONG_TOKEN)
+        if not isinstance(token, str) or not self._access.right(token):
+            return await self._wrong_token()
         response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
         session = self._access.session(time.time())
         response.set_cookie(self._cookie, session, max_age=SESSION_S, httponly=True, samesite="Strict", path="/")
         return response
+
+    async def _wrong_token(self) -> web.Response:
+        """One answer a second. Who has the right token never waits for those who do not."""
+        self.turned_away += 1
+        if self._waiting >= WRONG_TOKENS:
+            return self._html("login.html", HTTPStatus.TOO_MANY_REQUESTS, MANY_WRONG)
+        self._waiting += 1
+        try:
+            async with self._wrong:
+                await asyncio.sleep(WRONG_TOKEN_S)
+        finally:
+            self._waiting -= 1
+        return self._html("login.html", HTTPStatus.FORBIDDEN, WRONG_TOKEN)
 
     # ---- what there is to see
 

@@ -201,6 +201,24 @@ def test_who_types_it_gets_a_cookie_that_no_script_and_no_other_site_has(make_se
     run(scene, server)
 
 
+def test_wrong_tokens_keep_nobody_out_who_has_the_right_one(make_server, monkeypatch):
+    monkeypatch.setattr(page_server, "WRONG_TOKEN_S", 3600.0)
+    monkeypatch.setattr(page_server, "WRONG_TOKENS", 2)
+    server, _, _ = make_server(TOKEN)
+
+    async def scene(session):
+        wrong = [asyncio.ensure_future(status(session, "POST", "/login", data={"token": "wrong"})) for _ in range(3)]
+        done, waiting = await asyncio.wait(wrong, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert ([task.result() for task in done], len(waiting)) == ([429], 2), "more than have room are turned away"
+        right = status(session, "POST", "/login", data={"token": TOKEN})
+        assert await asyncio.wait_for(right, 60) == 303
+        for task in waiting:
+            task.cancel()
+
+    run(scene, server)
+    assert server.turned_away == 3
+
+
 def test_a_page_gets_the_newest_picture_and_its_name(make_server):
     server, _, _ = make_server()
 
