@@ -27,8 +27,11 @@ def spread_over(samples: Dataset, most: int) -> Dataset:
 
 
 def batches(samples: Dataset, size: int) -> Iterator[Mapping[str, Any]]:
-    """The samples in order, in batches; a last one of a single sample is left out: it cannot be shuffled."""
-    for batch in DataLoader(samples, batch_size=size):
+    """The samples in order, in batches of at least 2; a last one of a single sample is left out: it cannot be shuffled.
+
+    A VLA that is trained on one observation at a time is measured on two.
+    """
+    for batch in DataLoader(samples, batch_size=max(2, size)):
         if len(batch["task"]) > 1:
             yield batch
 
@@ -80,11 +83,12 @@ def figures(
 
 
 def _encoded(backend: VlaBackend, token: RlToken, samples: Dataset, size: int, seed: int) -> dict[str, np.ndarray]:
-    spec, parts = backend.spec, []
-    for number, batch in enumerate(batches(samples, size)):
+    spec, parts, done = backend.spec, [], 0
+    for batch in batches(samples, size):
         observation = observations_of(backend, batch)
         count = len(batch["task"])
-        noise = torch.stack([flow_noise(seed + number * size + i, spec.horizon, spec.noise_dim) for i in range(count)])
+        noise = torch.stack([flow_noise(seed + done + i, spec.horizon, spec.noise_dim) for i in range(count)])
+        done += count
         prefix, chunk = backend.encode_and_sample(observation, steps=FLOW_STEPS, noise=noise)
         parts.append(
             {
