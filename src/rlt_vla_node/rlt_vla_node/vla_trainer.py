@@ -219,7 +219,7 @@ class VlaTrainer:
                 raise TrainingError(f"{type(module).__name__} has no gradient checkpointing: leave it off")
             enable()
         if self.config.train == LORA:
-            self._lora = _with_adapters(module, self.config)
+            self._lora = _with_adapters(module, self.config, self.seed + 2)
         self.token.requires_grad_(True)
 
     def _set_learning_rates(self) -> None:
@@ -250,7 +250,8 @@ class VlaTrainer:
         for name, parameter in self._trained.items():
             for key, value in self._optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser.{key}.{name}"] = value
-        facts = {"identity": identity, "step": self.step, "losses": self.losses}
+        stepped = [name for name, parameter in self._trained.items() if self._optimiser.state.get(parameter)]
+        facts = {"identity": identity, "step": self.step, "losses": self.losses, "stepped": stepped}
         partial = path.with_name(f".{path.name}.part")
         save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, partial, {"facts": json.dumps(facts)})
         with open(partial, "rb+") as file:
@@ -270,23 +271,37 @@ class VlaTrainer:
                         tensor.copy_(file.get_tensor(f"{prefix}.{name}"))
                 self.step = int(facts["step"])
                 self.losses = {str(name): float(value) for name, value in facts["losses"].items()}
-                if self.step:
-                    for name, parameter in self._trained.items():
-                        state = {key: file.get_tensor(f"optimiser.{key}.{name}") for key in _OPTIMISER_KEYS}
-                        moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
-                        self._optimiser.state[parameter] = moments
+                for name in facts["stepped"]:  # what no gradient reaches has no moments
+                    parameter = self._trained[name]
+                    state = {key: file.get_tensor(f"optimiser.{key}.{name}") for key in _OPTIMISER_KEYS}
+                    moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+                    self._optimiser.state[parameter] = moments
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, ResumeError):
                 raise
             raise ResumeError(f"it is torn or of another version ({error}): start without --resume") from error
 
 
-def _with_adapters(module: nn.Module, config: VlaAdaptConfig) -> Any:
-    """Put adapters into every linear layer of a module; what is trained is theirs alone (peft)."""
+def adapted_layers(module: nn.Module) -> list[str]:
+    """Names of the linear layers that adapters go into: all but those in which no gradient would reach them.
+
+    nn.MultiheadAttention reads its out_proj's weights without calling it; a flow policy has no use for the words that
+    its VLM's lm_head gives.
+    """
+    layers = dict(module.named_modules())
+    attention = {f"{name}.out_proj" for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)}
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and name not in attention]
+    return [name for name in linear if name.rpartition(".")[2] != "lm_head"]
+
+
+def _with_adapters(module: nn.Module, config: VlaAdaptConfig, seed: int) -> Any:
+    """Put adapters into the linear layers of a module; what is trained is theirs alone (peft)."""
     try:
         peft = extra_module("peft")
     except ImportError as error:
         raise TrainingError(f"train: lora needs the package peft ({error}): `make extras` installs it") from error
-    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    shape = peft.LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=linear, bias="none")
-    return peft.LoraModel(module, shape, "default")
+    layers = adapted_layers(module)
+    shape = peft.LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=layers, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.LoraModel(module, shape, "default")

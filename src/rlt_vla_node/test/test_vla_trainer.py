@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_lerobot
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_policy import CAMERAS, HORIZON, JOINTS, open_tiny, tiny_policy
 
+from rlt_vla_node.backends import open_backend
 from rlt_vla_node.lerobot_packages import extra_module
 from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
@@ -43,7 +46,8 @@ class Samples(torch.utils.data.Dataset):
 def trainer(policy=None, **values):
     policy = tiny_policy() if policy is None else policy
     config = VlaAdaptConfig(**{**SMALL, **values})
-    shape = RlTokenConfig(embed_dim=8, max_tokens=3, token_dim=4, encoder_blocks=1, decoder_blocks=1, heads=2)
+    spec = policy.spec
+    shape = RlTokenConfig(spec.embed_dim, spec.max_tokens, token_dim=4, encoder_blocks=1, decoder_blocks=1, heads=2)
     return VlaTrainer(config, policy, build_rl_token(shape, 1), Samples(), seed=3)
 
 
@@ -114,6 +118,60 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(tmp_path, va
         made.finish()
     assert not changed(weights(whole), weights(resumed))
     assert whole.losses == resumed.losses
+
+
+def unreached(seed=0):
+    """A tiny policy with a layer that its loss does not use."""
+    policy = tiny_policy(seed)
+    policy.module.idle = torch.nn.Linear(2, 2)
+    return policy
+
+
+def test_what_no_gradient_reaches_has_no_moments_and_all_others_must_have_them(tmp_path):
+    path = tmp_path / "state.safetensors"
+    whole, stopped = run(trainer(unreached())), trainer(unreached())
+    next(stopped.run())
+    stopped.save(path, "this")
+    resumed = trainer(unreached(seed=9))
+    resumed.restore(path, "this")
+    run(resumed)
+    assert not changed(weights(whole), weights(resumed))
+    with safe_open(path, "pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    assert "optimiser.exp_avg.vla.idle.weight" not in tensors
+    del tensors["optimiser.exp_avg.vla.mix.weight"]
+    save_file(tensors, path, facts)
+    with pytest.raises(ResumeError, match="torn"):
+        trainer(unreached()).restore(path, "this")
+
+
+def test_adapters_of_a_real_policy_resume_to_the_bit(tmp_path):
+    pytest.importorskip("lerobot", reason="LeRobot is an extra: `make extras` installs requirements-lerobot.txt")
+    tiny_lerobot.write_smolvla(tmp_path / "policy")
+    values = {"train": "lora", "lora_rank": 2, "steps": 2, "batch": 2, "learning_rate": 1e-2}
+
+    def made():
+        return trainer(open_backend(tiny_lerobot.vla_file(tmp_path, "policy")), **values)
+
+    whole, stopped, resumed = made(), made(), made()
+    next(stopped.run())
+    stopped.save(tmp_path / "state.safetensors", "this")
+    resumed.restore(tmp_path / "state.safetensors", "this")
+    before = {name: tensor.clone() for name, tensor in weights(whole).items()}
+    for one in (whole, resumed):
+        run(one)
+    assert changed(before, weights(whole)) > {"vla"}
+    assert not changed(weights(whole), weights(resumed))
+
+
+def test_adapters_go_where_gradients_arrive():
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = torch.nn.MultiheadAttention(4, 2)
+            self.out_proj, self.lm_head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 9)
+
+    assert training.adapted_layers(Network()) == ["out_proj"]
 
 
 def test_another_training_or_a_torn_state_is_refused(tmp_path):
