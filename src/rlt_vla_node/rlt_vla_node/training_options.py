@@ -27,13 +27,15 @@ def add_options(parser: argparse.ArgumentParser, config: type, seed_help: str) -
     for field in dataclasses.fields(config):
         several = field.default is dataclasses.MISSING
         default = field.default_factory() if several else field.default
+        if isinstance(default, bool):
+            kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        else:
+            kind = {"type": float if several else type(default), "nargs": "+" if several else None, "metavar": "N"}
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=_PREFIX + field.name,
-            type=float if several else type(default),
-            nargs="+" if several else None,
-            metavar="N",
             help=f"{field.metadata['description']} (default {default})".replace("%", "%%"),
+            **kind,
         )
 
 

@@ -35,6 +35,7 @@ from rlt_vla_node.vla_adapt_config import FROZEN, LORA, VlaAdaptConfig
 
 AVERAGE = 0.98
 FINAL_LEARNING_RATE = 0.02
+_CHECKPOINTING = "gradient_checkpointing_enable"
 _OPTIMISER_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -214,10 +215,11 @@ class VlaTrainer:
             )
         module = self.backend.module
         if self.config.gradient_checkpointing:
-            enable = getattr(module, "gradient_checkpointing_enable", None)
-            if enable is None:
+            # LeRobot's pi0 and pi0.5 have it in the model within the policy
+            parts = [part for part in (module, getattr(module, "model", None)) if hasattr(part, _CHECKPOINTING)]
+            if not parts:
                 raise TrainingError(f"{type(module).__name__} has no gradient checkpointing: leave it off")
-            enable()
+            getattr(parts[0], _CHECKPOINTING)()
         if self.config.train == LORA:
             self._lora = _with_adapters(module, self.config, self.seed + 2)
         self.token.requires_grad_(True)

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_policy import CAMERAS, HORIZON, JOINTS, open_tiny, tiny_policy
+from torch.utils.checkpoint import checkpoint
 
 from rlt_vla_node.backends import open_backend
 from rlt_vla_node.lerobot_packages import extra_module
@@ -192,6 +193,35 @@ def test_averaged_weights_are_the_final_ones():
     assert not changed(weights(plain), weights(averaged))
     averaged.finish()
     assert changed(weights(plain), weights(averaged))
+
+
+def test_gradient_checkpointing_is_found_in_the_model_within_a_policy_and_changes_no_bit():
+    class Model(torch.nn.Module):
+        """As LeRobot's PI05Pytorch: it computes, and computes again in the backward pass where that is enabled."""
+
+        def __init__(self, mix):
+            super().__init__()
+            self.mix, self.enabled, self.passes = mix, False, 0
+
+        def gradient_checkpointing_enable(self):
+            self.enabled = True
+
+        def forward(self, x):
+            return checkpoint(self.once, x, use_reentrant=False) if self.enabled and self.training else self.once(x)
+
+        def once(self, x):
+            self.passes += 1
+            return self.mix(x)
+
+    def made(**values):
+        policy = tiny_policy()
+        policy.module.model = Model(policy.module.mix)
+        policy.module.mix = policy.module.model
+        return run(trainer(policy, **values))
+
+    plain, spared = made(), made(gradient_checkpointing=True)
+    assert not changed(weights(plain), weights(spared))
+    assert spared.backend.module.model.passes == 2 * plain.backend.module.model.passes
 
 
 def test_what_cannot_be_trained_says_so():
