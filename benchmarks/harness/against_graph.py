@@ -149,7 +149,7 @@ class Recorded:
                 )
             executed: list[ExecutedAction] = []
             loop = EpisodeLoop(self.plant, self.settings, episode_id, executed.append)
-            driver = Driver[facts["driver"].upper()]
+            driver = Driver[facts.get("critical_driver", facts["driver"]).upper()]
             version = 0
             if driver == Driver.RL:
                 actor = load_actor(self.run / "checkpoints" / FINAL)

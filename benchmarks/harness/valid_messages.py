@@ -232,6 +232,7 @@ class ValidMessages:
             phase=phase,
             purpose=EpisodeState.PURPOSE_TRAIN,
             driver=EpisodeState.DRIVER_VLA,
+            critical_driver=EpisodeState.DRIVER_VLA,
             start_in="full",
             execute_steps=task.execute_steps,
             max_base_steps=task.max_base_steps,

@@ -94,7 +94,7 @@ def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _rank(key: str) -> int:
-    order = ("rl", "base", "deploy", "practice_last", "practice", "warmup")
+    order = ("rl", "base", "evaluation_unknown", "deploy", "practice_last", "practice", "warmup", "practice_unknown")
     return order.index("base" if key.startswith("base_") else key)
 
 

@@ -366,11 +366,12 @@ class Demo:
 
     def _outcome(self, episode_id: int) -> dict:
         """One episode as its file tells it."""
-        return _facts_to_outcome(episode_facts(episode_path(self.run, episode_id)))
+        return asdict(report.EpisodeOutcome.from_facts(episode_facts(episode_path(self.run, episode_id))))
 
     def _journal(self, purpose: str) -> list[dict]:
         """Every journalled episode of a purpose, earlier starts of the same run included."""
-        return [_facts_to_outcome(f) for f in finished_episodes(self.run).values() if f["purpose"] == purpose]
+        found = finished_episodes(self.run).values()
+        return [asdict(report.EpisodeOutcome.from_facts(facts)) for facts in found if facts["purpose"] == purpose]
 
     def _actor_hash(self) -> str:
         facts = _read_facts(self.run / "checkpoints" / FINAL / "state.json")
@@ -388,11 +389,6 @@ def _read_facts(path: Path) -> dict:
     if not isinstance(facts, dict):
         raise DemoError(f"{path}: expected an object: remove it, and the stage is done again")
     return facts
-
-
-def _facts_to_outcome(facts: Mapping[str, str]) -> dict:
-    numbers = {key: int(facts[key]) for key in ("episode_id", "seed", "steps", "handoff_step")}
-    return asdict(report.EpisodeOutcome.of(**numbers, **{key: facts[key] for key in ("label", "driver", "start_in")}))
 
 
 def _run_directory(task: str, quick: bool) -> str:

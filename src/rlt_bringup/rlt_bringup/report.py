@@ -24,7 +24,8 @@ from rlt_common.atomic import write_atomic
 
 REPORT_JSON = "report.json"
 LABELS = ("success", "failure", "timeout", "discard")
-DRIVERS = ("vla", "rl", "human")
+UNKNOWN = "unknown"
+DRIVERS = ("vla", "rl", "human", UNKNOWN)
 _BOOTSTRAP_SEED = 0
 # Each package under the names it has on the package index and in a ROS 2 installation.
 _DISTRIBUTIONS = {
@@ -56,7 +57,8 @@ class EpisodeOutcome:
     total_steps: int
     """Control steps of the whole episode, BASE segment included."""
     driver: str
-    """Who really drove the critical phase, one of DRIVERS."""
+    """Who drove the critical phase, or was to where the episode ended before it; one of DRIVERS. UNKNOWN: it ended
+    before, and its file is older than the fact that says who was to drive."""
 
     def __post_init__(self) -> None:
         where = f"episode {self.episode_id}"
@@ -71,12 +73,29 @@ class EpisodeOutcome:
     def of(
         cls, *, episode_id: int, seed: int, label: str, driver: str, steps: int, handoff_step: int, start_in: str
     ) -> EpisodeOutcome:
-        """From what an episode's file tells: `steps` in all, and where its critical phase began, if it did.
+        """From `steps` in all, and where the critical phase began, if it did.
 
         `handoff_step` is 0 without a hand-off; an episode that starts in "critical" needs none.
         """
-        began = handoff_step > 0 or start_in == "critical"
-        return cls(episode_id, seed, label, steps - handoff_step if began else 0, steps, driver)
+        critical = steps - handoff_step if _began(handoff_step, start_in) else 0
+        return cls(episode_id, seed, label, critical, steps, driver)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, str]) -> EpisodeOutcome:
+        """From what an episode's file tells.
+
+        Its `driver` is that of the last phase, so that of an episode that ended before the hand-off only
+        `critical_driver`, which older files do not have, says whose it was.
+
+        Raises KeyError or ValueError for a fact that is missing or no number, ReportError for one that cannot be.
+        """
+        numbers = {key: int(facts[key]) for key in ("episode_id", "seed", "steps", "handoff_step")}
+        driver, start_in = facts["driver"], facts["start_in"]
+        if "critical_driver" in facts:
+            driver = facts["critical_driver"]
+        elif driver == "vla" and not _began(numbers["handoff_step"], start_in):
+            driver = UNKNOWN
+        return cls.of(**numbers, label=facts["label"], driver=driver, start_in=start_in)
 
     @property
     def success(self) -> bool:
@@ -87,6 +106,10 @@ class EpisodeOutcome:
     def counts(self) -> bool:
         """Whether it enters the figures: all but discarded ones. One without a critical phase is a failure."""
         return self.label != "discard"
+
+
+def _began(handoff_step: int, start_in: str) -> bool:
+    return handoff_step > 0 or start_in == "critical"
 
 
 @dataclass(frozen=True)
@@ -435,7 +458,7 @@ def _notes(
         early = summary["steps"].count(0)
         if early:
             notes.append(f"{result.name}: {early} episodes ended before the critical phase; they count as failures.")
-        strangers = sum(count for name, count in summary["drivers"].items() if name != driver)
+        strangers = sum(count for name, count in summary["drivers"].items() if name not in (driver, UNKNOWN))
         if strangers:
             notes.append(f"{result.name}: in {strangers} episodes somebody else than the {driver} policy drove.")
     if ratio["throughput"] is None:

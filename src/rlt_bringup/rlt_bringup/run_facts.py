@@ -102,7 +102,7 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
     episodes = []
     for done, (path, about) in enumerate(facts, start=1):
         try:
-            episodes.append(RunEpisode(_outcome(about), about["purpose"], about, scan(path, hz)))
+            episodes.append(RunEpisode(EpisodeOutcome.from_facts(about), about["purpose"], about, scan(path, hz)))
         except (EpisodeFileError, ReportError, KeyError, ValueError) as error:
             problems.append(_left_out(path, error))
         progress(done, len(facts))
@@ -156,7 +156,7 @@ def _retired(run: Path, there: set[str], problems: list[str]) -> list[RunEpisode
     try:
         for episode_id, entry in read_retired(run).items():
             if f"{episode_id:06d}" not in there:
-                outcome = _outcome(entry.facts)
+                outcome = EpisodeOutcome.from_facts(entry.facts)
                 seen = EpisodeScan(steps=int(entry.facts["steps"]), critical=_critical_steps(entry.facts) or 0)
                 found.append(RunEpisode(outcome, entry.facts["purpose"], entry.facts, seen))
     except (OSError, ReportError, KeyError, ValueError) as error:
@@ -186,11 +186,6 @@ def _configuration(paths: list[Path], problems: list[str]) -> dict[str, Any]:
 def _left_out(path: Path, error: Exception) -> str:
     said = str(error).removeprefix(f"{path}: ") or type(error).__name__
     return f"{path.parent.name}/{path.name} is left out: {said}"
-
-
-def _outcome(about: Mapping[str, str]) -> EpisodeOutcome:
-    numbers = {key: int(about[key]) for key in ("episode_id", "seed", "steps", "handoff_step")}
-    return EpisodeOutcome.of(**numbers, **{key: about[key] for key in ("label", "driver", "start_in")})
 
 
 def _critical_steps(about: Mapping[str, str]) -> int | None:

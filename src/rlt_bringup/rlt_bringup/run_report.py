@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlt_bringup import statistics
-from rlt_bringup.report import PolicyResult, plain, source_commit, summarise, versions
+from rlt_bringup.report import UNKNOWN, PolicyResult, plain, source_commit, summarise, versions
 from rlt_bringup.run_facts import RunEpisode, RunFacts
 from rlt_common.advice import advise
 from rlt_common.metrics_log import number
@@ -26,6 +26,7 @@ MOST = 12
 """Rows of a table of faults."""
 _SEED = 0
 _TIMED_OUT = "time limit"
+_UNATTRIBUTED = "ended before the hand-off, policy not recorded"
 
 
 def build_run(facts: RunFacts) -> dict[str, Any]:
@@ -62,22 +63,31 @@ def build_run(facts: RunFacts) -> dict[str, Any]:
 
 
 def _groups(facts: RunFacts) -> list[dict[str, Any]]:
-    """Figures of every kind of episodes there are; `key` says which kind, for comparing runs."""
-    warm, rl = ([e for e in facts.of("train") if e.outcome.driver == driver] for driver in ("vla", "rl"))
+    """Figures of every kind of episodes there are; `key` says which kind, for comparing runs.
+
+    An episode belongs to the policy that was to drive its critical phase, also where it ended before the hand-off.
+    """
+    warm, rl, early = (_driven(facts.of("train"), driver) for driver in ("vla", "rl", UNKNOWN))
     counted = [episode for episode in rl if episode.outcome.counts]
     found = [
         ("warmup", "practice, base VLA (warm-up)", warm),
         ("practice", "practice, RL, all", rl),
         ("practice_last", f"practice, RL, last {WINDOW}", counted[-WINDOW:] if len(counted) > WINDOW else []),
+        ("practice_unknown", f"practice, {_UNATTRIBUTED}", early),
     ]
     evaluated = facts.of("evaluate")
-    rows = sorted({e.facts.get("execute_steps", "") for e in evaluated if e.outcome.driver == "vla"}, key=_row_order)
-    for each in rows:
-        chosen = [e for e in evaluated if e.outcome.driver == "vla" and e.facts.get("execute_steps", "") == each]
+    base = _driven(evaluated, "vla")
+    for each in sorted({e.facts.get("execute_steps", "") for e in base}, key=_row_order):
+        chosen = [e for e in base if e.facts.get("execute_steps", "") == each]
         found.append((f"base_{each}", f"evaluation, base VLA, executes {each} rows", chosen))
-    found.append(("rl", "evaluation, RL", [e for e in evaluated if e.outcome.driver == "rl"]))
+    found.append(("rl", "evaluation, RL", _driven(evaluated, "rl")))
+    found.append(("evaluation_unknown", f"evaluation, {_UNATTRIBUTED}", _driven(evaluated, UNKNOWN)))
     found.append(("deploy", "deployed", facts.of("deploy")))
     return [_group(key, name, episodes, facts.control_hz) for key, name, episodes in found if episodes]
+
+
+def _driven(episodes: Sequence[RunEpisode], driver: str) -> list[RunEpisode]:
+    return [episode for episode in episodes if episode.outcome.driver == driver]
 
 
 def _row_order(text: str) -> int:

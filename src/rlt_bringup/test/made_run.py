@@ -26,6 +26,7 @@ class MadeEpisode:
     critical: int = 20
     purpose: str = "train"
     driver: str = "rl"
+    """Of the critical phase. With `critical` 0 the episode ended before the hand-off, and the VLA had driven."""
     seed: int = 0
     execute_steps: int = 0
     reason: str = "labelled by pad"
@@ -40,8 +41,8 @@ class MadeEpisode:
     """Words on /diagnostics: node, level, message, values."""
 
 
-def write_episode(folder: Path, number: int, episode: MadeEpisode, **facts: str) -> Path:
-    """Write `folder`/<number>.mcap."""
+def write_episode(folder: Path, number: int, episode: MadeEpisode, older: bool = False, **facts: str) -> Path:
+    """Write `folder`/<number>.mcap. `older`: as before there was a `critical_driver`."""
     writer = EpisodeWriter(folder / f"{number:06d}.mcap")
     begin_ns = number * 1_000_000_000_000
     at_ns = begin_ns
@@ -75,12 +76,15 @@ def write_episode(folder: Path, number: int, episode: MadeEpisode, **facts: str)
         writer.write("episode_state", "rlt_msgs/msg/EpisodeState", serialize_message(state), at_ns)
     about = {
         **{"task": "screw", "robot": "sim", "config_hash": "c0ffee00", "vla_hash": "abcd1234", "start_in": "full"},
-        **{key: getattr(episode, key) for key in ("label", "purpose", "driver", "reason", "warning")},
+        **{key: getattr(episode, key) for key in ("label", "purpose", "reason", "warning")},
+        **{"driver": episode.driver if episode.critical else "vla", "critical_driver": episode.driver},
         **{"seed": str(episode.seed), "execute_steps": str(episode.execute_steps), "episode_id": str(number)},
-        **{"handoff_step": str(BASE_STEPS), "steps": str(len(phases)), "actor_version": "3"},
+        **{"handoff_step": str(BASE_STEPS if episode.critical else 0), "steps": str(len(phases)), "actor_version": "3"},
         "intervened": str(bool(episode.human)).lower(),
         **facts,
     }
+    if older:
+        del about["critical_driver"]
     writer.finish(about, {"robot": "control_hz: 50.0\n", "task": f"name: {about['task']}\nstride: 2\n"})
     return writer.path
 

@@ -9,6 +9,7 @@ from made_run import MadeEpisode, write_checkpoint, write_episode, write_metrics
 from test_report import Page, report
 
 from rlt_bringup import report_command, report_html
+from rlt_bringup.comparison import compare
 from rlt_bringup.episode_scan import scan
 from rlt_bringup.run_facts import RunError, read_run
 from rlt_bringup.run_report import WINDOW, build_run
@@ -107,6 +108,33 @@ def test_figures_by_hand(run):
     assert curve["intervened"] == [False, True, False, False, True]
     assert curve["human_steps"] == [0, 7, 0, 0, 1]
     json.dumps(made, allow_nan=False)
+
+
+EARLY = [MadeEpisode("failure", 0, "evaluate", "rl", 11, 10), MadeEpisode("timeout", 0, driver="rl", seed=12)]
+"""They ended before the hand-off to RL."""
+
+
+def test_an_episode_that_ended_before_the_hand_off_belongs_to_the_policy_that_was_asked_for(tmp_path):
+    made = build_run(read_run(write_run(tmp_path / "mine", [*PRACTICE, *EVALUATION, *EARLY])))
+    rl, practice = group(made, "rl"), group(made, "practice")
+    assert (rl["episodes"], rl["successes"], group(made, "base_10")["episodes"]) == (3, 2, 2)
+    assert (practice["episodes"], practice["successes"], group(made, "warmup")["episodes"]) == (4, 2, 2)
+    assert (made["practice"]["warmup_episodes"], made["practice"]["driver"][-1]) == (2, "rl")
+
+
+def test_where_a_file_does_not_say_which_policy_was_asked_for_the_episode_is_nobody_s(tmp_path):
+    run = write_run(tmp_path / "old", [*PRACTICE, *EVALUATION, *EARLY], older=True)
+    made = build_run(read_run(run))
+    assert (group(made, "rl")["episodes"], group(made, "base_10")["episodes"], group(made, "practice")["episodes"]) == (
+        (2, 2, 3)
+    )
+    assert [(key, group(made, key)["episodes"]) for key in ("evaluation_unknown", "practice_unknown")] == [
+        ("evaluation_unknown", 1),
+        ("practice_unknown", 1),
+    ]
+    assert group(made, "practice_unknown")["name"] == "practice, ended before the hand-off, policy not recorded"
+    assert made["practice"]["warmup_episodes"] == 2
+    assert [each["key"] for each in compare([made, made])["groups"]][-1] == "practice_unknown"
 
 
 def test_the_histogram_takes_evaluation_before_practice_and_says_what_is_missing(run, tmp_path):

@@ -135,6 +135,7 @@ class Episode:
     timeouts: int = 0
     discards: int = 0
     interventions: int = 0
+    critical_driver: Driver = Driver.VLA
 
     @classmethod
     def from_msg(cls, message: EpisodeState) -> Episode:
@@ -145,6 +146,7 @@ class Episode:
         kinds = {"phase": Phase, "purpose": Purpose, "label": Label, "confirmation": Confirmation}
         values.update({name: kind(values[name]) for name, kind in kinds.items()})
         values["driver"] = Driver(values["driver"] or Driver.VLA)
+        values["critical_driver"] = Driver(values["critical_driver"] or values["driver"])
         return cls(**values)
 
     def to_msg(self) -> EpisodeState:
@@ -164,7 +166,6 @@ class EpisodeMachine:
 
     def __init__(self, task: str, last_episode_id: int = 0, counts: Mapping[str, int] | None = None) -> None:
         self._next_id = last_episode_id + 1
-        self._driver = Driver.VLA
         self._taken_over = False
         self._held = False
         self._pending: dict[int, tuple[Label, bool]] = {}  # ended, not confirmed: label, whether a human took over
@@ -186,7 +187,7 @@ class EpisodeMachine:
         """Begin an episode: the scene is to be reset."""
         self.check_start()
         episode = self.episode
-        self._driver, self._taken_over = spec.driver, False
+        self._taken_over = False
         self.episode = Episode(
             task=episode.task,
             episode_id=self._next_id,
@@ -194,6 +195,7 @@ class EpisodeMachine:
             phase=Phase.RESETTING,
             purpose=spec.purpose,
             driver=Driver.HUMAN if spec.driver == Driver.HUMAN else Driver.VLA,
+            critical_driver=spec.driver,
             explore=spec.explore,
             start_in=spec.start_in,
             seed=spec.seed,
@@ -210,13 +212,14 @@ class EpisodeMachine:
         """The scene is reset: the arms may move. Who holds the take-over button already has control at once."""
         self._require("begin to move", Phase.RESETTING)
         critical = self.episode.start_in == "critical"
-        held = self._held and self._driver != Driver.HUMAN
+        driver = self.episode.critical_driver
+        held = self._held and driver != Driver.HUMAN
         self._taken_over = held
         self.episode = replace(
             self.episode,
             phase=Phase.CRITICAL if critical else Phase.BASE,
-            driver=self._driver if critical else self.episode.driver,
-            human_in_control=held or self._driver == Driver.HUMAN,
+            driver=driver if critical else self.episode.driver,
+            human_in_control=held or driver == Driver.HUMAN,
             relabelling=0,
             reason="the scene is reset" + ("; a human holds the take-over button" if held else ""),
         )
@@ -226,7 +229,8 @@ class EpisodeMachine:
         self._require("hand off", Phase.BASE)
         if epoch not in (0, self.episode.epoch):
             raise CommandRefused(f"cannot hand off: decided in epoch {epoch}, it is {self.episode.epoch}")
-        self._move_on(phase=Phase.CRITICAL, driver=self._driver, handoff_step=step, reason=reason)
+        driver = self.episode.critical_driver
+        self._move_on(phase=Phase.CRITICAL, driver=driver, handoff_step=step, reason=reason)
 
     def correct_handoff(self, step: int) -> bool:
         """Set the step at which the executor really entered CRITICAL. True when that changed the state."""
@@ -250,7 +254,7 @@ class EpisodeMachine:
         self._require("give control back", *MOVING)
         if not self.episode.human_in_control:
             raise CommandRefused("no human is in control")
-        if self._driver == Driver.HUMAN:
+        if self.episode.critical_driver == Driver.HUMAN:
             raise CommandRefused("a human drives this whole episode; end it with a label")
         self._move_on(human_in_control=False, reason="the human gave back")
 

@@ -374,6 +374,7 @@ class EpisodeRecorder:
             "seed": episode.seed,
             "purpose": Purpose(episode.purpose).name.lower(),
             "driver": Driver(episode.driver).name.lower(),
+            "critical_driver": Driver(episode.critical_driver).name.lower(),
             "label": Label(episode.label).name.lower(),
             "reason": episode.reason,
             "start_in": episode.start_in,

@@ -29,6 +29,7 @@ def running(episode_id: int = 1, phase: Phase = Phase.RESETTING, **changes) -> E
         phase=phase,
         purpose=Purpose.TRAIN,
         driver=Driver.RL if phase >= Phase.CRITICAL else Driver.VLA,
+        critical_driver=Driver.RL,
         explore=True,
         seed=17,
         handoff_step=4 if phase >= Phase.CRITICAL else 0,

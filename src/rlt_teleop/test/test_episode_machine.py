@@ -269,6 +269,23 @@ def test_message_round_trip():
     assert Episode.from_msg(message) == episode
 
 
+@pytest.mark.parametrize("driver", [Driver.VLA, Driver.RL, Driver.HUMAN])
+def test_the_policy_that_was_asked_for_is_told_before_the_hand_off_too(driver):
+    machine = EpisodeMachine("screw")
+    machine.start(spec(driver=driver))
+    assert machine.episode.to_msg().critical_driver == driver
+    machine.scene_ready()
+    machine.time_out()
+    assert machine.episode.critical_driver == driver
+    assert machine.episode.driver == (Driver.HUMAN if driver == Driver.HUMAN else Driver.VLA)
+
+
+def test_a_message_of_before_it_was_told_is_taken_by_its_driver():
+    message = in_phase(Phase.CRITICAL).episode.to_msg()
+    message.critical_driver = 0
+    assert Episode.from_msg(message).critical_driver == Driver.RL
+
+
 def test_a_message_with_an_unknown_phase_is_an_error():
     message = in_phase(Phase.CRITICAL).episode.to_msg()
     message.phase = 99

@@ -124,6 +124,7 @@ def test_a_whole_episode(bench, tmp_path):
         "seed": "17",
         "purpose": "train",
         "driver": "rl",
+        "critical_driver": "rl",
         "handoff_step": "4",
         "steps": "10",
         "vla_hash": "hash of the VLA",
