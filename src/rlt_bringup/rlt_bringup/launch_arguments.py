@@ -35,8 +35,10 @@ REPLAY = (
         "",
         "checkpoint of the learner; empty: the one of the run that fits; another one is compared and not judged",
     ),
-    Argument("robot", "", "robot name or file, whose limits judge what was executed; empty: as recorded"),
-    Argument("task", "", "task name or file; empty: as recorded"),
+    Argument(
+        "robot", "", "robot name or file, whose limits judge what was executed; empty: as recorded, out of the episode"
+    ),
+    Argument("task", "", "task name or file; empty: as recorded, out of the episode"),
     Argument("seed", "", "run seed; empty: found from the recorded noise seeds"),
     Argument("pace", "", "fastest, real_time, or how many times real time at most; empty: fastest"),
     Argument("tolerance", "", "largest difference that counts as the same; empty: none on the same processor or GPU"),

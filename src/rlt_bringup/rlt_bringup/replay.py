@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     set_defaults()
     found: list[dict[str, Any]] = []
+    scratch = tempfile.TemporaryDirectory(prefix="rlt_replay_")
     try:
         pace = _pace(options.pace)
         bags = _bags(options)
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.seed,
             options.tolerance,
         )
-        replays = [prepare(bag, wanted) for bag in bags]
+        replays = [prepare(bag, wanted, Path(scratch.name)) for bag in bags]
         for replay, played in zip(replays, play_all(replays, pace), strict=True):
             found.append(answer(replay, played))
             _show(found[-1], f" ({len(found)} of {len(replays)})" if len(replays) > 1 else "")
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        scratch.cleanup()
     equal = all(one["equal"] for one in found)
     if not equal:
         print("NOT the same")
@@ -112,9 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         help="checkpoint of the learner (default: the one in <run>/checkpoints that fits); another one is not judged",
     )
     parser.add_argument(
-        "--robot", default="", help="robot name or file (default: as recorded): its limits judge what was executed"
+        "--robot",
+        default="",
+        help="robot name or file (default: as recorded, out of the episode): its limits judge what was executed",
     )
-    parser.add_argument("--task", default="", help="task name or file (default: as recorded)")
+    parser.add_argument("--task", default="", help="task name or file (default: as recorded, out of the episode)")
     parser.add_argument("--seed", type=int, help="run seed (default: found from the recorded noise seeds)")
     parser.add_argument(
         "--pace",

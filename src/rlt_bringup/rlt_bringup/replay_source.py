@@ -10,8 +10,18 @@ import numpy as np
 
 from rlt_bringup.graph import GraphOptions, NodeSpec, replayed, resolve
 from rlt_bringup.replay_plan import TOPICS, Judgement, Recording, ReplayError, critical, gather
-from rlt_common.config import RobotConfig, TaskConfig, config_hash, load_robot, recorded_name
+from rlt_common.config import (
+    RobotConfig,
+    TaskConfig,
+    config_file,
+    config_hash,
+    load_robot,
+    load_task,
+    shipped_file,
+)
 from rlt_common.episode_file import episode_metadata, read_messages
+from rlt_common.parameters import ParameterError
+from rlt_common.recorded_config import named_file, robot_in, task_in, write_robot, write_task
 from rlt_rl_node import checkpoint as learner_checkpoint
 from rlt_rl_node.actor_codec import PolicyWeights, pack
 from rlt_rl_node.chunk_value import ChunkValue, load_value
@@ -62,20 +72,23 @@ class Replay:
     notes: Sequence[str]
 
 
-def prepare(bag: Path, wanted: Wanted) -> Replay:
+def prepare(bag: Path, wanted: Wanted, scratch: Path) -> Replay:
     """Read the episode and find what belongs to it.
+
+    `scratch`: folder for the robot and task files that the episode holds; the nodes of what is returned read them.
 
     Raises ReplayError, EpisodeFileError, ParameterError, CheckpointError or FrozenModelsError, each with what does not
     fit.
     """
     facts = episode_metadata(bag)
+    files = _files(bag, facts, wanted, scratch)
     recorded_id = facts.get("episode_id", "")
     recording = gather(read_messages(bag, TOPICS), int(recorded_id) if recorded_id.isdecimal() else None)
     run_seed = _run_seed(recording, wanted.seed)
     resolved = resolve(
         GraphOptions(
-            robot=wanted.robot or recorded_name(bag, facts, "robot", "sim"),
-            task=wanted.task or recorded_name(bag, facts, "task", "screw"),
+            robot=str(files.robot),
+            task=str(files.task),
             mode="eval",
             run=str(wanted.run or bag.resolve().parent.parent),
             checkpoint=wanted.checkpoint,
@@ -91,12 +104,9 @@ def prepare(bag: Path, wanted: Wanted) -> Replay:
             f"{bag} was recorded with VLA {', '.join(sorted(recording.vla_hashes))}, {resolved.checkpoint} is "
             f"{vla_hash}: give the VLA checkpoint of that run with --checkpoint"
         )
-    notes = []
+    notes = list(files.notes)
     if another_vla:
         notes.append(f"recorded with VLA {', '.join(sorted(recording.vla_hashes))}, played with {vla_hash}: not judged")
-    own = config_hash(robot, resolved.task)
-    if facts.get("config_hash", own) != own:
-        notes.append(f"robot or task file changed since the recording: {facts['config_hash']} then, {own} now")
     found = _Actors(recording, resolved.run / "checkpoints", vla_hash, another_vla)
     actor, judgement = found.choose(Path(wanted.actor) if wanted.actor else None)
     return Replay(
@@ -112,6 +122,64 @@ def prepare(bag: Path, wanted: Wanted) -> Replay:
         values=found.values,
         notes=(*notes, *found.notes),
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Robot and task file that the nodes are to read, and what a person should know of them."""
+
+    robot: Path
+    task: Path
+    notes: Sequence[str]
+
+
+def _files(bag: Path, facts: Mapping[str, str], wanted: Wanted, scratch: Path) -> _Files:
+    """What was asked for; else as recorded: the shipped files where they say the same, else out of the episode's file.
+
+    Files of before the texts were kept only name them. Raises ParameterError saying what to give.
+    """
+    robot, task = None if wanted.robot else robot_in(bag), None if wanted.task else task_in(bag)
+    folder, notes = scratch / config_hash(robot, task), []
+    robot_file = (
+        _robot_file(bag, robot, folder, notes) if robot else named_file(bag, facts, "robot", wanted.robot, "sim")
+    )
+    task_file = _task_file(bag, task, folder) if task else named_file(bag, facts, "task", wanted.task, "screw")
+    if robot is None or task is None:
+        own = config_hash(robot or load_robot(robot_file), task or load_task(task_file))
+        if facts.get("config_hash", own) != own:
+            notes.append(f"robot or task file changed since the recording: {facts['config_hash']} then, {own} now")
+    return _Files(robot_file, task_file, notes)
+
+
+def _robot_file(bag: Path, robot: RobotConfig, folder: Path, notes: list[str]) -> Path:
+    """The recorded robot's file. Its kinematics model is a shipped one: an episode's file may not name a path."""
+    shipped = shipped_file("robots", robot.name)
+    if shipped and config_hash(load_robot(shipped)) == config_hash(robot):
+        return shipped
+    kinematics = config_file("robots", "sim").resolve().parent / robot.kinematics
+    if Path(robot.kinematics).name != robot.kinematics or not kinematics.is_file():
+        raise ParameterError(
+            f"{bag} holds its robot file, but not the model of the arms that it names, {robot.kinematics}: give the "
+            "robot file with --robot"
+        )
+    notes.append(
+        f"the model of the arms, {robot.kinematics}, is the shipped one: the episode holds the robot file alone; where "
+        "yours is another, give the robot file with --robot"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "robot.yaml"
+    write_robot(bag, path, kinematics)
+    return path
+
+
+def _task_file(bag: Path, task: TaskConfig, folder: Path) -> Path:
+    shipped = shipped_file("tasks", task.name)
+    if shipped and config_hash(load_task(shipped)) == config_hash(task):
+        return shipped
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "task.yaml"
+    write_task(bag, path)
+    return path
 
 
 class _Actors:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
 from rclpy.serialization import serialize_message
 
 from rlt_common import topics
@@ -25,7 +24,8 @@ from rlt_common.episode_file import (
     episode_metadata,
     read_messages,
 )
-from rlt_common.parameters import ParameterError, from_mapping
+from rlt_common.parameters import ParameterError
+from rlt_common.recorded_config import robot_in
 from rlt_common.relabels import EPISODES
 from rlt_teleop import views
 
@@ -65,13 +65,10 @@ def recorded_robot(bag: Path, given: str = "") -> RobotConfig:
     """
     if given:
         return load_robot(config_file("robots", given))
-    text = episode_configuration(bag).get("robot")
-    if text is None:
+    robot = robot_in(bag)
+    if robot is None:
         raise ParameterError(f"{bag} does not hold the robot file that it was recorded with: give it with --robot")
-    try:
-        return from_mapping(RobotConfig, {**yaml.safe_load(text), "folder": ""}, f"the robot file in {bag}")
-    except (yaml.YAMLError, TypeError) as error:
-        raise ParameterError(f"the robot file in {bag}: {error}: give it with --robot") from error
+    return robot
 
 
 def _shown(entry: Entry, robot: RobotConfig) -> Iterator[tuple[str, object]]:

@@ -165,12 +165,12 @@ def record(run):
     return messages
 
 
-def write(path, messages, **facts):
+def write(path, messages, texts=None, **facts):
     writer = EpisodeWriter(path)
     for topic, message, when in messages:
         writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), when)
     known = {"task": TASK.name, "robot": ROBOT.name, "episode_id": EPISODE, "config_hash": config_hash(ROBOT, TASK)}
-    writer.finish({**known, **facts})
+    writer.finish({**known, **facts}, texts)
     return path
 
 
@@ -212,7 +212,7 @@ def altered(messages, kind, change):
 
 
 def prepare(bag, run, **wanted):
-    return replay_source.prepare(bag, Wanted(run=run, **wanted))
+    return replay_source.prepare(bag, Wanted(run=run, **wanted), bag.parent / "scratch")
 
 
 # -- over DDS
@@ -382,6 +382,64 @@ def test_an_unknown_run_seed_has_to_be_given(bag, messages, tmp_path):
 def test_changed_configuration_is_noted(messages, run, tmp_path):
     old = write(tmp_path / "000012.mcap", messages, config_hash="feed")
     assert "changed since the recording: feed then" in prepare(old, run).notes[0]
+
+
+TEXTS = {kind: config_file(f"{kind}s", name).read_text() for kind, name in (("robot", "sim"), ("task", "screw"))}
+
+
+def read_back(prepared):
+    """Robot and task as each of the nodes reads them."""
+    files = {(node.parameters["robot"], node.parameters["task"]) for node in prepared.nodes}
+    ((robot, task),) = files
+    return load_robot(robot), load_task(task)
+
+
+def test_robot_and_task_are_those_in_the_episode_and_not_the_shipped_ones_of_the_same_name(messages, run, tmp_path):
+    own_limits = TEXTS["robot"] + "\njoint_velocity_limits: {left_waist: 0.25}\n"
+    own_task = TEXTS["task"].replace("name: screw", "name: my_task").replace("stride: 2", "stride: 2  # mine")
+    bag = write(tmp_path / "000012.mcap", messages, {"robot": own_limits, "task": own_task}, task="my_task")
+    found = prepare(bag, run)
+    robot, task = read_back(found)
+    assert found.robot.joint_velocity_limits == robot.joint_velocity_limits == {"left_waist": 0.25}
+    assert (found.robot.kinematics_path, robot.limits) == (ROBOT.kinematics_path, ROBOT.limits)
+    assert found.task == task == dataclasses.replace(TASK, name="my_task")
+    assert "the model of the arms, sim_arms.xml, is the shipped one" in found.notes[0]
+    given = prepare(bag, run, robot="sim", task="screw")
+    assert (given.robot, given.task, read_back(given)) == (ROBOT, TASK, (ROBOT, TASK)), "what is given counts"
+
+
+def test_what_was_recorded_with_shipped_files_is_played_with_them(messages, run, tmp_path):
+    bag = write(tmp_path / "000012.mcap", messages, TEXTS, config_hash="of an earlier version")
+    found = prepare(bag, run)
+    assert (read_back(found), found.notes) == ((ROBOT, TASK), ())
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "facts", "words"),
+    [
+        (
+            {"robot": TEXTS["robot"].replace("sim_arms.xml", "mine.xml")},
+            {},
+            "not the model of the arms .* mine.xml: give",
+        ),
+        (
+            {"robot": TEXTS["robot"].replace("sim_arms.xml", "../robots/sim_arms.xml")},
+            {},
+            "the robot file with --robot",
+        ),
+        ({"task": "name: [screw"}, {}, "the task file in .* not valid YAML.*give it with --task"),
+        ({"task": TEXTS["task"] + "\nstrid: 2\n"}, {}, "unknown key 'strid'.*give it with --task"),
+        (None, {"task": "my_task"}, "does not hold its file: tasks: no 'my_task'.*give it with --task"),
+    ],
+)
+def test_a_configuration_that_cannot_be_had_from_the_episode_wants_to_be_given(
+    messages, run, tmp_path, texts, facts, words
+):
+    bag = write(tmp_path / "000012.mcap", messages, texts, **facts)
+    with pytest.raises(ParameterError, match=f"(?s){words}"):
+        prepare(bag, run)
+    assert prepare(bag, run, robot="sim", task="screw").task == TASK
 
 
 @pytest.mark.parametrize("key", ["robot", "task"])

@@ -37,8 +37,10 @@ __all__ = [
     "learning_hash",
     "load_robot",
     "load_task",
+    "parse_yaml",
     "read_yaml",
     "recorded_name",
+    "shipped_file",
 ]
 MAX_FILE_BYTES = 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -64,6 +66,14 @@ def config_file(kind: str, name: str) -> Path:
 def load_named(robot: str, task: str) -> tuple[RobotConfig, TaskConfig]:
     """A robot and a task, each by path or by name (config_file). Raises ParameterError."""
     return load_robot(config_file("robots", robot)), load_task(config_file("tasks", task))
+
+
+def shipped_file(kind: str, name: str) -> Path | None:
+    """The file of this name in rlt_bringup's config/<kind>; None where there is none. A path is no name."""
+    try:
+        return config_file(kind, name) if _NAME.fullmatch(name) else None
+    except ParameterError:
+        return None
 
 
 def recorded_name(path: Path | str, facts: Mapping[str, str], key: str, default: str = "") -> str:
@@ -139,13 +149,21 @@ def learning_hash(robot: RobotConfig, task: TaskConfig) -> str:
 def read_yaml(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Mapping[str, Any]:
     """The mapping in a YAML file. Raises ParameterError naming a file that is missing, too large or no YAML."""
     try:
-        data = yaml.safe_load(read_limited(path, max_bytes).decode())
+        return parse_yaml(read_limited(path, max_bytes).decode(), str(path))
     except OSError as error:
         raise ParameterError(f"{path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise ParameterError(f"{path}: nested too deeply") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ParameterError(f"{path}: not valid YAML: {error}") from error
+
+
+def parse_yaml(text: str, where: str) -> Mapping[str, Any]:
+    """The mapping in a YAML text. Raises ParameterError naming `where`."""
+    try:
+        data = yaml.safe_load(text)
+    except RecursionError as error:
+        raise ParameterError(f"{where}: nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise ParameterError(f"{path}: expected a mapping at the top")
+        raise ParameterError(f"{where}: expected a mapping at the top")
     return data

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 from rlt_common.atomic import write_atomic
-from rlt_common.config import TaskConfig, config_file, learning_hash, load_robot, load_task, recorded_name
+from rlt_common.config import RobotConfig, TaskConfig, config_hash, learning_hash, load_named, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError, episode_metadata
 from rlt_common.parameters import ParameterError, from_mapping
 from rlt_common.reading import read_limited
+from rlt_common.recorded_config import named_file, robot_in, task_in
 from rlt_common.relabels import EPISODES
 from rlt_common.run_files import inside
 from rlt_rl_node import checkpoint, demonstrations, take_in_order
@@ -202,8 +203,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="offline", description="train from the episode files of a run alone")
     parser.add_argument("--run", required=True, type=Path, help="run directory whose episodes are read")
     parser.add_argument("--out", required=True, type=Path, help="folder for encodings, checkpoints and metrics")
-    parser.add_argument("--robot", default="", help="robot name or file (default: as recorded)")
-    parser.add_argument("--task", default="", help="task name or file, with the learner's settings (default: recorded)")
+    parser.add_argument("--robot", default="", help="robot name or file (default: as recorded, see --task)")
+    parser.add_argument(
+        "--task",
+        default="",
+        help="task name or file, with the learner's settings (default: as recorded with the newest training episode)",
+    )
     parser.add_argument("--vla-checkpoint", type=Path, help="frozen VLA and RL token (default: <run>/vla)")
     parser.add_argument(
         "--like", type=Path, help="checkpoint whose learner's settings and seed are taken (default: the task file's, 0)"
@@ -240,9 +245,7 @@ def build(options: argparse.Namespace, say: Callable[[str], None]) -> OfflineTra
     if not bags:
         folders = ", ".join(str(folder / EPISODES) for folder in robots.values())
         raise OfflineError(f"no episode file in {folders}")
-    facts = {} if options.robot and options.task else episode_metadata(bags[0])
-    robot = load_robot(config_file("robots", options.robot or recorded_name(bags[0], facts, "robot")))
-    task = load_task(config_file("tasks", options.task or recorded_name(bags[0], facts, "task")))
+    robot, task = _configuration(options, [bag for bag in bags if bag.parent == bags[0].parent], say)
     vla = options.vla_checkpoint or run / "vla"
     frozen = read_frozen_models(vla, robot.action_dim)
     config = _settings(options, task)
@@ -300,6 +303,46 @@ def _settings(options: argparse.Namespace, task: TaskConfig) -> LearnerConfig:
     given = {"robot": "", "task": "", "run_directory": "", "vla_checkpoint": "", "run_seed": options.seed or 0}
     own = {key: value for key, value in _nested(task.nodes.get("rl_learner", {})).items() if key not in given}
     return from_mapping(LearnerParameters, {**own, **given}, f"task {task.name}: nodes: rl_learner").learning()
+
+
+def _configuration(
+    options: argparse.Namespace, bags: Sequence[Path], say: Callable[[str], None]
+) -> tuple[RobotConfig, TaskConfig]:
+    """Robot and task: those that were given, else those that the newest training episode was recorded with.
+
+    Files of before the texts were kept only name them. Raises ParameterError or EpisodeFileError.
+    """
+    if options.robot and options.task:
+        return load_named(options.robot, options.task)
+    bag, facts = _newest(bags)
+    robot = None if options.robot else robot_in(bag)
+    task = None if options.task else task_in(bag)
+    held = [words for words, found in (("robot", robot), ("task", task)) if found]
+    if held:
+        say(f"{' and '.join(held)} as recorded in {bag.name}")
+    robot = robot or load_robot(named_file(bag, facts, "robot", options.robot))
+    task = task or load_task(named_file(bag, facts, "task", options.task))
+    own = config_hash(robot, task)
+    if len(held) < 2 and facts.get("config_hash", own) != own:
+        say(f"robot or task file changed since the recording of {bag.name}: {facts['config_hash']} then, {own} now")
+    return robot, task
+
+
+def _newest(bags: Sequence[Path]) -> tuple[Path, Mapping[str, str]]:
+    """The last one that is of training, else the last one that can be read, with its facts. Raises EpisodeFileError."""
+    other, broken = None, None
+    for bag in reversed(bags):
+        try:
+            facts = episode_metadata(bag)
+        except EpisodeFileError as error:
+            broken = broken or error
+            continue
+        if facts.get("purpose") == "train":
+            return bag, facts
+        other = other or (bag, facts)
+    if other is None:
+        raise broken or EpisodeFileError("no episode file")
+    return other
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

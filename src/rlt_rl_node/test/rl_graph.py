@@ -195,6 +195,7 @@ def write_journal(
     drop: Callable[[Any], bool] = lambda message: False,
     facts: dict | None = None,
     messages: list | None = None,
+    configuration: dict[str, str] | None = None,
 ) -> Path:
     """An episode file in `folder` as the recorder leaves it."""
     path = folder / f"{data.episode_id:06d}.mcap"
@@ -203,7 +204,7 @@ def write_journal(
     for i, (topic, message) in enumerate(messages or episode_messages(data)):
         if not drop(message):
             writer.write(topic, f"rlt_msgs/msg/{type(message).__name__}", serialize_message(message), i)
-    writer.finish(facts or {"episode_id": str(data.episode_id)})
+    writer.finish(facts or {"episode_id": str(data.episode_id)}, configuration)
     return path
 
 

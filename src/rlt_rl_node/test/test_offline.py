@@ -208,6 +208,30 @@ def test_what_does_not_fit_ends_with_status_2_and_says_what_to_do(recorded, tmp_
     assert "give the folder that `adapt` wrote" in fails(capsys, absent).err
 
 
+def test_robot_and_task_are_those_that_the_newest_training_episode_was_recorded_with(recorded, tmp_path, capsys):
+    texts = {name: (recorded / f"{name}.yaml").read_text() for name in ("robot", "task")}
+    task = json.loads(texts["task"])
+    learners = [{**LEARNER, "agent": {**LEARNER["agent"], "hidden": [size]}} for size in (8, 12, 20)]
+    for i, (learner, purpose) in enumerate(zip(learners, ("train", "train", "evaluate"), strict=True), start=1):
+        own = {**texts, "task": json.dumps({**task, "nodes": {"rl_learner": learner}})}
+        facts = {"episode_id": str(i), "purpose": purpose, "robot": "one_joint", "task": "tiny"}
+        write_journal(tmp_path / "run" / "episodes", EPISODES[i], facts=facts, configuration=own)
+    words = ["--run", tmp_path / "run", "--out", tmp_path / "out", "--vla-checkpoint", recorded / "vla"]
+    training = offline.build(offline.parse_arguments([*map(str, words)]), print)
+    assert training.learner.config.agent.hidden == (12,)
+    assert "robot and task as recorded in 000002.mcap" in capsys.readouterr().out
+    given = offline.parse_arguments([*map(str, words), "--task", str(recorded / "task.yaml")])
+    assert offline.build(given, print).learner.config.agent.hidden == tuple(LEARNER["agent"]["hidden"])
+
+
+def test_a_run_of_before_the_files_were_kept_names_what_to_give(recorded, tmp_path, capsys):
+    facts = {"episode_id": "1", "purpose": "train", "robot": "sim", "task": "my_task"}
+    write_journal(tmp_path / "run" / "episodes", EPISODES[1], facts=facts)
+    words = ["--run", tmp_path / "run", "--out", tmp_path / "out", "--vla-checkpoint", recorded / "vla"]
+    assert "tasks: no 'my_task'" in (said := fails(capsys, [*map(str, words)]).err)
+    assert "give it with --task" in said
+
+
 def test_a_warm_up_that_is_not_over_trains_nothing_and_says_so(recorded, tmp_path, capsys):
     write_journal(tmp_path / "run" / "episodes", EPISODES[1])
     offline.main(arguments(recorded, tmp_path / "out", run=tmp_path / "run"))
