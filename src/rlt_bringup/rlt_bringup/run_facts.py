@@ -63,7 +63,10 @@ class RunFacts:
     control_hz: float
     episodes: tuple[RunEpisode, ...] = ()
     demonstrations: tuple[int, ...] = ()
-    """Control steps of the critical phase of each."""
+    """Control steps of the critical phase of each: those in demonstrations/, which only a demo has, and the successful
+    episodes of purpose collect, which `mode:=collect` leaves and `mode:=adapt` reads."""
+    unmarked: int = 0
+    """Those episodes without a hand-off: of them nobody knows where the critical phase began."""
     metrics: tuple[Row, ...] = ()
     taken_in_again: int = 0
     """Lines of metrics.jsonl about an episode that had one: the learner was restarted."""
@@ -108,6 +111,8 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
         progress(done, len(facts))
     episodes = sorted([*episodes, *_retired(run, {path.stem for path, _ in facts}, problems)], key=_episode_id)
     said = [about for _, about in (*facts, *shown)]
+    collected = [e.outcome for e in episodes if e.purpose == "collect" and e.outcome.success]
+    marked = [outcome.critical_steps for outcome in collected if outcome.critical_steps]
     vla = run / "vla"
     return RunFacts(
         name=run.resolve().name,
@@ -115,7 +120,8 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
         robot=_most(said, "robot"),
         control_hz=hz,
         episodes=tuple(episodes),
-        demonstrations=tuple(steps for _, about in shown if (steps := _critical_steps(about)) is not None),
+        demonstrations=(*(s for _, about in shown if (s := _critical_steps(about)) is not None), *marked),
+        unmarked=len(collected) - len(marked),
         metrics=tuple(rows),
         taken_in_again=again,
         checkpoint=checkpoint,

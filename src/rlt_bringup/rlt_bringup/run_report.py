@@ -149,7 +149,11 @@ def _histogram(facts: RunFacts, groups: Sequence[Mapping[str, Any]]) -> dict[str
     rl = by_key.get("rl") or by_key.get("practice_last") or by_key.get("practice")
     shown = [("demonstrations", "demonstrations", list(facts.demonstrations))]
     shown += [(colour, group["name"], _won(group)) for colour, group in (("base", base), ("rlt", rl)) if group]
-    missing = [] if facts.demonstrations else ["no demonstrations lie in this run directory"]
+    missing = [] if facts.demonstrations or facts.unmarked else ["no demonstrations lie in this run directory"]
+    if facts.unmarked:
+        missing.append(
+            f"{facts.unmarked} demonstrations without a hand-off: where their critical phase began is not known"
+        )
     missing += [f"no episode of the {what}" for what, group in (("base VLA", base), ("RL policy", rl)) if not group]
     missing += [f"no success of: {name}" for _, name, steps in shown if not steps and name != "demonstrations"]
     return {"groups": [{"colour": c, "name": n, "steps": steps} for c, n, steps in shown if steps], "missing": missing}

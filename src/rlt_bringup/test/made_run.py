@@ -14,7 +14,7 @@ from rlt_common.episode_file import EpisodeWriter
 from rlt_msgs.msg import EpisodeState, ExecutedAction
 
 PERIOD_NS = 20_000_000
-SOURCES = {"vla": ExecutedAction.SOURCE_VLA, "rl": ExecutedAction.SOURCE_RL}
+SOURCES = {"vla": ExecutedAction.SOURCE_VLA, "rl": ExecutedAction.SOURCE_RL, "human": ExecutedAction.SOURCE_HUMAN}
 BASE_STEPS = 4
 
 
@@ -95,7 +95,7 @@ def write_run(run: Path, episodes: list[MadeEpisode], demonstrations: tuple[int,
     for number, episode in enumerate(episodes, start=1):
         write_episode(run / "episodes", number, episode, **facts)
     for number, critical in enumerate(demonstrations, start=1):
-        shown = MadeEpisode(critical=critical, purpose="collect", driver="vla")
+        shown = MadeEpisode(critical=critical, purpose="collect", driver="human")
         write_episode(run / "demonstrations", number, shown, **facts)
     return run
 

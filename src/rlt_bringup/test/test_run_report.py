@@ -150,6 +150,18 @@ def test_the_histogram_takes_evaluation_before_practice_and_says_what_is_missing
     assert bare["missing"] == ["no demonstrations lie in this run directory", "no episode of the base VLA"]
 
 
+def test_the_demonstrations_of_a_real_run_lie_among_its_episodes(tmp_path):
+    """mode:=collect leaves them there, and mode:=adapt reads them there."""
+    shown = [MadeEpisode(label, steps, "collect", "human") for label, steps in (("success", 33), ("failure", 40))]
+    said = build_run(read_run(write_run(tmp_path / "mine", [*shown, *EVALUATION])))["histogram"]
+    assert said["groups"][0] == {"colour": "demonstrations", "name": "demonstrations", "steps": [33]}
+    assert said["missing"] == []
+    unmarked = MadeEpisode("success", 0, "collect", "human")
+    said = build_run(read_run(write_run(tmp_path / "unmarked", [unmarked, *EVALUATION])))["histogram"]
+    assert [each["colour"] for each in said["groups"]] == ["base", "rlt"]
+    assert said["missing"] == ["1 demonstrations without a hand-off: where their critical phase began is not known"]
+
+
 def test_causes_are_what_labels_and_files_say(run):
     append_relabel(run, 4, "failure", 6)
     causes = {each["cause"]: each for each in build_run(read_run(run))["causes"]}
