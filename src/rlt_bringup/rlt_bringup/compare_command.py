@@ -1,6 +1,6 @@
 """`ros2 run rlt_bringup compare runA runB ...`: one page and a table about runs side by side, from their directories.
 
-Runs of another task, robot or other resets are refused, unless `--anyway` is given. Without ROS installed:
+Runs of another task, robot or other simulated resets are refused, unless `--anyway` is given. Without ROS installed:
 `python -m rlt_bringup.compare_command`.
 """
 

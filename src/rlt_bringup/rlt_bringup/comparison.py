@@ -2,7 +2,7 @@
 
 The first run is the one that the others are compared with. Differences of rates have Newcombe's interval, ratios of
 throughput a bootstrap over resets where both ran on the same ones, each once, and over episodes elsewhere; medians a
-bootstrap over episodes.
+bootstrap over episodes. Where a person resets the scene no two resets are the same, whatever their seeds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rlt_bringup import statistics
 from rlt_bringup.figure_style import SERIES
 from rlt_bringup.html_page import flat
 from rlt_bringup.report import plain
+from rlt_bringup.run_report import OPERATOR
 
 Run = Mapping[str, Any]
 _SEED = 0
@@ -58,6 +59,8 @@ def _unlike(first: Run, other: Run) -> list[str]:
         for key, words in _SAME
         if other[key] != first[key]
     ]
+    if OPERATOR in (first["resets"], other["resets"]):
+        return found
     ours, theirs = _by_key(other), _by_key(first)
     for key in sorted(ours.keys() & theirs.keys()):
         seeds, base = ours[key]["seeds"], theirs[key]["seeds"]
@@ -75,6 +78,7 @@ def _by_key(run: Run) -> dict[str, Mapping[str, Any]]:
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
     """Every kind of episodes that at least two runs have, evaluation first."""
     by_key = [_by_key(run) for run in runs]
+    by_person = {name for name, run in zip(names, runs, strict=True) if run["resets"] == OPERATOR}
     keys = sorted(dict.fromkeys(key for groups in by_key for key in groups), key=_rank)
     found = []
     for key in keys:
@@ -87,7 +91,10 @@ def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
                     "name": base["name"],
                     "of": [{"run": name, **group} for name, group in having],
                     "base": base_name,
-                    "differences": [{"run": name, **_difference(group, base)} for name, group in others],
+                    "differences": [
+                        {"run": name, **_difference(group, base, not by_person & {name, base_name})}
+                        for name, group in others
+                    ],
                 }
             )
     return found
@@ -98,9 +105,12 @@ def _rank(key: str) -> int:
     return order.index("base" if key.startswith("base_") else key)
 
 
-def _difference(ours: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """`ours` minus `base`; of throughput, `ours` over `base`. None where there is nothing to take it of."""
-    paired = _paired(ours, base)
+def _difference(ours: Mapping[str, Any], base: Mapping[str, Any], seeded: bool) -> dict[str, Any]:
+    """`ours` minus `base`; of throughput, `ours` over `base`. None where there is nothing to take it of.
+
+    `seeded`: equal seeds are equal resets.
+    """
+    paired = seeded and _paired(ours, base)
     columns = (ours["success"], ours["steps"], base["success"], base["steps"])
     if paired:
         order = [ours["seeds"].index(seed) for seed in base["seeds"]]

@@ -17,9 +17,9 @@ Comparison = Mapping[str, Any]
 HEAD = ("", "Episodes", "Success rate", "Per 10 min", "Median steps", "With a take-over")
 WORDS = (
     "Rows of differences: the run minus the first one, of throughput the run over the first one, with 95 % intervals. "
-    "Success and take-overs: Newcombe's; throughput: a bootstrap over resets where both ran on the same ones, and over "
-    "episodes elsewhere; median steps: a bootstrap over episodes. An interval without 0, or without 1 of a ratio, is a "
-    "difference that chance does not explain."
+    "Success and take-overs: Newcombe's; throughput: a bootstrap over resets where both ran on the same ones of a "
+    "simulator, and over episodes elsewhere; median steps: a bootstrap over episodes. An interval without 0, or "
+    "without 1 of a ratio, is a difference that chance does not explain."
 )
 
 

@@ -22,6 +22,8 @@ from rlt_common.metrics_log import number
 
 WINDOW = 20
 LEARNING = ("q_mean", "episode_return", "reference_distance", "critic_loss", "beta", "owed", "replay")
+OPERATOR = "operator"
+"""Of `reset` in a robot file, which says so by default: a person resets the scene, and the seed means nothing."""
 MOST = 12
 """Rows of a table of faults."""
 _SEED = 0
@@ -39,6 +41,7 @@ def build_run(facts: RunFacts) -> dict[str, Any]:
             "task": facts.task,
             "robot": facts.robot,
             "control_hz": facts.control_hz,
+            "resets": _resets(facts),
             "purposes": dict(Counter(episode.purpose for episode in facts.episodes)),
             "labels": dict(Counter(episode.outcome.label for episode in facts.of("train"))),
             "robot_minutes": sum(e.outcome.total_steps for e in practice) / facts.control_hz / 60.0,
@@ -246,6 +249,12 @@ def _faults(facts: RunFacts) -> list[dict[str, Any]]:
 
 def _learning(facts: RunFacts) -> dict[str, list[float | None]]:
     return {name: [number(row, name) for row in facts.metrics] for name in LEARNING} if facts.metrics else {}
+
+
+def _resets(facts: RunFacts) -> str | None:
+    """Who reset the scene, as the robot file says: "service" or "operator"; None where no file is known."""
+    robot = facts.configuration.get("robot")
+    return str(robot.get("reset", OPERATOR)) if isinstance(robot, Mapping) else None
 
 
 def _provenance(facts: RunFacts) -> dict[str, Any]:

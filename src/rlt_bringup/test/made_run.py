@@ -41,8 +41,10 @@ class MadeEpisode:
     """Words on /diagnostics: node, level, message, values."""
 
 
-def write_episode(folder: Path, number: int, episode: MadeEpisode, older: bool = False, **facts: str) -> Path:
-    """Write `folder`/<number>.mcap. `older`: as before there was a `critical_driver`."""
+def write_episode(
+    folder: Path, number: int, episode: MadeEpisode, older: bool = False, reset: str = "service", **facts: str
+) -> Path:
+    """Write `folder`/<number>.mcap. `older`: without a `critical_driver`; `reset`: as the robot file says."""
     writer = EpisodeWriter(folder / f"{number:06d}.mcap")
     begin_ns = number * 1_000_000_000_000
     at_ns = begin_ns
@@ -85,7 +87,9 @@ def write_episode(folder: Path, number: int, episode: MadeEpisode, older: bool =
     }
     if older:
         del about["critical_driver"]
-    writer.finish(about, {"robot": "control_hz: 50.0\n", "task": f"name: {about['task']}\nstride: 2\n"})
+    writer.finish(
+        about, {"robot": f"control_hz: 50.0\nreset: {reset}\n", "task": f"name: {about['task']}\nstride: 2\n"}
+    )
     return writer.path
 
 

@@ -65,6 +65,18 @@ def test_other_resets_are_refused_and_compared_unpaired_when_told(tmp_path):
     assert "2 resets of one are none of the other" in Page(comparison_html.render(found)).text
 
 
+@pytest.mark.parametrize("seeds", [range(9, 13), range(10, 14)])
+def test_where_a_person_resets_the_scene_equal_numbers_are_no_equal_resets(tmp_path, seeds):
+    ours = made(tmp_path / "ours", SLOW, reset="operator")
+    other = made(tmp_path / "other", evaluated(["success"] * 4, [20, 21, 22, 23], seeds), reset="operator")
+    found = compare([ours, other])
+    (said,) = next(group for group in found["groups"] if group["key"] == "rl")["differences"]
+    assert not said["paired"]
+    expected = bootstrap_ratio([True] * 4, [20, 21, 22, 23], [True, False] * 2, [20, 30, 24, 30], seed=0)
+    assert said["throughput_ci95"] == [pytest.approx(each) if each < float("inf") else None for each in expected]
+    assert "same resets" not in comparison_html.format_comparison(found)
+
+
 @pytest.mark.parametrize(
     ("facts", "words"),
     [({"task": "zip_tie"}, "another task: zip_tie and screw"), ({"robot": "aloha"}, "another robot: aloha and sim")],
