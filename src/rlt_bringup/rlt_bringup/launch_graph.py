@@ -46,7 +46,7 @@ def launch_description(task: str) -> LaunchDescription:
 
 
 def replay_description() -> LaunchDescription:
-    """The launch description that plays one recorded episode back; its exit status is the comparison's."""
+    """The launch description that plays one recorded episode back; launch returns 1 unless it came back the same."""
     set_defaults()
     return LaunchDescription([*map(_declared, launch_arguments.REPLAY), OpaqueFunction(function=_replay)])
 
@@ -95,11 +95,23 @@ def _actions(context: LaunchContext, file: str, environment: dict[str, str]) -> 
     ]
 
 
+class CommandError(RuntimeError):
+    """The one command of a launch ended with another status than 0."""
+
+
 def _one_command(name: str, command: list[str]) -> list:
-    """Run one command to its end, then shut the launch down."""
+    """Run one command to its end, then shut the launch down: with status 1 when the command had another one than 0.
+
+    An exception is the only way in which a launch file can have launch return something else than 0.
+    """
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list:
+        if event.returncode and not context.is_shutdown:
+            raise CommandError(f"{name} ended with status {event.returncode}")
+        return [EmitEvent(event=Shutdown(reason=f"{name} ended"))]
+
     process = ExecuteProcess(cmd=command, output="screen", sigterm_timeout="30")
-    done = OnProcessExit(target_action=process, on_exit=[EmitEvent(event=Shutdown(reason=f"{name} ended"))])
-    return [process, RegisterEventHandler(done)]
+    return [process, RegisterEventHandler(OnProcessExit(target_action=process, on_exit=ended))]
 
 
 def _command_arguments(mode: str, resolved) -> list[str]:

@@ -37,10 +37,20 @@ service.include_launch_description(
 )
 service.run()
 """
+COMMAND = """
+import sys
+from launch import LaunchDescription, LaunchService
+from rlt_bringup.launch_graph import _one_command
+
+service = LaunchService()
+command = [sys.executable, "-c", f"raise SystemExit({sys.argv[1]})"]
+service.include_launch_description(LaunchDescription(_one_command("replay", command)))
+sys.exit(service.run())
+"""
 
 
-def launched(*words):
-    """What launch says of the screw's launch file with these arguments, as `ros2 launch` runs it."""
+def launched(*words, name="screw"):
+    """What launch says of a launch file with these arguments, as `ros2 launch` runs it."""
     code = (
         "import sys\n"
         "from launch import LaunchDescription, LaunchService\n"
@@ -53,7 +63,7 @@ def launched(*words):
         "service.include_launch_description(LaunchDescription([included]))\n"
         "sys.exit(service.run())\n"
     )
-    file = Path(get_package_share_directory("rlt_bringup")) / "launch" / "screw.launch.py"
+    file = Path(get_package_share_directory("rlt_bringup")) / "launch" / f"{name}.launch.py"
     result = subprocess.run([sys.executable, "-c", code, file, *words], capture_output=True, text=True, timeout=60)
     assert result.returncode != 0
     return result.stdout + result.stderr
@@ -65,6 +75,20 @@ def test_a_misspelt_argument_starts_nothing():
 
 def test_a_task_of_one_s_own_is_read():
     assert "tasks: no file /nowhere/my_task.yaml" in launched("task:=/nowhere/my_task.yaml")
+
+
+@pytest.mark.parametrize(("status", "launch_returns"), [(0, 0), (1, 1), (2, 1)])
+def test_a_launch_of_one_command_fails_when_the_command_does(status, launch_returns):
+    command = [sys.executable, "-c", COMMAND, str(status)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == launch_returns, result.stdout + result.stderr
+    assert (f"replay ended with status {status}" in result.stdout + result.stderr) == bool(status)
+
+
+def test_a_replay_of_what_is_no_episode_fails():
+    said = launched("bag:=/nowhere/episodes/000001.mcap", name="replay")
+    assert "replay: /nowhere/episodes/000001.mcap: No such file" in said
+    assert "replay ended with status 2" in said
 
 
 def test_a_driver_s_launch_file_stays_on_this_machine_too(tmp_path):
