@@ -133,6 +133,7 @@ NODES: dict[str, Interfaces] = {
             topics.RELABEL,
             topics.DIAGNOSTICS,
             topics.OPERATOR_EVENT,
+            topics.ESTOP,
             topics.OBSERVATION,
         ),
         request=(

@@ -1,7 +1,7 @@
 """The operator page: what happens, and the operator's buttons, in a browser. It never commands an arm.
 
 Subscribes  episode_state, control_state, training_status, recorder_status, relabel (latched), /diagnostics,
-            operator_event (rlt_msgs/OperatorEvent: what other devices press),
+            operator_event (rlt_msgs/OperatorEvent: what other devices press), estop (std_msgs/Bool),
             observation (rlt_msgs/Observation, serialised: read only while somebody looks)
 Publishes   operator_event (rlt_msgs/OperatorEvent), estop (std_msgs/Bool), /diagnostics
 Calls       handoff (rlt_msgs/Handoff), label_episode (rlt_msgs/LabelEpisode), estop (rlt_msgs/Estop),
@@ -162,7 +162,11 @@ class OperatorPageNode(Node):
         ):
             self.create_subscription(kind, topic, self._then_look(take), qos)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.QOS_EVENT)
-        self.create_subscription(OperatorEvent, topics.OPERATOR_EVENT, self._on_event, topics.QOS_EVENT)
+        self.create_subscription(
+            OperatorEvent, topics.OPERATOR_EVENT, self._then_look(self._on_event), topics.QOS_EVENT
+        )
+        for qos in (topics.QOS_EVENT, topics.QOS_SENSOR):  # as the executor: whoever says it, however
+            self.create_subscription(Bool, topics.ESTOP, self._then_look(self._on_estop), qos)
         self.create_subscription(Observation, topics.OBSERVATION, self._cameras.show, topics.QOS_SENSOR, raw=True)
 
     # ---- called by the server's thread
@@ -195,8 +199,13 @@ class OperatorPageNode(Node):
 
     def _on_event(self, message: OperatorEvent) -> None:
         if not message.source.startswith(SOURCE):
-            level = "stop" if message.event == OperatorEvent.EVENT_ESTOP else "ok"
-            self._note(message.source or "somebody", NAMES.get(message.event, f"event {message.event}"), level)
+            stop = message.event == OperatorEvent.EVENT_ESTOP
+            self._desk.stops_heard += stop
+            text = NAMES.get(message.event, f"event {message.event}")
+            self._note(message.source or "somebody", text, "stop" if stop else "ok")
+
+    def _on_estop(self, message: Bool) -> None:
+        self._desk.stops_heard += message.data
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -224,6 +233,7 @@ class OperatorPageNode(Node):
 
     def _stop(self, press: Press, answer: Callable[[Answer], None]) -> None:
         self._desk.stops += 1
+        self._desk.stops_heard += 1
         self._note(press.who, "EMERGENCY STOP", "stop")
         self._publish(OperatorEvent.EVENT_ESTOP, 0, press.who)
         request = Estop.Request(reason=f"operator ({SOURCE}{press.who})")
@@ -234,7 +244,7 @@ class OperatorPageNode(Node):
     def _judge(self, press: Press, answer: Callable[[Answer], None]) -> None:
         now_s = time.monotonic()
         snapshot = self._model.snapshot(now_s)
-        seen = seen_of(snapshot, self._desk.stops)
+        seen = seen_of(snapshot, self._desk.stops_heard)
         allowed = self._possible(snapshot)
         refusal = self._desk.judge(press, seen, allowed, now_s)
         if not refusal and press.name == RELABEL:
@@ -334,7 +344,7 @@ class OperatorPageNode(Node):
         self._give_up_calls(now_s)
         self._look_at_history()
         snapshot = self._model.snapshot(now_s)
-        if words := self._desk.without_effect(seen_of(snapshot, self._desk.stops), now_s):
+        if words := self._desk.without_effect(seen_of(snapshot, self._desk.stops_heard), now_s):
             self._note("operator page", words + (f": {self._refusal}" if self._refusal else ""), "refused")
         if now_s - self._shown_s >= BEAT_S:
             self._show()
@@ -343,7 +353,7 @@ class OperatorPageNode(Node):
     def _look(self) -> None:
         """Show at once what a person reacts to."""
         snapshot = self._model.snapshot(time.monotonic())
-        key = (seen_of(snapshot, self._desk.stops), snapshot.estop, snapshot.label, snapshot.confirmation)
+        key = (seen_of(snapshot, self._desk.stops_heard), snapshot.estop, snapshot.label, snapshot.confirmation)
         key += (snapshot.waiting_for, snapshot.driver, snapshot.episodes)
         if key != self._key:
             self._key = key
@@ -361,7 +371,7 @@ class OperatorPageNode(Node):
     def _show(self) -> None:
         self._shown_s = time.monotonic()
         snapshot = self._model.snapshot(self._shown_s)
-        seen, allowed = seen_of(snapshot, self._desk.stops), self._possible(snapshot)
+        seen, allowed = seen_of(snapshot, self._desk.stops_heard), self._possible(snapshot)
         self.server.show(page_state(snapshot, seen, allowed, tuple(self._desk.log), self._history_number))
 
     def _note(self, who: str, text: str, level: str = "ok") -> None:

@@ -42,7 +42,7 @@ class PressError(ValueError):
 
 @dataclass(frozen=True)
 class Seen:
-    """The state that a page showed. `stops`: emergency stops that were pressed on pages."""
+    """The state that a page showed. `stops`: grows with every emergency stop that is heard of, whoever pressed it."""
 
     episode_id: int = 0
     epoch: int = 0
@@ -139,12 +139,18 @@ class _Pending:
 
 
 class PressDesk:
-    """Judges presses in the order in which they come, and keeps the log that every page shows."""
+    """Judges presses in the order in which they come, and keeps the log that every page shows.
+
+    Attributes:
+        stops: emergency stops from pages.
+        stops_heard: :attr:`Seen.stops`; a page's own may count more than once.
+        taken, refused: other presses.
+    """
 
     def __init__(self) -> None:
         self._pending: _Pending | None = None
         self.log: deque[LogLine] = deque(maxlen=LOG_LINES)
-        self.stops = self.taken = self.refused = 0
+        self.stops = self.stops_heard = self.taken = self.refused = 0
 
     def judge(self, press: Press, now: Seen, allowed: Collection[str], now_s: float) -> str:
         """Returns "" or why the press must not be passed on.
