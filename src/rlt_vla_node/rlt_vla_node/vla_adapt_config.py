@@ -38,7 +38,11 @@ class VlaAdaptConfig:
     lora_rank: int = param(16, "rank of the adapters", minimum=1, maximum=4096)
     lora_alpha: float = param(32.0, "their scale, over the rank", minimum=1e-3, maximum=1e4)
     precision: str = param(
-        "float32", "of the products in training; weights and optimiser stay float32", choices=("float32", "bfloat16")
+        "float32",
+        "of the products in training. float32: in the numbers that the policy was opened in, even where these are "
+        "bfloat16; bfloat16: all in bfloat16 (autocast). Weights keep their numbers; trained ones in bfloat16 have "
+        "float32 masters: gradient steps, moments and averages are always float32",
+        choices=("float32", "bfloat16"),
     )
     gradient_checkpointing: bool = param(False, "compute activations again in the backward pass, to save memory")
     ema: float = param(

@@ -4,6 +4,10 @@ Accelerate brings the processes together (`accelerate launch`, torchrun); gradie
 samples a step takes and every random draw are functions of seed, step and rank, so weights, optimiser and the number of
 steps are all there is to a state: a run that was killed and resumed ends with the same weights as one that was not, on
 the same machines and threads.
+
+A policy computes in the numbers it was opened in, so that z is that of the robot. Of trained weights in bfloat16 there
+are float32 masters, which the optimiser steps and the average follows: in bfloat16 itself, a step of less than about
+0.2 % of a weight would be rounded away.
 """
 
 from __future__ import annotations
@@ -114,19 +118,20 @@ class VlaTrainer:
         self._prepare_vla()
         joint = JointLoss(backend, token, config).to(self.accelerator.device)
         self._trained = {name: p for name, p in joint.named_parameters() if p.requires_grad}
+        self._joint = self.accelerator.prepare(joint)  # from here on the processes have the same weights
+        self._masters = {n: p if p.dtype == torch.float32 else p.detach().float() for n, p in self._trained.items()}
         groups = [
             {
-                "params": [p for n, p in self._trained.items() if n.startswith("token.")],
+                "params": [p for n, p in self._masters.items() if n.startswith("token.")],
                 "top": config.token_learning_rate,
             },
-            {"params": [p for n, p in self._trained.items() if n.startswith("vla.")], "top": config.learning_rate},
+            {"params": [p for n, p in self._masters.items() if n.startswith("vla.")], "top": config.learning_rate},
         ]
         self._optimiser = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=0.0, weight_decay=config.weight_decay
         )
         self._buffers = {} if config.train == FROZEN else dict(joint.named_buffers())
-        self._average = {n: p.detach().clone() for n, p in self._trained.items()} if config.ema else {}
-        self._joint = self.accelerator.prepare(joint)
+        self._average = {n: p.detach().clone() for n, p in self._masters.items()} if config.ema else {}
 
     @property
     def main(self) -> bool:
@@ -177,8 +182,10 @@ class VlaTrainer:
                 accelerator.backward(loss / config.accumulate)
             for name, loss in (("flow", flow), ("reconstruction", reconstruction)):
                 sums[name] = sums.get(name, 0.0) + loss.detach().float() / config.accumulate
-        norm = accelerator.clip_grad_norm_(list(self._trained.values()), config.gradient_norm)
+        self._hand_gradients_to_masters()
+        norm = accelerator.clip_grad_norm_(list(self._masters.values()), config.gradient_norm)
         self._optimiser.step()
+        self._round_masters()
         self.step += 1
         self._update_average()
         values = {n: float(v) for n, v in accelerator.reduce(sums, "mean").items()} | {"gradient_norm": float(norm)}
@@ -193,7 +200,7 @@ class VlaTrainer:
         if self.config.ema:
             with torch.no_grad():
                 for name, parameter in self._trained.items():
-                    parameter.copy_(self._average[name])
+                    parameter.copy_(self._average[name])  # rounded to the policy's own numbers
         if self.config.train == LORA:
             self._lora.merge_and_unload()
         for module in (self.token, *(() if self.config.train == FROZEN else (self.backend.module,))):
@@ -231,13 +238,24 @@ class VlaTrainer:
         for group in self._optimiser.param_groups:
             group["lr"] = group["top"] * rate
 
+    def _hand_gradients_to_masters(self) -> None:
+        for name, parameter in self._trained.items():
+            if self._masters[name] is not parameter and parameter.grad is not None:
+                self._masters[name].grad, parameter.grad = parameter.grad.float(), None
+
+    @torch.no_grad()
+    def _round_masters(self) -> None:
+        for name, parameter in self._trained.items():
+            if self._masters[name] is not parameter:
+                parameter.copy_(self._masters[name])
+
     @torch.no_grad()
     def _update_average(self) -> None:
         if not self.config.ema:
             return
         decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))
-        for name, parameter in self._trained.items():
-            self._average[name].lerp_(parameter, 1.0 - decay)
+        for name, master in self._masters.items():
+            self._average[name].lerp_(master, 1.0 - decay)
 
     # ---- the complete state
 
@@ -246,13 +264,13 @@ class VlaTrainer:
         self.accelerator.wait_for_everyone()
         if not self.main:
             return
-        tensors = {f"trained.{name}": p.detach() for name, p in self._trained.items()}
+        tensors = {f"trained.{name}": p.detach() for name, p in self._masters.items()}
         tensors |= {f"buffer.{name}": b for name, b in self._buffers.items()}
         tensors |= {f"average.{name}": p for name, p in self._average.items()}
-        for name, parameter in self._trained.items():
-            for key, value in self._optimiser.state.get(parameter, {}).items():
+        for name, master in self._masters.items():
+            for key, value in self._optimiser.state.get(master, {}).items():
                 tensors[f"optimiser.{key}.{name}"] = value
-        stepped = [name for name, parameter in self._trained.items() if self._optimiser.state.get(parameter)]
+        stepped = [name for name, master in self._masters.items() if self._optimiser.state.get(master)]
         facts = {"identity": identity, "step": self.step, "losses": self.losses, "stepped": stepped}
         partial = path.with_name(f".{path.name}.part")
         save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, partial, {"facts": json.dumps(facts)})
@@ -268,16 +286,17 @@ class VlaTrainer:
                 facts = parse_json(file.metadata()["facts"])
                 if facts["identity"] != identity:
                     raise ResumeError("it is of another configuration, seed, VLA or data set: start without --resume")
-                for prefix, own in (("trained", self._trained), ("buffer", self._buffers), ("average", self._average)):
+                for prefix, own in (("trained", self._masters), ("buffer", self._buffers), ("average", self._average)):
                     for name, tensor in own.items():
                         tensor.copy_(file.get_tensor(f"{prefix}.{name}"))
+                self._round_masters()
                 self.step = int(facts["step"])
                 self.losses = {str(name): float(value) for name, value in facts["losses"].items()}
                 for name in facts["stepped"]:  # what no gradient reaches has no moments
-                    parameter = self._trained[name]
+                    master = self._masters[name]
                     state = {key: file.get_tensor(f"optimiser.{key}.{name}") for key in _OPTIMISER_KEYS}
-                    moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
-                    self._optimiser.state[parameter] = moments
+                    moments = {k: v if k == "step" else v.to(master.device) for k, v in state.items()}
+                    self._optimiser.state[master] = moments
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, ResumeError):
                 raise

@@ -10,7 +10,7 @@ import tiny_lerobot
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_policy import CAMERAS, HORIZON, JOINTS, open_tiny, tiny_policy
+from tiny_policy import CAMERAS, HORIZON, JOINTS, TinyNetwork, TinyPolicy, open_tiny, tiny_policy
 from torch.utils.checkpoint import checkpoint
 
 from rlt_vla_node.backends import open_backend
@@ -222,6 +222,54 @@ def test_gradient_checkpointing_is_found_in_the_model_within_a_policy_and_change
     plain, spared = made(), made(gradient_checkpointing=True)
     assert not changed(weights(plain), weights(spared))
     assert spared.backend.module.model.passes == 2 * plain.backend.module.model.passes
+
+
+class HalfNetwork(TinyNetwork):
+    """The tiny network in bfloat16, with float32 outside as LeRobot's policies have it."""
+
+    def tokens(self, colours, state):
+        return super().tokens(colours.bfloat16(), state.bfloat16()).float()
+
+    def velocity(self, tokens, x, time):
+        return super().velocity(tokens.bfloat16(), x.bfloat16(), time.bfloat16()).float()
+
+
+def half_policy():
+    network = HalfNetwork()
+    network.load_state_dict(tiny_policy().module.state_dict())
+    return TinyPolicy(network.bfloat16())
+
+
+STEADY = {"learning_rate": 2e-5, "steps": 60, "warmup_steps": 0, "weight_decay": 0.0}
+"""No step moves a weight of size 0.1 by as much as bfloat16 can tell; sixty do."""
+
+
+def test_steps_too_small_for_bfloat16_add_up_in_its_float32_masters():
+    made = trainer(half_policy(), **STEADY)
+    large = {n: p.detach().abs() > 0.03 for n, p in made.backend.module.named_parameters() if n.endswith("weight")}
+    before = {n: p.detach().clone() for n, p in made.backend.module.named_parameters()}
+    run(made)
+    after = dict(made.backend.module.named_parameters())
+    assert {p.dtype for p in after.values()} == {torch.bfloat16}, "the policy computes as it does on the robot"
+    moved = torch.cat([(after[n] != before[n])[large[n]] for n in large])
+    assert moved.float().mean() > 0.5
+
+
+def test_averages_of_bfloat16_weights_follow_them_and_resume_to_the_bit(tmp_path):
+    values = {**STEADY, "ema": 0.99}
+    whole, stopped, resumed = (trainer(half_policy(), **values) for _ in range(3))
+    begun = {name: tensor.clone() for name, tensor in weights(whole).items()}
+    for step in stopped.run():
+        if step == 20:
+            break
+    stopped.save(tmp_path / "state.safetensors", "this")
+    resumed.restore(tmp_path / "state.safetensors", "this")
+    assert not changed(weights(stopped), weights(resumed))
+    for made in (whole, resumed):
+        run(made)
+        made.finish()
+    assert not changed(weights(whole), weights(resumed))
+    assert "vla" in changed(begun, weights(whole))
 
 
 def test_what_cannot_be_trained_says_so():
