@@ -93,7 +93,8 @@ def record(run: Path, episodes: int) -> dict[str, Any]:
 def play(run: Path) -> dict[str, Any]:
     """Play all files of the run back and count what is equal bit for bit."""
     wanted = Wanted(run=run, task=str(run / "task.yaml"))
-    replays = [prepare_replay(bag, wanted) for bag in sorted((run / "episodes").glob("*.mcap"))]
+    bags = sorted((run / "episodes").glob("*.mcap"))
+    replays = [prepare_replay(bag, wanted, run / "replayed") for bag in bags]
     counts = {name: [0, 0] for name in KINDS.values()}
     robot_s = seconds = 0.0
     notes: list[str] = []

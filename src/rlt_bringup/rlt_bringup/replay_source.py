@@ -152,18 +152,19 @@ def _files(bag: Path, facts: Mapping[str, str], wanted: Wanted, scratch: Path) -
 
 
 def _robot_file(bag: Path, robot: RobotConfig, folder: Path, notes: list[str]) -> Path:
-    """The recorded robot's file. Its kinematics model is a shipped one: an episode's file may not name a path."""
+    """The recorded robot's file. Of its kinematics model only the name counts, of a shipped one: an episode's file may
+    not name a path."""
     shipped = shipped_file("robots", robot.name)
     if shipped and config_hash(load_robot(shipped)) == config_hash(robot):
         return shipped
-    kinematics = config_file("robots", "sim").resolve().parent / robot.kinematics
-    if Path(robot.kinematics).name != robot.kinematics or not kinematics.is_file():
+    kinematics = config_file("robots", "sim").resolve().parent / Path(robot.kinematics).name
+    if not kinematics.is_file():
         raise ParameterError(
             f"{bag} holds its robot file, but not the model of the arms that it names, {robot.kinematics}: give the "
             "robot file with --robot"
         )
     notes.append(
-        f"the model of the arms, {robot.kinematics}, is the shipped one: the episode holds the robot file alone; where "
+        f"the model of the arms, {kinematics.name}, is the shipped one: the episode holds the robot file alone; where "
         "yours is another, give the robot file with --robot"
     )
     folder.mkdir(parents=True, exist_ok=True)

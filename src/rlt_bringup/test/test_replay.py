@@ -396,6 +396,7 @@ def read_back(prepared):
 
 def test_robot_and_task_are_those_in_the_episode_and_not_the_shipped_ones_of_the_same_name(messages, run, tmp_path):
     own_limits = TEXTS["robot"] + "\njoint_velocity_limits: {left_waist: 0.25}\n"
+    own_limits = own_limits.replace("sim_arms.xml", "/elsewhere/sim_arms.xml")
     own_task = TEXTS["task"].replace("name: screw", "name: my_task").replace("stride: 2", "stride: 2  # mine")
     bag = write(tmp_path / "000012.mcap", messages, {"robot": own_limits, "task": own_task}, task="my_task")
     found = prepare(bag, run)
@@ -424,7 +425,7 @@ def test_what_was_recorded_with_shipped_files_is_played_with_them(messages, run,
             "not the model of the arms .* mine.xml: give",
         ),
         (
-            {"robot": TEXTS["robot"].replace("sim_arms.xml", "../robots/sim_arms.xml")},
+            {"robot": TEXTS["robot"].replace("sim_arms.xml", "/etc/passwd")},
             {},
             "the robot file with --robot",
         ),
