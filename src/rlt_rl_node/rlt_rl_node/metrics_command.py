@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rlt_common.advice import advise
@@ -40,18 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vla = Path(options.vla) if options.vla else run / "vla"
     writers: list[TensorBoardWriter | WandbWriter] = []
     try:
-        if options.tensorboard:
-            writers.append(TensorBoardWriter(run))
-        if options.wandb:
-            writers.append(WandbWriter(run, options.wandb))
-        _follow(run, vla, writers, options)
+        with ExitStack() as opened:
+            if options.tensorboard:
+                writers.append(opened.enter_context(closing(TensorBoardWriter(run))))
+            if options.wandb:
+                writers.append(opened.enter_context(closing(WandbWriter(run, options.wandb))))
+            _follow(run, vla, writers, options)
     except (WriterError, OSError, EpisodeFileError) as error:
         sys.exit(f"metrics: {error}")
     except KeyboardInterrupt:
         pass
-    finally:
-        for writer in writers:
-            writer.close()
 
 
 def _follow(

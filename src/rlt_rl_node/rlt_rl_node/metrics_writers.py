@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -84,7 +85,8 @@ class TensorBoardWriter:
 class WandbWriter:
     """A run of W&B per history: what was sent cannot be taken back, so that a changed history is another run of it.
 
-    What was sent is noted in <run>/wandb/sent.json. Raises WriterError where the package `wandb` is not installed.
+    What was sent is noted in <run>/wandb/sent.json. Raises WriterError where the package `wandb` is not installed, and
+    where W&B refuses.
     """
 
     def __init__(self, run: Path, project: str) -> None:
@@ -110,19 +112,30 @@ class WandbWriter:
         new = {name: list(entries)[known.get(name, (0, ""))[0] :] for name, entries in curves.items()}
         if not any(new.values()):
             return 0
-        run = self._started()
-        for name, entries in new.items():
-            for entry in entries:
-                run.log({**entry.values, f"{name}_step": entry.step})
+        with self._asked():
+            run = self._started()
+            for name, entries in new.items():
+                for entry in entries:
+                    run.log({**entry.values, f"{name}_step": entry.step})
         self._sent["written"] = {name: [len(entries), _digest(entries)] for name, entries in curves.items()}
         write_atomic(self._state, json.dumps(self._sent).encode())
         return sum(map(len, new.values()))
 
     def close(self) -> None:
         """Let W&B send what it still has."""
-        if self._open is not None:
-            self._open.finish()
-            self._open = None
+        run, self._open = self._open, None
+        if run is not None:
+            with self._asked():
+                run.finish()
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._wandb.Error, ValueError) as error:  # ValueError: of its settings
+            raise WriterError(
+                f"W&B: {error}\nLog in with `wandb login`, or set WANDB_MODE=offline: all stays in {self._state.parent}"
+            ) from error
 
     def _started(self) -> object:
         if self._open is None:

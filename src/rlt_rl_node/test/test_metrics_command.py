@@ -207,6 +207,40 @@ def test_wandb_is_asked_for_only_where_it_is_wanted_and_its_lack_is_a_clear_erro
         metrics_command.main(["--run", str(tmp_path), "--wandb", "screws"])
 
 
+class WandbError(Exception):
+    """Stands for wandb.Error, of which all that the package raises by itself are kinds."""
+
+
+class Wandb:
+    """The package `wandb`, whose call `broken` ends in `error`."""
+
+    Error = WandbError
+
+    def __init__(self, broken, error):
+        self.broken, self.error = broken, error
+
+    def __getattr__(self, name):
+        def call(*_, **__):
+            if name == self.broken:
+                raise self.error
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize("broken", ["init", "define_metric", "log", "finish"])
+@pytest.mark.parametrize("error", [WandbError("No API key configured."), ValueError("mode: no such")])
+def test_what_wandb_refuses_is_a_clear_error(tmp_path, monkeypatch, broken, error):
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(broken, error))
+    write(tmp_path, row(1))
+    with pytest.raises(SystemExit) as ended:
+        metrics_command.main(["--run", str(tmp_path), "--wandb", "screws"])
+    what, todo = str(ended.value).split("\n")
+    assert what == f"metrics: W&B: {error}"
+    assert todo == f"Log in with `wandb login`, or set WANDB_MODE=offline: all stays in {tmp_path / 'wandb'}"
+    assert (tmp_path / "wandb" / "sent.json").exists() == (broken == "finish"), "what was refused is sent again"
+
+
 def test_it_follows_a_run_that_goes_on(tmp_path):
     write(tmp_path, row(1))
     command = [sys.executable, "-m", "rlt_rl_node.metrics_command", "--run", str(tmp_path), "--follow", "--tensorboard"]
