@@ -347,15 +347,15 @@ class Nobody:
         raise AssertionError(press)
 
 
-def token_server(run, port):
-    server = PageServer(Nobody(), Access(TOKEN), Cameras(["base"]), History(run, 50.0), run, port=port)
+def page_server(run, port, token=TOKEN):
+    server = PageServer(Nobody(), Access(token), Cameras(["base"]), History(run, 50.0), run, port=port)
     snapshot = Snapshot(task="signed in")
     server.show(page_state(snapshot, seen_of(snapshot, 0), {}, (), 0))
     return server
 
 
 def test_a_browser_signs_in_once_and_stays_signed_in_when_the_node_restarts(chromium, tmp_path):
-    first = token_server(tmp_path, 0)
+    first = page_server(tmp_path, 0)
     page = chromium.new_page()
     page.goto(first.url)
     assert page.locator("#estop").count() == 0
@@ -371,13 +371,44 @@ def test_a_browser_signs_in_once_and_stays_signed_in_when_the_node_restarts(chro
     assert page.evaluate("document.cookie") == "", "no script reads it"
     first.close()
     ana.until("document.body.dataset.link === 'lost'")
-    second = token_server(tmp_path, int(first.url.rpartition(":")[2].strip("/")))
+    second = page_server(tmp_path, int(first.url.rpartition(":")[2].strip("/")))
     ana.until("document.body.dataset.link === 'live'")
     page.context.clear_cookies()
     second.close()
-    third = token_server(tmp_path, int(first.url.rpartition(":")[2].strip("/")))
+    third = page_server(tmp_path, int(first.url.rpartition(":")[2].strip("/")))
     page.wait_for_selector("#token")  # without the cookie it asks again
     third.close()
+    page.close()
+
+
+LATE = """
+const real = fetch, late = [], states = [];
+window.fetch = (what, how) => !how?.signal ? real(what, how) : new Promise((answer) => {
+  late.push(() => { const got = real(what); answer(got); return got; });
+});
+window.WebSocket = class extends WebSocket {
+  constructor(url) { super(url); if (url.endsWith("/state")) states.push(this); }
+};
+Object.assign(window, { late, states });
+"""
+"""Holds back what the page asks before it comes back, and keeps its WebSockets."""
+
+
+def test_a_page_that_comes_back_while_it_still_asks_whether_it_may_has_one_connection(chromium, tmp_path):
+    first = page_server(tmp_path, 0, token="")
+    page = chromium.new_page()
+    page.add_init_script(LATE)
+    page.goto(first.url)
+    ana = Person(page)
+    ana.until("document.body.dataset.link === 'live'")
+    first.close()
+    ana.until("late.length > 0")
+    second = page_server(tmp_path, int(first.url.rpartition(":")[2].strip("/")), token="")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    ana.until("document.body.dataset.link === 'live'")
+    page.evaluate("Promise.all(late.map((answered) => answered()))")
+    assert page.evaluate("states.filter((socket) => socket.readyState <= WebSocket.OPEN).length") == 1
+    second.close()
     page.close()
 
 

@@ -61,7 +61,7 @@ export class Connection {
       const answer = await fetch("/episodes", { cache: "no-store", signal: AbortSignal.timeout(SILENT_MS) });
       if (answer.status === 401) return location.reload();
     } catch { /* not there yet */ }
-    this.open();
+    if (!this.socket) this.open();  // retry() may have, meanwhile
   }
 
   retry() {
