@@ -75,7 +75,7 @@ class RlToken(nn.Module):
 
     def represent(self, observation: ObservationBatch, prefix: Prefix) -> Tensor:
         """z_rl (B, D) of B observations, from their embeddings alone."""
-        return self.encode(prefix.tokens, prefix.token_mask())
+        return self.encode(*self._here(prefix.tokens, prefix.token_mask()))
 
     def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """z_rl (B, token_dim) of Eq. 1. `tokens` (B, M, D) with M <= max_tokens, `mask` (B, M) True where real."""
@@ -113,7 +113,7 @@ class RlToken(nn.Module):
         `context_dropout` hides each earlier embedding from the decoder with that probability (drawn from `generator`),
         which keeps it from ignoring z_rl; 0 is the paper's form.
         """
-        tokens = tokens.detach()
+        tokens, mask = self._here(tokens.detach(), mask)
         context = tokens
         if context_dropout > 0.0:
             draw = torch.rand(tokens.shape[:2], generator=generator, device=tokens.device)
@@ -125,6 +125,7 @@ class RlToken(nn.Module):
         """Reconstruction with the right z_rl and with z_rl exchanged between the rows (at least 2) of the batch."""
         if tokens.shape[0] < 2:
             raise ValueError("the shuffled-token figure needs at least 2 rows")
+        tokens, mask = self._here(tokens, mask)
         rl_token = self.encode(tokens, mask)
         order = torch.randperm(tokens.shape[0], generator=generator)
         other = torch.empty_like(rl_token)
@@ -137,6 +138,10 @@ class RlToken(nn.Module):
     def _loss(self, rl_token: Tensor, context: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         error = (self.reconstruct(rl_token, context, mask) - self._clean(target, mask)).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
+
+    def _here(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """On this token's device, whatever that of the VLA is: a policy server's embeddings come in main memory."""
+        return tokens.to(self.readout.device), mask.to(self.readout.device)
 
     def _clean(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Zeros in the place of padding, whatever it held."""

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlt_common.config import RobotConfig, TaskConfig, config_file, config_hash, load_named
 from rlt_common.vla_config import VlaConfig, load_vla
-from rlt_vla_node import training_options, vla_figures
+from rlt_vla_node import training_device, training_options, vla_figures
 from rlt_vla_node.adaptation_run import STATE_FILE, ending_in_words, inputs_hash, making, say
 from rlt_vla_node.backends import open_backend, with_policy
 from rlt_vla_node.checkpoint import CONFIG_FILE, POLICY_FOLDER, read_config, save_vla_checkpoint
@@ -96,7 +97,9 @@ class VlaAdaptation:
             decoder_blocks=config.decoder_blocks,
             heads=config.heads,
         )
-        token = build_rl_token(shape, seed + 1).to(self.backend.device)
+        here, gpus = hasattr(self.backend, "module"), torch.cuda.device_count()
+        device = training_device.token_device(self.backend.device, here, training_device.local_rank(os.environ), gpus)
+        token = build_rl_token(shape, seed + 1).to(device)
         self.provenance = {"vla": spec.fingerprint, "dataset": dataset_hash(dataset)}
         self.trainer = VlaTrainer(config, self.backend, token, self.train, seed)
         facts = json.dumps(dataclasses.asdict(config), sort_keys=True)
@@ -248,6 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(options.output)
     with ending_in_words(output, TrainingError):
         robot, task = load_named(options.robot, options.task)
+        training_device.take_gpu()
         vla = load_vla(config_file("vlas", options.vla))
         config = training_options.configure(VlaAdaptConfig, task, COMMAND, given)
         adaptation = VlaAdaptation(

@@ -63,13 +63,13 @@ class JointLoss(nn.Module):
         if self._config.train == FROZEN:
             with torch.no_grad():
                 prefix = backend.encode(observations_of(backend, samples))
-            flow, tokens, mask = prefix.tokens.new_zeros(()), prefix.tokens, prefix.token_mask()
+            flow, tokens, mask = None, prefix.tokens, prefix.token_mask()
         else:
             flow, tokens, mask = backend.training_losses(backend.training_batch(samples))
         reconstruction = self.token.reconstruction_loss(
             tokens.detach().float(), mask, context_dropout=self._config.context_dropout
         )
-        return flow, reconstruction
+        return reconstruction.new_zeros(()) if flow is None else flow, reconstruction
 
 
 def observations_of(backend: VlaBackend, samples: Mapping[str, Any]) -> ObservationBatch:
@@ -87,7 +87,7 @@ class VlaTrainer:
     Args:
         config: the numbers.
         backend: the VLA; a TrainableBackend unless it stays frozen.
-        token: the RL token, on the VLA's device.
+        token: the RL token, on the device that is trained on: the VLA's own, where the VLA is in this process.
         samples: what is trained on, a map-style data set.
         seed: of every random draw.
     """
@@ -100,10 +100,13 @@ class VlaTrainer:
         self.losses: dict[str, float] = {}
         self._samples = samples
         unused = DistributedDataParallelKwargs(find_unused_parameters=config.train != FROZEN)
+        device = token.readout.device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # Accelerate works on the current one
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bfloat16" else "no",
             kwargs_handlers=[unused],
-            cpu=backend.device.type == "cpu",
+            cpu=device.type == "cpu",
         )
         if self.accelerator.distributed_type not in (
             DistributedType.NO,
