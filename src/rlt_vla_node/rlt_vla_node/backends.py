@@ -49,5 +49,5 @@ def open_backend(config: VlaConfig) -> VlaBackend:
 
 
 def with_policy(config: VlaConfig, folder: Path) -> VlaConfig:
-    """The VLA file with another folder of the policy."""
-    return replace(config, source=str(folder))
+    """The VLA file with another folder of the policy: its `source` is relative to it, `folder` to where we are."""
+    return replace(config, source=str(Path(folder).resolve()))

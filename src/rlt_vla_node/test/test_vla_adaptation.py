@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ QUICK = ["--steps", "4", "--batch", "4", "--heads", "2", "--workers", "0", "--wa
 
 @pytest.fixture
 def run(tmp_path, cell, monkeypatch):
-    """Runs `adapt --vla` on three recorded episodes in tmp_path; returns the output folder."""
+    """Runs `adapt --vla` beside three recorded episodes; gives the output folder. All paths are relative ones."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     tiny_policy.install(tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path / "site")
     tiny_policy.tiny_policy(seed=2).save_policy(tmp_path / "weights")
@@ -46,15 +49,15 @@ def run(tmp_path, cell, monkeypatch):
 
     def command(*more, output="vla"):
         words = ["--vla", tmp_path / "vla.yaml", "--robot", cell.robot_path, "--task", task, *QUICK]
-        adapt.main([*map(str, words), "--output", str(tmp_path / output), *more])
-        return tmp_path / output
+        adapt.main([*map(str, words), "--output", f"../{output}", *more])
+        return Path("..") / output
 
     return command
 
 
 @pytest.fixture
-def demonstrations(tmp_path):
-    return ["--demonstrations", str(tmp_path / "episodes")]
+def demonstrations():
+    return ["--demonstrations", "../episodes"]
 
 
 @pytest.mark.parametrize("train", ["full", "frozen"])
