@@ -22,7 +22,7 @@ from rlt_common.kinematics import ArmKinematics, build_kinematics
 from rlt_common.parameters import ParameterError
 from rlt_common.vla_config import ABSOLUTE, FROM_OBSERVATION, PER_STEP, VlaConfig
 from rlt_vla_node.anchor import Anchor
-from rlt_vla_node.vector_layout import DYNAMIC, GRIPPER, JOINTS, POSITION, ROTATIONS, ArmValues, VectorLayout
+from rlt_vla_node.vector_layout import DYNAMIC, GRIPPER, JOINTS, POSITION, ROTATIONS, ArmValues, Part, VectorLayout
 
 TOOL_DIM = 7
 _ROUNDING = 1e-9
@@ -47,6 +47,16 @@ class ChunkLayout:
     def anchored(self) -> bool:
         """Whether chunks say places, so that an anchor matters."""
         return any(kind != PER_STEP for kind in self._kinds.values())
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What the numbers of a row are, of `VlaConfig.action_kind`: of more than one kind with `always_absolute`."""
+        return frozenset(self._kinds[part.name] for part in self.actions.parts if part.arm >= 0)
+
+    @property
+    def commanded(self) -> bool:
+        """Whether the robot adds an action to what was commanded before, and not to what is measured."""
+        return self._robot.relative_to == "commanded"
 
     def horizon(self, rows: int) -> int:
         """Control steps of the robot that `rows` rows of the policy's chunk last."""
@@ -93,9 +103,32 @@ class ChunkLayout:
     def targets(self, q: np.ndarray) -> np.ndarray:
         """Absolute rows (T, width) float32 of commanded joints (T, n): what a data set of the policy holds as actions.
 
-        A policy of differences is trained on them all the same: its own processing takes the differences.
+        A policy of differences is trained on `differences` of them.
         """
         return self.actions.write(q).astype(np.float32)
+
+    def differences(self, rows: np.ndarray, q: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Absolute rows (T, width) of one chunk as the policy counts, float32: what `to_actions` reads as these places.
+
+        Args:
+            q: (n,) joints measured in the observation, which `from_observation` counts from.
+            before: (n,) joints commanded before row 0, which `per_step` counts row 0 from.
+        """
+        rows = np.asarray(rows, np.float64)
+        out = rows.copy()
+        bases = ((FROM_OBSERVATION, q, np.zeros(len(rows), int)), (PER_STEP, before, np.arange(len(rows))))
+        for kind, start, base in bases:
+            parts = [part for part in self.actions.parts if self._kinds[part.name] == kind and part.arm >= 0]
+            if not parts:
+                continue
+            path = np.concatenate([self.actions.write(start[None]), rows])
+            places, at_start = self.actions.read(path, absolute=True), self.actions.at(start)
+            for part in parts:
+                if _is_pose(part.what):
+                    out[:, part.columns] = self._pose_changes(part, places[part.arm], at_start[part.arm], base)
+                else:
+                    out[:, part.columns] = path[1:, part.columns] - path[base, part.columns]
+        return out.astype(np.float32)
 
     # ---- one arm
 
@@ -151,6 +184,17 @@ class ChunkLayout:
             positions.append(origin)
             rotations.append(facing)
         return np.stack(positions), Rotation.concatenate(rotations)
+
+    def _pose_changes(self, part: Part, places: ArmValues, start: ArmValues, base: np.ndarray) -> np.ndarray:
+        """What a part of a pose says of places 1 to T, counted from those numbered `base` (T,); place 0 is `start`."""
+        rows = len(base) + 1
+        facing = Rotation.concatenate([start.rotation] * rows) if places.rotation is None else places.rotation
+        origin, along_tool = facing[base], self._config.relative_rotation == "tool"
+        if part.what == POSITION:
+            shift = places.position[1:] - places.position[base]
+            return origin.inv().apply(shift) if along_tool else shift
+        turned = facing[1:]
+        return ROTATIONS[part.what].write(origin.inv() * turned if along_tool else turned * origin.inv())
 
     def _arm_actions(
         self,

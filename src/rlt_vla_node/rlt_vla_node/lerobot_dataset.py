@@ -20,6 +20,8 @@ from torch.utils.data import Dataset, Subset
 
 from rlt_common.reading import read_json
 from rlt_msgs.msg import ExecutedAction
+from rlt_vla_node import target_kinds
+from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.images import fit_image
 from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, IMAGES, LABEL, REPOSITIONING, SOURCE, STATE
@@ -120,6 +122,8 @@ class TrainingSamples(Dataset):
     A sample: `observation.images.<camera>` (3, H, W) float32 from 0 to 1 by the robot's names of the cameras,
     `observation.state` (S,) float32, `action` (horizon, width) float32 in rows at `control_hz`, `action_is_pad`
     (horizon,) bool: True beyond the episode's end, `task` the instruction, `index` the frame's.
+
+    `in_kind`: whether the numbers of `action` are what `layout` says that the policy's are.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class TrainingSamples(Dataset):
         cameras: Mapping[str, str] | None = None,
         image_shape: tuple[int, int] | None = None,
         frame_stride: int = 1,
+        layout: ChunkLayout | None = None,
     ) -> None:
         """Open a data set.
 
@@ -141,6 +146,7 @@ class TrainingSamples(Dataset):
                 by the same names.
             image_shape: (height, width) that images are cropped and resized to; None: as they are.
             frame_stride: only every so manieth frame of an episode begins a sample.
+            layout: the policy's: targets of our own data sets become what it counts in (:mod:`target_kinds`).
 
         Raises DatasetError.
         """
@@ -162,6 +168,10 @@ class TrainingSamples(Dataset):
         self._offsets = np.maximum(self._offsets, 0)
         self._image_shape = image_shape
         self._data = self._open()
+        self.in_kind = layout is None or target_kinds.in_kind(layout, features, rate == 1.0)
+        self._differences = (
+            None if layout is None else target_kinds.differences(layout, features, self.column, self.folder)
+        )
         columns = self._read_columns(["episode_index", "frame_index", *(_OWN & set(features))])
         self._moved = columns.get(REPOSITIONING)
         self._drop_columns()
@@ -204,10 +214,13 @@ class TrainingSamples(Dataset):
         pad = item[f"{ACTION}_is_pad"]
         if self._moved is not None:
             pad = pad | self._moved_since(row)
+        action = item[ACTION].reshape(len(self._offsets), -1).float()
+        if self._differences is not None:
+            action = torch.from_numpy(self._differences.rows(row, action.numpy()))
         return {
             **images,
             STATE: item[STATE].reshape(-1).float(),
-            ACTION: item[ACTION].reshape(len(self._offsets), -1).float(),
+            ACTION: action,
             f"{ACTION}_is_pad": pad,
             "task": item["task"],
             "index": torch.tensor(row),

@@ -85,8 +85,15 @@ class VlaAdaptation:
             spec.control_hz,
             cameras={name: name for name in spec.camera_keys},
             image_shape=spec.image_shape,
+            layout=self.layout.chunks,
         )
         self._check_widths(dataset)
+        if not self.samples.in_kind and config.train != FROZEN:
+            raise DatasetError(
+                f"{dataset}: its actions cannot be the rows that the policy counts in (action_kind: "
+                f"{vla.action_kind}): convert recorded episodes with `dataset --vla` and this VLA file, or adapt the "
+                "RL token alone (--train frozen)"
+            )
         self.train, self.held_out = self.samples.split(config.validation_share)
         self.validation = vla_figures.spread_over(self.held_out or self.train, config.validation_frames)
         shape = RlTokenConfig(
@@ -186,6 +193,8 @@ class VlaAdaptation:
             fitted = vla_figures.spread_over(self.train, 4 * config.validation_frames)
             found |= vla_figures.losses(self.backend, token, self.validation, config.batch, self.seed, adapted)
             found |= vla_figures.figures(self.backend, token, fitted, self.validation, config.batch, self.seed)
+        if not self.samples.in_kind:
+            found.pop("chunk_error", None)  # of other numbers than the policy's
         fingerprint = self.backend.spec.fingerprint
         if adapted:
             (self.output / CONFIG_FILE).unlink(missing_ok=True)  # the old checkpoint and the new weights are no pair

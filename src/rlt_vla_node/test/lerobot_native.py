@@ -1,11 +1,13 @@
-"""A policy of LeRobot run as LeRobot itself runs it: what the backend is held against."""
+"""What LeRobot itself does: its policies as it runs them, which the backend is held against, and its own data sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from dataset_episodes import moving_images
 from torch import Tensor
 
 from rlt_vla_node.backend import ObservationBatch
@@ -63,3 +65,32 @@ def made_up(size: int, pixels: int, cameras: int = 2, seed: int = 0) -> Observat
 def noise_of(size: int, rows: int, width: int, seed: int = 1) -> Tensor:
     """(size, rows, width) standard normal of a seed."""
     return torch.randn(size, rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def foreign_dataset(
+    folder: Path, cameras: tuple[str, ...] = ("laptop",), width: int = 6, fps: int = 10, **given: Any
+) -> list[dict[str, np.ndarray]]:
+    """Write a data set by LeRobot's own writer, two episodes of 12 frames of 32 x 24 pixels; returns its frames.
+
+    Args:
+        width: of `observation.state` and `action`.
+        given: further arguments of LeRobotDataset.create.
+    """
+    kind = "video" if given.get("use_videos", True) else "image"
+    image = {"dtype": kind, "shape": (24, 32, 3), "names": ["height", "width", "channels"]}
+    numbers = {"dtype": "float32", "shape": (width,), "names": None}
+    names = [f"observation.images.{name}" for name in cameras]
+    features = {**dict.fromkeys(names, image), "observation.state": numbers, "action": numbers}
+    module = lerobot_module("datasets.lerobot_dataset")
+    data = module.LeRobotDataset.create("somebody/something", fps, features, root=folder, **given)
+    rng = np.random.default_rng(0)
+    frames = []
+    for episode in range(2):
+        for step in range(12):
+            frame = dict.fromkeys(names, moving_images(episode, step, 24, 32)[0])
+            frame |= {key: rng.normal(size=width).astype(np.float32) for key in ("observation.state", "action")}
+            frames.append(frame)
+            data.add_frame({**frame, "task": f"task {episode}"})
+        data.save_episode(parallel_encoding=False)
+    data.finalize()
+    return frames

@@ -153,6 +153,34 @@ def test_joint_differences_from_the_observation_with_absolute_grippers(robot, ki
     assert np.allclose(layout.to_actions(rows, q, 6), plain.to_actions(plain.targets(goal), q, 6), atol=1e-5)
 
 
+@pytest.mark.parametrize("along", ["world", "tool"])
+@pytest.mark.parametrize("kind", ["absolute", "from_observation", "per_step"])
+@pytest.mark.parametrize("parts", [("joints", "gripper"), ("position", "rpy", "gripper"), ("position",), ("rpy",)])
+def test_differences_of_targets_are_read_as_these_targets(robot, kinematics, q, parts, kind, along):
+    names = tuple(f"{arm}.{what}" for arm in ("left", "right") for what in parts)
+    absolute = tuple(name for name in names if name == "right.gripper")
+    own = config(actions=names, gripper=GripperScale(20.0, 0.1), always_absolute=absolute)
+    own = replace(own, action_kind=kind, relative_rotation=along, frames={"left": "left_base"})
+    layout, places = (
+        ChunkLayout(own, robot, kinematics),
+        ChunkLayout(replace(own, action_kind="absolute"), robot, kinematics),
+    )
+    targets = places.targets(walk(q, 7))
+    rows = layout.differences(targets, q, q)
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, targets) == (kind == "absolute")
+    wanted = places.to_actions(targets, q, 7)
+    assert np.allclose(layout.to_actions(rows, q, 7), wanted, atol=3e-6)
+
+
+def test_differences_from_row_to_row_begin_at_what_was_commanded(robot, kinematics, q):
+    layout = ChunkLayout(config(action_kind="per_step"), robot, kinematics)
+    targets, before = layout.targets(walk(q, 4)), q + 0.01
+    rows = layout.differences(targets, q, before)
+    assert np.allclose(rows[0], targets[0] - layout.targets(before[None])[0], atol=1e-6)
+    assert np.allclose(rows[1:], np.diff(targets, axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize("first", [0, 4])
 def test_the_first_action_played_starts_from_the_anchor(robot, kinematics, q, first):
     layout = ChunkLayout(config(), robot, kinematics)

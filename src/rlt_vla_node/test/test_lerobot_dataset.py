@@ -1,12 +1,15 @@
 """Data sets read by LeRobot's own class as training samples: ours, what the VLA saw to the bit, and others'."""
 
 import json
+import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from dataset_episodes import VLA_FILE, moving_images, record
+from dataset_episodes import VLA_FILE, record
+from lerobot_native import foreign_dataset
 from torch.utils.data import DataLoader
 
 from rlt_common.vla_config import load_vla
@@ -51,30 +54,7 @@ def foreign(tmp_path):
 
     def make(**given):
         folder = tmp_path / "foreign"
-        features = {
-            "observation.images.laptop": {
-                "dtype": "video" if given.get("use_videos", True) else "image",
-                "shape": (24, 32, 3),
-                "names": ["height", "width", "channels"],
-            },
-            "observation.state": {"dtype": "float32", "shape": (6,), "names": None},
-            "action": {"dtype": "float32", "shape": (6,), "names": None},
-        }
-        data = LEROBOT.LeRobotDataset.create("somebody/something", 10, features, root=folder, **given)
-        rng = np.random.default_rng(0)
-        frames = []
-        for episode in range(2):
-            for step in range(12):
-                frame = {
-                    "observation.images.laptop": moving_images(episode, step, 24, 32)[0],
-                    "observation.state": rng.normal(size=6).astype(np.float32),
-                    "action": rng.normal(size=6).astype(np.float32),
-                }
-                frames.append(frame)
-                data.add_frame({**frame, "task": f"task {episode}"})
-            data.save_episode(parallel_encoding=False)
-        data.finalize()
-        return folder, frames
+        return folder, foreign_dataset(folder, **given)
 
     return make
 
@@ -110,6 +90,48 @@ def test_with_a_vla_file_a_chunk_is_where_the_arms_were_sent(made, cell, tmp_pat
     np.testing.assert_array_equal(sample["action"], layout.targets(recorded[1].targets(range(2, 2 + HORIZON))))
     np.testing.assert_array_equal(sample["observation.state"], layout.state_vector(recorded[1].seen(2).blocks))
     assert sample["task"] == "do the policy's task"
+
+
+@pytest.mark.parametrize("kind", ["from_observation", "per_step"])
+def test_a_policy_that_counts_in_differences_is_trained_on_them(made, cell, tmp_path, kind):
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    vla = replace(load_vla(tmp_path / "vla.yaml"), action_kind=kind, always_absolute=("left.gripper",))
+    folder, recorded = made(vla)
+    layout, places = ChunkLayout(vla, cell.robot), ChunkLayout(replace(vla, action_kind="absolute"), cell.robot)
+    samples = TrainingSamples(folder, HORIZON, vla.control_hz, layout=layout)
+    assert samples.in_kind
+    for first in (0, 2):
+        sample = samples[first]
+        q = recorded[1].seen(first).blocks["joint_position"].astype(np.float64)
+        sent = recorded[1].targets(range(first, first + HORIZON))
+        before = q if kind == "from_observation" or first == 0 else recorded[1].targets([first - 1])[0]
+        there = layout.to_actions(sample["action"].numpy(), before, HORIZON)
+        np.testing.assert_allclose(there, places.to_actions(places.targets(sent), before, HORIZON), atol=2e-6)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(samples))[first]["action"], sample["action"])
+    plain = TrainingSamples(folder, HORIZON, vla.control_hz, layout=places)
+    np.testing.assert_array_equal(plain[2]["action"], places.targets(recorded[1].targets(range(2, 2 + HORIZON))))
+
+
+def test_a_data_set_of_the_robots_own_actions_is_none_of_a_policy(made, cell, tmp_path):
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    layout = ChunkLayout(load_vla(tmp_path / "vla.yaml"), cell.robot)
+    with pytest.raises(DatasetError, match=r"its action is left\..*: convert the episodes with `dataset --vla`"):
+        TrainingSamples(made()[0], HORIZON, layout=layout)
+
+
+def test_which_differences_another_data_set_can_hold(foreign, cell, tmp_path):
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    vla = load_vla(tmp_path / "vla.yaml")
+    folder, _ = foreign(use_videos=False)
+
+    def in_kind(kind, control_hz):
+        layout = ChunkLayout(replace(vla, action_kind=kind), cell.robot)
+        return TrainingSamples(folder, 2, control_hz, layout=layout).in_kind
+
+    assert in_kind("absolute", 50.0)
+    assert in_kind("per_step", 10.0)
+    assert not in_kind("per_step", 50.0), "its rows are differences over another time"
+    assert not in_kind("from_observation", 10.0), "its rows are differences to their own frames"
 
 
 def test_rows_of_a_policy_at_another_rate_end_where_the_frames_do(made):
