@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from rlt_common.config import RobotConfig, TaskConfig, load_named
-from rlt_common.parameters import ParameterError, from_mapping
+from rlt_common.parameters import ParameterError
 from rlt_vla_node.backend import BackendError
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.demonstration_encoding import FOLDER, encode_demonstrations
-from rlt_vla_node.encoding import EncodingConfig
+from rlt_vla_node.encoding import encoding_of
 from rlt_vla_node.inference import LayoutError
 
 PROGRESS_S = 5.0
@@ -36,8 +36,7 @@ def encode(
 
     Raises DatasetError, CheckpointError, LayoutError or ParameterError.
     """
-    own = {k: v for k, v in task.nodes.get("vla", {}).items() if k in ("flow_steps", "group_size")}
-    config = from_mapping(EncodingConfig, {**own, "run_seed": seed}, f"task {task.name}: nodes: vla")
+    config = encoding_of(task, seed)
     start = last = time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from rlt_common.codecs import CodecError, ObservationData, doubles, floats, stamp_ns, to_time
 from rlt_common.config import RobotConfig, TaskConfig
 from rlt_common.kinematics import build_kinematics
-from rlt_common.parameters import param, validate
+from rlt_common.parameters import from_mapping, param, validate
 from rlt_msgs.msg import ChunkRequest, EpisodeState, ExecutedAction, VlaOutput
 from rlt_vla_node.anchor import Anchor, anchor_of_joints
 from rlt_vla_node.handoff import HandoffHead
@@ -35,6 +35,12 @@ class EncodingConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+def encoding_of(task: TaskConfig, run_seed: int = 0) -> EncodingConfig:
+    """What the task file's `nodes: vla:` says of it. Raises ParameterError."""
+    own = {k: v for k, v in task.nodes.get("vla", {}).items() if k in ("flow_steps", "group_size")}
+    return from_mapping(EncodingConfig, {**own, "run_seed": run_seed}, f"task {task.name}: nodes: vla")
 
 
 class Item(NamedTuple):

@@ -101,9 +101,9 @@ def head_inputs(tokens: Tensor, mask: Tensor, state: Tensor) -> Tensor:
     Args:
         tokens: (B, M, D) final-layer embeddings.
         mask: (B, M) bool, True where a token is to be read.
-        state: (B, S) proprioception, SI units.
+        state: (B, S) proprioception, SI units, on whatever device.
     """
-    return torch.cat([masked_mean(tokens, mask), state], dim=1)
+    return torch.cat([masked_mean(tokens, mask), state.to(tokens.device)], dim=1)
 
 
 def build_head(config: HeadConfig, seed: int) -> HandoffHead:
@@ -146,12 +146,15 @@ def has_head(folder: Path | str) -> bool:
     return (Path(folder) / FACTS_FILE).exists()
 
 
-def load_head(folder: Path | str, vla_hash: str, embed_dim: int, state_dim: int) -> HandoffHead:
+def load_head(
+    folder: Path | str, vla_hash: str, embed_dim: int, state_dim: int, device: torch.device | str = "cpu"
+) -> HandoffHead:
     """Read the head of exactly this frozen model, in evaluation mode.
 
     Args:
         folder: the VLA checkpoint.
         vla_hash, embed_dim, state_dim: of the frozen model.
+        device: where the model's embeddings are, and so the head.
 
     Raises HandoffError.
     """
@@ -185,7 +188,7 @@ def load_head(folder: Path | str, vla_hash: str, embed_dim: int, state_dim: int)
     bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if bad or not bool((head.std > 0).all()):
         raise HandoffError(f"{folder / TENSORS_FILE}: {(bad or ['std'])[0]} holds unusable values: train it again")
-    return head.eval().requires_grad_(False)
+    return head.to(device).eval().requires_grad_(False)
 
 
 def read_facts(folder: Path | str) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 Reads <run>/episodes and the frozen VLA (default <run>/vla), writes handoff.safetensors and handoff.json beside the
 VLA's checkpoint, where the VLA node finds them. Every parameter of HandoffConfig is an option, and may stand in the
-task file under `nodes: handoff:`. The same episodes, seed and threads give the same head.
+task file under `nodes: handoff:`; observations are encoded by the `group_size` of `nodes: vla:`. The same episodes,
+seed and threads give the same head.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rlt_vla_node import training_options
 from rlt_vla_node.backend import BackendError
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
 from rlt_vla_node.dataset import DatasetError
+from rlt_vla_node.encoding import encoding_of
 from rlt_vla_node.handoff import HeadConfig, save_head
 from rlt_vla_node.handoff_data import load_handoffs
 from rlt_vla_node.handoff_training import (
@@ -42,7 +44,8 @@ def train(
     """Train on `episodes` and write the head beside `checkpoint`. Returns its report."""
     started = time.monotonic()
     model = load_checkpoint(checkpoint).fitted(robot, task)
-    data = load_handoffs(episodes, model, robot.period_s, config.window_steps, config.sparse_steps, _reading_progress)
+    steps, size = (config.window_steps, config.sparse_steps), encoding_of(task).group_size
+    data = load_handoffs(episodes, model, robot.period_s, *steps, size, _reading_progress)
     split = split_episodes(len(data.files), config, seed)
     _say(f"{len(data.inputs)} observations, {int((data.after < 0).sum())} of them before the hand-off")
     spec = model.backend.spec

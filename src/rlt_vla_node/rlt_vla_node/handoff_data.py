@@ -24,7 +24,6 @@ from rlt_vla_node.inference import FrozenModel, LayoutError
 PURPOSES = ("collect", "train")
 """Purposes of the episodes that are read: evaluation episodes stay unseen, deployed ones have no operator."""
 DISCARD = "discard"
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ def load_handoffs(
     period_s: float,
     window_steps: int,
     sparse_steps: int,
+    batch: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Handoffs:
     """Read and encode every episode in `folder` in which the operator handed off.
@@ -67,6 +67,7 @@ def load_handoffs(
         period_s: control period, s.
         window_steps: every observation is used until so many control steps after the hand-off,
         sparse_steps: and from there on those whose control step is a multiple of this.
+        batch: observations encoded at a time: a policy server's limits are those of the graph's batches.
         progress: called with (files read, files in all).
 
     Raises DatasetError naming the file that is torn or does not fit, and when no episode is left.
@@ -79,7 +80,7 @@ def load_handoffs(
             if facts.get("purpose") in PURPOSES and facts.get("label") != DISCARD:
                 chosen, handoff_step = _observations(path, round(1e9 * period_s), window_steps, sparse_steps)
                 if any(step < handoff_step for step, _ in chosen) and any(step >= handoff_step for step, _ in chosen):
-                    inputs.append(_encode(model, [observation for _, observation in chosen]))
+                    inputs.append(_encode(model, [observation for _, observation in chosen], batch))
                     steps.append(torch.tensor([step for step, _ in chosen]))
                     handoffs.append(handoff_step)
                     files.append(path.name)
@@ -118,11 +119,11 @@ def _observations(
 
 
 @torch.inference_mode()
-def _encode(model: FrozenModel, observations: list[ObservationData]) -> Tensor:
-    """(n, F) of n observations."""
+def _encode(model: FrozenModel, observations: list[ObservationData], size: int) -> Tensor:
+    """(n, F) of n observations, so many at a time."""
     parts = []
-    for first in range(0, len(observations), BATCH):
-        batch = model.batch(observations[first : first + BATCH])
+    for first in range(0, len(observations), size):
+        batch = model.batch(observations[first : first + size])
         prefix = model.backend.encode(batch)
-        parts.append(head_inputs(prefix.tokens, prefix.token_mask(), batch.state))
+        parts.append(head_inputs(prefix.tokens, prefix.token_mask(), batch.state).cpu())
     return torch.cat(parts)

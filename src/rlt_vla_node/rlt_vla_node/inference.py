@@ -106,7 +106,7 @@ def run_batch(
         rl_tokens = model.token.represent(padded, prefix)
         probability = torch.full((size,), torch.nan)
         if head is not None:
-            probability = head.probability(prefix.tokens, prefix.token_mask(), padded.state.to(prefix.tokens.device))
+            probability = head.probability(prefix.tokens, prefix.token_mask(), padded.state)
     actions = model.layout.actions(chunks[:count].cpu(), observation)
     return Outputs(rl_tokens[:count].cpu().numpy(), actions, probability[:count].cpu().numpy())
 

@@ -265,10 +265,10 @@ class VlaNode(Node):
             self._show()
 
     def _load_head(self) -> HandoffHead | None:
-        folder, spec = self.parameters.checkpoint, self.model.backend.spec
+        folder, backend = self.parameters.checkpoint, self.model.backend
         if not self.parameters.require_handoff and not has_head(folder):
             return None
-        return load_head(folder, self.model.hash, spec.embed_dim, spec.state_dim)
+        return load_head(folder, self.model.hash, backend.spec.embed_dim, backend.spec.state_dim, backend.device)
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from rlt_common.atomic import sha256_hex
 from rlt_common.parameters import ParameterError
 from rlt_vla_node import handoff_command
+from rlt_vla_node.builtin import BuiltinBackend
 from rlt_vla_node.checkpoint import load_checkpoint, save_checkpoint
 from rlt_vla_node.dataset import DatasetError
+from rlt_vla_node.encoding import EncodingConfig
 from rlt_vla_node.handoff import (
     FACTS_FILE,
     TENSORS_FILE,
@@ -65,6 +67,14 @@ def test_the_loaded_head_gives_the_same_bits(head, tmp_path):
     assert torch.equal(loaded(inputs), head(inputs))
     assert loaded.threshold == 0.7
     assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_a_head_runs_where_the_vla_does_and_takes_proprioception_from_anywhere(head, tmp_path):
+    there = torch.device("meta")  # like a GPU, it takes no tensor of the CPU into a sum
+    loaded = load_head(tmp_path, HASH, 6, 3, there)
+    tokens, mask = torch.zeros(5, 4, 6, device=there), torch.ones(5, 4, dtype=torch.bool, device=there)
+    probability = loaded.probability(tokens, mask, torch.zeros(5, 3))
+    assert (probability.device, probability.shape) == (there, (5,))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +267,16 @@ def test_hand_offs_that_cannot_be_seen_are_not_learned(cell, run, write_episode)
     assert figures["precision"] is None or figures["precision"] < 0.9
 
 
+def test_observations_are_encoded_as_many_at_a_time_as_in_the_graph(cell, run, write_episode, monkeypatch):
+    sizes, encode = [], BuiltinBackend.encode
+    monkeypatch.setattr(
+        BuiltinBackend, "encode", lambda s, batch: (sizes.append(len(batch.state)), encode(s, batch))[1]
+    )
+    record(run, write_episode, 3, purpose="train")
+    train(cell, run)
+    assert max(sizes) == EncodingConfig().group_size == 16, "a policy server is sized for these"
+
+
 def test_only_training_and_collected_episodes_with_a_hand_off_are_read(cell, run, write_episode):
     folder = run / "episodes"
     for seed, options in enumerate(
@@ -273,7 +293,7 @@ def test_only_training_and_collected_episodes_with_a_hand_off_are_read(cell, run
         start=1,
     ):
         write_episode(folder / f"{seed:06d}.mcap", seed, **options)
-    data = load_handoffs(folder, load_checkpoint(run / "vla"), cell.robot.period_s, 8, 6)
+    data = load_handoffs(folder, load_checkpoint(run / "vla"), cell.robot.period_s, 8, 6, 16)
     assert data.files == ("000001.mcap", "000002.mcap", "000008.mcap")
     assert data.handoff_step.tolist() == [4, 4, 4]
     assert data.step[data.episode == 2].tolist() == [0, 6, 8, 10, 12, 18], "not those of repositioning"
@@ -290,7 +310,7 @@ def test_a_run_without_hand_offs_and_a_torn_episode_are_named(cell, run, write_e
     path = run / "episodes" / "000002.mcap"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DatasetError, match=r"000002\.mcap"):
-        load_handoffs(run / "episodes", load_checkpoint(run / "vla"), 0.02, 8, 6)
+        load_handoffs(run / "episodes", load_checkpoint(run / "vla"), 0.02, 8, 6, 16)
     assert not has_head(run / "vla")
 
 
