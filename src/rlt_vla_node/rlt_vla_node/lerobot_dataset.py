@@ -116,6 +116,20 @@ def _reader(process: int, path: str, fps: float) -> VideoReader:
     return VideoReader(path, fps)
 
 
+def cameras_of(folder: Path | str, wanted: Collection[str], policy: Mapping[str, str]) -> dict[str, str]:
+    """The robot's names of cameras -> the data set's: the same where it has them, else the policy's.
+
+    Args:
+        wanted: the robot's names.
+        policy: the policy's names of cameras -> the robot's, as in a VLA file.
+
+    Raises DatasetError for what is no data set.
+    """
+    known = {name.removeprefix(IMAGES) for name in dataset_info(folder)["features"] if name.startswith(IMAGES)}
+    others = {robot: name for name, robot in policy.items() if name in known}
+    return {robot: robot if robot in known else others.get(robot, robot) for robot in wanted}
+
+
 class TrainingSamples(Dataset):
     """Samples of a data set, map-style.
 
@@ -158,7 +172,8 @@ class TrainingSamples(Dataset):
         self._cameras = {robot: known.get(name) for robot, name in (cameras or {k: k for k in known}).items()}
         if missing := [robot for robot, name in self._cameras.items() if name is None]:
             raise DatasetError(
-                f"{folder}: no camera for {missing[0]!r}: it has {', '.join(known) or 'none'}: name one of these"
+                f"{folder}: no camera for {missing[0]!r}: it has {', '.join(known) or 'none'}: name one of these "
+                "in `cameras` of the VLA file"
             )
         for name in (STATE, ACTION):
             if name not in features:

@@ -38,7 +38,7 @@ from rlt_vla_node.dataset_facts import dataset_hash, executed_actions
 from rlt_vla_node.encode_command import encode
 from rlt_vla_node.episode_frames import frame_rules
 from rlt_vla_node.layout import FileLayout
-from rlt_vla_node.lerobot_dataset import TrainingSamples
+from rlt_vla_node.lerobot_dataset import TrainingSamples, cameras_of
 from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
 from rlt_vla_node.training_curves import draw_curves
@@ -83,7 +83,7 @@ class VlaAdaptation:
             dataset,
             spec.horizon,
             spec.control_hz,
-            cameras={name: name for name in spec.camera_keys},
+            cameras=cameras_of(dataset, spec.camera_keys, vla.cameras),
             image_shape=spec.image_shape,
             layout=self.layout.chunks,
         )
@@ -94,6 +94,7 @@ class VlaAdaptation:
                 f"{vla.action_kind}): convert recorded episodes with `dataset --vla` and this VLA file, or adapt the "
                 "RL token alone (--train frozen)"
             )
+        self.spread = action_spread(executed_actions(self.samples, self.layout.chunks), robot.step_limit)
         self.train, self.held_out = self.samples.split(config.validation_share)
         self.validation = vla_figures.spread_over(self.held_out or self.train, config.validation_frames)
         shape = RlTokenConfig(
@@ -200,13 +201,12 @@ class VlaAdaptation:
             (self.output / CONFIG_FILE).unlink(missing_ok=True)  # the old checkpoint and the new weights are no pair
             self.backend.save_policy(self.output / POLICY_FOLDER)
             fingerprint = open_backend(with_policy(self.vla, self.output / POLICY_FOLDER)).spec.fingerprint
-        spread = action_spread(executed_actions(self.samples, self.layout.chunks), self.robot.step_limit)
         facts = {
             **making(self.identity, self.robot, self.task, self.seed, config),
             "provenance": self.provenance,
             "frames": len(self.samples),
             "episodes": len(np.unique(self.samples.episodes)),
-            "statistics": {"action_spread": spread.tolist()},
+            "statistics": {"action_spread": self.spread.tolist()},
         }
         digest = save_vla_checkpoint(self.output, self.vla, fingerprint, token, facts, found, adapted=adapted)
         draw_curves(self.output / METRICS_LOG, self.output / CURVES)

@@ -18,7 +18,7 @@ from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.episode_frames import frame_rules
-from rlt_vla_node.lerobot_dataset import TrainingSamples, dataset_info, open_dataset
+from rlt_vla_node.lerobot_dataset import TrainingSamples, cameras_of, dataset_info, open_dataset
 from rlt_vla_node.lerobot_demonstrations import dataset_demonstrations
 from rlt_vla_node.lerobot_packages import lerobot_module
 from rlt_vla_node.step_sampler import StepSampler, step_loader
@@ -236,6 +236,16 @@ def test_a_data_set_of_lerobots_own_writer(foreign):
     assert np.abs(seen - frames[17]["observation.images.laptop"]).mean() < 8
     train, held = samples.split(0.5)
     assert (len(train), len(held)) == (12, 12)
+
+
+def test_cameras_bear_the_robots_names_or_the_policys(foreign, made):
+    folder, _ = foreign(cameras=("cam_high", "base"), use_videos=False)
+    policy = {"cam_high": "high", "cam_base": "base", "cam_left": "left"}
+    found = cameras_of(folder, ("high", "base", "left"), policy)
+    assert found == {"high": "cam_high", "base": "base", "left": "left"}
+    with pytest.raises(DatasetError, match="no camera for 'left': it has cam_high, base: name one of these in `camer"):
+        TrainingSamples(folder, 1, cameras=found)
+    assert cameras_of(made()[0], ("base", "wrist"), {"wrist": "base"}) == {"base": "base", "wrist": "wrist"}
 
 
 def test_images_that_lie_in_the_parquet_files(foreign):

@@ -25,6 +25,7 @@ pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not instal
 pytest.importorskip("lerobot", reason="LeRobot is not installed: make extras")
 
 import tiny_lerobot
+from lerobot_native import foreign_dataset
 
 PARTS = "[left.joints, left.gripper, right.joints, right.gripper]"
 QUICK = ["--steps", "4", "--batch", "4", "--heads", "2", "--workers", "0", "--warmup-steps", "1", "--report-steps", "2"]
@@ -137,7 +138,7 @@ def test_other_weights_in_the_place_of_the_vla_s_are_refused(run, demonstrations
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("changes", "words"),
     [
         ({"backend": "nowhere"}, "no 'nowhere'; installed: .*tiny"),
         ({"cameras": "{a: wrist, b: ceiling}"}, "no camera 'ceiling'"),
@@ -145,10 +146,8 @@ def test_other_weights_in_the_place_of_the_vla_s_are_refused(run, demonstrations
         ({"state": "[left.joints]"}, "names 6 values in state"),
     ],
 )
-def test_a_vla_file_that_does_not_fit_is_refused_before_anything_is_read(run, demonstrations, tmp_path, change, words):
-    path = tmp_path / "vla.yaml"
-    lines = [line for line in path.read_text().splitlines() if line.split(":")[0] not in change]
-    path.write_text("\n".join([*lines, *(f"{key}: {value}" for key, value in change.items())]) + "\n")
+def test_a_vla_file_that_does_not_fit_is_refused_before_anything_is_read(run, demonstrations, tmp_path, changes, words):
+    change(tmp_path / "vla.yaml", **changes)
     with pytest.raises(SystemExit, match=words):
         run(*demonstrations)
 
@@ -162,6 +161,36 @@ def test_the_spread_of_actions_is_that_of_the_critical_phases(run, demonstration
     run(*demonstrations, "--train", "frozen")
     samples = TrainingSamples(tmp_path / "dataset", 5)
     assert executed_actions(samples, None).shape == (3 * (24 - 4), 14), "three episodes, handed off after four steps"
+
+
+def change(path, **values):
+    """Set keys of a VLA file."""
+    lines = [line for line in path.read_text().splitlines() if line.split(":")[0] not in values]
+    path.write_text("\n".join([*lines, *(f"{key}: {value}" for key, value in values.items())]) + "\n")
+
+
+def test_the_data_set_that_a_policy_was_trained_on_is_taken_by_the_policys_names(run, tmp_path):
+    foreign_dataset(tmp_path / "set", ("a", "b"), width=14, fps=50, use_videos=False)
+    output = run("--dataset", "../set", "--train", "full")
+    facts = json.loads((output / "config.json").read_text())
+    assert np.shape(facts["statistics"]["action_spread"]) == (14,)
+    change(tmp_path / "vla.yaml", action_kind="from_observation")
+    with pytest.raises(
+        SystemExit, match=r"cannot be the rows that the policy counts in \(action_kind: from_observation"
+    ):
+        run("--dataset", "../set", "--train", "full", output="other")
+    assert not (tmp_path / "other").exists()
+    output = run("--dataset", "../set", "--train", "frozen", output="other")
+    assert "chunk_error" not in json.loads((output / "metrics.json").read_text())
+
+
+def test_a_data_set_that_does_not_tell_the_robots_actions_is_refused_before_anything_is_trained(run, tmp_path):
+    foreign_dataset(tmp_path / "set", ("a", "b"), width=14, fps=50, use_videos=False)
+    parts = ", ".join(f"{a}.{w}" for a in ("left", "right") for w in ("position", "rotation_vector", "gripper"))
+    change(tmp_path / "vla.yaml", state=f"[{parts}]")
+    with pytest.raises(SystemExit, match="the robot's actions cannot be told from its state"):
+        run("--dataset", "../set", "--train", "full")
+    assert not (tmp_path / "vla").exists()
 
 
 def test_the_vla_file_opens_what_it_says(run, tmp_path):
