@@ -28,6 +28,7 @@ FILES = (
     ("Task files", "rlt_common.task_config", "TaskConfig", "Keys of `config/tasks/*.yaml`"),
     ("VLA files", "rlt_common.vla_config", "VlaConfig", "Keys of `config/vlas/*.yaml`: [backends](backends.md)"),
     ("Options of the backend lerobot", "rlt_vla_node.lerobot_backend", "LeRobotOptions", "Keys of `options` there"),
+    ("Options of openpi and gr00t", "rlt_vla_node.remote_backend", "RemoteOptions", "Keys of `options` there"),
     ("Device files", "rlt_teleop.joy_mapping", "JoyMapping", "Keys of `config/joy/*.yaml`"),
 )  # fmt: skip
 COMMANDS = (
@@ -175,7 +176,7 @@ def _class_tables(cls: type) -> list[str]:
 
 def _fields(cls: type) -> list[tuple[dataclasses.Field, typing.Any]]:
     hints = typing.get_type_hints(cls)
-    hidden = ("folder",) if cls.__name__ == "RobotConfig" else ()
+    hidden = ("folder",) if cls.__name__ in ("RobotConfig", "VlaConfig", "JoyMapping") else ()
     return [(field, hints[field.name]) for field in dataclasses.fields(cls) if field.name not in hidden]
 
 

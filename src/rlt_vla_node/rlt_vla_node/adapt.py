@@ -1,6 +1,6 @@
 """Command `adapt`: adapt the built-in VLA on demonstrations, train the RL token, freeze both (Sec. IV-A).
 
-    adapt --robot sim.yaml --task screw.yaml --demonstrations DIR --output DIR \\
+    adapt --robot sim.yaml --task screw.yaml --demonstrations DIR|--dataset DIR --output DIR \\
           [--pretraining FILE] [--seed N] [--threads N] [--resume]
 
 `--vla FILE` adapts any other VLA: see `vla_adaptation` and `adapt --vla FILE --help`.
@@ -287,8 +287,16 @@ def build_config(task: TaskConfig, options: Mapping[str, Any]) -> AdaptConfig:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; every parameter of AdaptConfig is an option without a default of its own."""
-    parser = argparse.ArgumentParser(prog="adapt", description="adapt the built-in VLA and train the RL token")
-    parser.add_argument("--demonstrations", required=True, help="folder of episode files, or of a data set")
+    parser = argparse.ArgumentParser(
+        prog="adapt",
+        description="adapt the built-in VLA and train the RL token. Another VLA has options of its own: `adapt --vla "
+        "FILE --help` lists them",
+        allow_abbrev=False,
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--demonstrations", help="folder of episode files, or of a data set")
+    data.add_argument("--dataset", help="data set that `dataset` wrote of episode files, in their place")
+    parser.add_argument("--vla", metavar="FILE", help="adapt the VLA that this VLA file describes instead")
     parser.add_argument("--output", required=True, help="folder for the checkpoint")
     parser.add_argument("--pretraining", help="safetensors file of pre-training images")
     parser.add_argument("--resume", action="store_true", help="go on after a crash; does nothing when finished")
@@ -307,8 +315,9 @@ def main(arguments: list[str] | None = None) -> None:
     with ending_in_words(options.output):
         robot, task = load_named(options.robot, options.task)
         config = build_config(task, given)
-        load = dataset_demonstrations if is_dataset(options.demonstrations) else load_demonstrations
-        demonstrations = load(options.demonstrations, robot, task, config.frame_stride, _reading_progress)
+        source = Path(options.dataset or options.demonstrations)
+        load = dataset_demonstrations if options.dataset or is_dataset(source) else load_demonstrations
+        demonstrations = load(source, robot, task, config.frame_stride, _reading_progress)
         poses = load_pose_images(options.pretraining, robot, task) if options.pretraining else None
         output = Path(options.output)
         adaptation = Adaptation(config, robot, task, demonstrations, poses, output, options.seed, say)
@@ -320,7 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 (output / METRICS_LOG).unlink(missing_ok=True)
             adaptation.run()
-        _encode(robot, task, Path(options.demonstrations), output, options.seed)
+        _encode(robot, task, source, output, options.seed)
 
 
 def _adapt_another(arguments: list[str]) -> None:

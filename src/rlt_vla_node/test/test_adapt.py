@@ -210,3 +210,18 @@ def test_the_command_runs_resumes_and_knows_when_it_is_done(cell, folder, tmp_pa
 def test_the_command_ends_with_what_is_wrong(cell, folder, tmp_path, more, message):
     with pytest.raises(SystemExit, match=message):
         adapt.main(command(cell, folder, tmp_path / "run", *more))
+
+
+def test_a_folder_without_a_data_set_is_named(cell, folder, tmp_path):
+    arguments = command(cell, folder, tmp_path / "run")
+    arguments[arguments.index("--demonstrations")] = "--dataset"
+    with pytest.raises(SystemExit, match=f"{folder}: is no LeRobot data set"):
+        adapt.main(arguments)
+
+
+def test_help_says_how_another_vla_is_adapted(capsys):
+    with pytest.raises(SystemExit):
+        adapt.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "`adapt --vla FILE --help` lists them" in told
+    assert "--dataset DATASET" in told

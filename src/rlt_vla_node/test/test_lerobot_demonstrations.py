@@ -96,7 +96,8 @@ def test_adapt_takes_a_data_set_in_place_of_episode_files(tmp_path, cell, both, 
     common = ["--robot", str(cell.robot_path), "--task", str(cell.task_path), "--steps", "2", "--batch", "4"]
     hashes = []
     for source in ("in", "set"):
-        adapt.main([*common, "--demonstrations", str(tmp_path / source), "--output", str(tmp_path / f"vla-{source}")])
+        option = "--dataset" if source == "set" else "--demonstrations"
+        adapt.main([*common, option, str(tmp_path / source), "--output", str(tmp_path / f"vla-{source}")])
         said = capsys.readouterr().out
         hashes.append(said.split("checkpoint ")[1].split()[0])
     assert hashes[0] == hashes[1], "lossless images and the same numbers give the same VLA"
