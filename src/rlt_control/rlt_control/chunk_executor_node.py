@@ -259,7 +259,10 @@ class ChunkExecutorNode(Node):
         self.watchdog.heard(inputs.MANAGER, self._now_s())
         if episode == self.core.episode:
             return
+        before = self.core.episode
         self.core.set_episode(episode)
+        if self.lockstep and before is not None and before.episode_id < episode.episode_id:
+            self._state = None  # the scene is reset since: a state that was left without an answer is another episode's
         self._show_state()
         if self.lockstep:
             self._lockstep_tick()

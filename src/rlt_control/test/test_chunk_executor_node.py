@@ -7,12 +7,13 @@ from executor_bench import CONFIG, HOME, Bench, stopped
 from rclpy.parameter import Parameter
 from std_msgs.msg import Float64MultiArray
 
-from rlt_common.codecs import floats
+from rlt_common.codecs import floats, stamp_ns
 from rlt_common.parameters import ParameterError
 from rlt_control.chunk_executor_node import ChunkExecutorNode
 from rlt_msgs.msg import (
     ChunkRequest,
     ControlState,
+    EpisodeState,
     ExecutedAction,
     OperatorEvent,
     TeleopCommand,
@@ -89,6 +90,22 @@ def test_an_unanswered_request_is_repeated_with_its_id(bench):
     bench.joints()
     bench.until(lambda: len(bench.heard(ChunkRequest)) >= 3, "two repeats")
     assert len({r.request_id for r in bench.heard(ChunkRequest)}) == 1
+
+
+def test_in_lockstep_an_episode_begins_with_its_own_state_and_not_with_one_that_the_last_left_unanswered(bench):
+    bench.start()
+    bench.joints()
+    bench.until(lambda: bench.heard(ChunkRequest), "a request, which is not answered")
+    bench.episode(EpisodeState.PHASE_LABELLED, epoch=2)
+    bench.episode(EpisodeState.PHASE_RESETTING, episode_id=2, epoch=3)
+    bench.episode(episode_id=2, epoch=3)
+    bench.joints()
+
+    def asked():
+        return [request for request in bench.heard(ChunkRequest) if request.episode_id == 2]
+
+    bench.until(asked, "the new episode's request")
+    assert {stamp_ns(request.not_before) for request in asked()} == {1_020_000_000}
 
 
 def test_the_emergency_stop_by_button_is_latched_until_the_service_resets_it(bench):
