@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PIP_AUDIT = "pip-audit==2.10.1"
-PINNED = re.compile(r"[A-Za-z0-9._-]+(\[[^]]*\])?==[0-9][A-Za-z0-9.+!-]*")
+PINNED = re.compile(r"[A-Za-z0-9._-]+(\[[^]]*\])?==[0-9][A-Za-z0-9.+!-]*( *; *[^;]+)?")
 FOUND, COULD_NOT_ASK = 1, 75
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-audit"

@@ -6,7 +6,7 @@
 #   ros     a ROS 2 installation is sourced: .venv sees its packages and adds the pinned ones that rosdep does not have;
 #   wheels  no ROS 2: ROS 2 Jazzy itself comes into .venv as Python wheels.
 #
-# RLT_PYTHON       the Python to use (way `wheels`; default: the first of python3, python3.12, ... that fits)
+# RLT_PYTHON       the Python to use (way `wheels`; default: that of .venv, else the first of python3, python3.12, ... that fits)
 # RLT_ROS=wheels   take the wheels although ROS 2 is installed
 # RLT_TORCH_INDEX  package index that PyTorch, and only PyTorch, is installed from, for example PyTorch's index of CPU builds
 set -euo pipefail

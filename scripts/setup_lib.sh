@@ -69,11 +69,14 @@ need() {
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
+# The Python that the environment in .venv stands on: a later call without RLT_PYTHON keeps it.
+present_python() { sed -n 's/^executable = //p' .venv/pyvenv.cfg 2>/dev/null || true; }
+
 # The Python to build the environment on. The installation's own Python for way `ros`.
 choose_python() {
   [ "$1" = wheels ] || { echo /usr/bin/python3; return; }
   local candidate
-  for candidate in ${RLT_PYTHON:-python3 python3.12 python3.11 python3.13}; do
+  for candidate in ${RLT_PYTHON:-$(present_python) python3 python3.12 python3.11 python3.13}; do
     if fits "$candidate"; then
       command -v "$candidate"
       return

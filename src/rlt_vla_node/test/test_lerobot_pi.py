@@ -11,8 +11,8 @@ pytest.importorskip("lerobot", reason="LeRobot is an extra: `make extras` instal
 
 if version("transformers").startswith("4."):
     pytest.skip(
-        "pi0 and pi0.5 need lerobot >= 0.6.1 with transformers 5, which need Python 3.12; LeRobot 0.4.4's refuse to "
-        "run with a transformers that is not patched for them",
+        "pi0 and pi0.5 need lerobot >= 0.6.1 with transformers 5, which `make extras` installs on Python 3.12; LeRobot "
+        "0.4.4's refuse to run with a transformers that is not patched for them",
         allow_module_level=True,
     )
 
