@@ -164,6 +164,8 @@ class Resolved:
 
 RUN_FOLDERS = ("checkpoints", "clips", "demonstrations", "encoded", "episodes", "log", "stages")
 """In the run directory; the checkpoint of the VLA may be elsewhere."""
+UNTRAINED = "-u000000000"
+"""How a checkpoint's name ends that was written before the first update."""
 
 
 def resolve(options: GraphOptions) -> Resolved:
@@ -226,7 +228,9 @@ def resolve(options: GraphOptions) -> Resolved:
         ),
         task=task,
         vla_missing=vla_missing,
-        notes=_notes(options, robot, task, task_file, _no_vla(checkpoint) if vla_missing else ""),
+        notes=_notes(
+            options, robot, task, task_file, _no_vla(checkpoint) if vla_missing else "", _no_actor(options, run)
+        ),
     )
 
 
@@ -234,13 +238,25 @@ def _no_vla(checkpoint: Path) -> str:
     return f"no VLA in {checkpoint} (mode:=adapt makes one): in this dry run only the operator drives"
 
 
+def _no_actor(options: GraphOptions, run: Path) -> str:
+    here = options.host == "all" and options.learner == shared_learner.OWN
+    if options.mode not in ("eval", "deploy") or options.driver != "rl" or not here:
+        return ""
+    if any(not path.parent.name.endswith(UNTRAINED) for path in run.glob("checkpoints/*/state.json")):
+        return ""
+    return (
+        f"warning: no actor in {run / 'checkpoints'}: no episode begins in mode {options.mode}; practise first "
+        "(mode:=train), or evaluate the VLA alone (mode:=eval driver:=vla)"
+    )
+
+
 def _notes(
-    options: GraphOptions, robot: RobotConfig, task: TaskConfig, task_file: Path, no_vla: str
+    options: GraphOptions, robot: RobotConfig, task: TaskConfig, task_file: Path, no_vla: str, no_actor: str
 ) -> tuple[str, ...]:
     """What fits together, but may not be meant."""
     if options.mode not in GRAPH_MODES or options.learner == shared_learner.ALONE:
         return ()
-    notes = [no_vla] if no_vla else []
+    notes = [note for note in (no_vla, no_actor) if note]
     if robot.reset != "service":
         base_s, critical_s = task.max_base_steps / robot.control_hz, task.max_critical_steps / robot.control_hz
         notes.append(

@@ -319,6 +319,21 @@ def test_the_vla_alone_can_be_evaluated_and_in_training_it_cannot_be_asked_for(t
         resolve(GraphOptions(mode="train", driver="vla", run=str(tmp_path)))
 
 
+def test_it_is_said_where_there_is_no_actor_to_evaluate(tmp_path):
+    def said(**options):
+        return [n for n in resolve(GraphOptions(run=str(tmp_path), **options)).notes if "no actor" in n]
+
+    (note,) = said(mode="eval")
+    assert f"no actor in {tmp_path / 'checkpoints'}" in note
+    assert "mode:=eval driver:=vla" in note
+    assert said(mode="deploy")
+    assert said(mode="train") == said(mode="eval", driver="vla") == said(mode="eval", host="robot") == []
+    for name, ready in (("e000001-u000000000", False), ("e000002-u000000010", True)):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "state.json").write_text("{}")
+        assert bool(said(mode="eval")) != ready
+
+
 def test_a_dry_run_of_the_lockstep_simulation_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="take a robot with tick: timer"):
         describe(resolve(GraphOptions(mode="dry_run", run=str(tmp_path))))
