@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,13 @@ def noise_of(size: int, rows: int, width: int, seed: int = 1) -> Tensor:
 
 
 def foreign_dataset(
-    folder: Path, cameras: tuple[str, ...] = ("laptop",), width: int = 6, fps: int = 10, **given: Any
+    folder: Path, cameras: tuple[str, ...] = ("laptop",), width: int = 6, fps: int = 10, codec: str = "", **given: Any
 ) -> list[dict[str, np.ndarray]]:
     """Write a data set by LeRobot's own writer, two episodes of 12 frames of 32 x 24 pixels; returns its frames.
 
     Args:
         width: of `observation.state` and `action`.
+        codec: of the videos; empty: LeRobot's own choice.
         given: further arguments of LeRobotDataset.create.
     """
     kind = "video" if given.get("use_videos", True) else "image"
@@ -81,8 +84,12 @@ def foreign_dataset(
     numbers = {"dtype": "float32", "shape": (width,), "names": None}
     names = [f"observation.images.{name}" for name in cameras]
     features = {**dict.fromkeys(names, image), "observation.state": numbers, "action": numbers}
-    module = lerobot_module("datasets.lerobot_dataset")
-    data = module.LeRobotDataset.create("somebody/something", fps, features, root=folder, **given)
+    create = lerobot_module("datasets.lerobot_dataset").LeRobotDataset.create
+    if codec and "vcodec" in inspect.signature(create).parameters:  # LeRobot 0.4
+        given["vcodec"] = codec
+    elif codec:
+        given["rgb_encoder"] = lerobot_module("configs.video").RGBEncoderConfig(vcodec=codec)
+    data = create("somebody/something", fps, features, root=folder, **given)
     rng = np.random.default_rng(0)
     frames = []
     for episode in range(2):
@@ -94,3 +101,9 @@ def foreign_dataset(
         data.save_episode(parallel_encoding=False)
     data.finalize()
     return frames
+
+
+def policy_features(features: dict[str, Any]) -> dict[str, Any]:
+    """Which columns of a data set LeRobot takes for a policy's inputs and outputs."""
+    name = "datasets.utils" if version("lerobot").startswith("0.4") else "utils.feature_utils"
+    return lerobot_module(name).dataset_to_policy_features(features)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_episodes import VLA_FILE, record
-from lerobot_native import foreign_dataset
+from lerobot_native import foreign_dataset, policy_features
 from torch.utils.data import DataLoader
 
 from rlt_common.vla_config import load_vla
@@ -160,7 +160,7 @@ def test_columns_statistics_and_names_are_lerobots(made):
 
 
 def test_only_state_and_action_are_inputs_and_outputs_to_lerobots_policies(made):
-    features = lerobot_module("datasets.utils").dataset_to_policy_features(open_dataset(made()[0]).meta.features)
+    features = policy_features(open_dataset(made()[0]).meta.features)
     assert set(features) == {
         "observation.images.base",
         "observation.images.wrist",
@@ -172,7 +172,7 @@ def test_only_state_and_action_are_inputs_and_outputs_to_lerobots_policies(made)
 def test_episodes_in_files_of_their_own_are_the_same(made, cell, monkeypatch):
     """As a data set larger than a file becomes."""
     for name in ("VIDEO_FILE_MB", "DATA_FILE_MB"):
-        monkeypatch.setattr(lerobot_writer, name, 0)
+        monkeypatch.setattr(lerobot_writer, name, 1e-9)
     folder, recorded = made()
     assert len(list(folder.glob("videos/*/*/*.mp4"))) == 4
     assert len(list(folder.glob("data/*/*.parquet"))) == 2
@@ -221,7 +221,7 @@ def test_the_last_episodes_are_held_out(made):
 
 
 def test_a_data_set_of_lerobots_own_writer(foreign):
-    folder, frames = foreign(vcodec="h264")
+    folder, frames = foreign(codec="h264")
     samples = TrainingSamples(folder, 4, cameras={"front": "laptop"}, image_shape=(16, 16))
     assert len(samples) == 24
     for row in (0, 5, 13, 23):
@@ -265,7 +265,7 @@ def test_a_policy_of_lerobot_takes_a_training_step_on_it(made):
         pytest.skip(str(error))
     folder, _ = made()
     data = open_dataset(folder, {"action": [k / 50 for k in range(HORIZON)]})
-    features = lerobot_module("datasets.utils").dataset_to_policy_features(data.meta.features)
+    features = policy_features(data.meta.features)
     action = features.pop("action")
     config = act.ACTConfig(
         input_features=features,

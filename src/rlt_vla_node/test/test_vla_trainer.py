@@ -124,6 +124,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(tmp_path, va
 def unreached(seed=0):
     """A tiny policy with a layer that its loss does not use."""
     policy = tiny_policy(seed)
+    torch.manual_seed(seed)
     policy.module.idle = torch.nn.Linear(2, 2)
     return policy
 
