@@ -10,7 +10,7 @@ TOGETHER := --numprocesses 2 --dist loadfile
 BENCHMARKS := $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 DEMO_OPTIONS := $(if $(filter-out 0,$(QUICK)),--quick) $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
 
-.PHONY: help setup build demo test extras lint audit constraints docs docs-site clean distclean
+.PHONY: help setup build demo test extras peers lint audit constraints docs docs-site clean distclean
 
 help: ## Show this text
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,23 +32,23 @@ test: lint ## Static checks and all tests (under 20 minutes); ARGS='src/rlt_cont
 	@timeout --kill-after=30s $(TEST_LIMIT) \
 	  $(WITH_ENV) python scripts/in_own_domain.py python -m pytest $(or $(ARGS),$(TOGETHER) $(wildcard src/*/test))
 
-extras: .venv/.rlt-extras ## Install requirements-lerobot.txt, for LeRobot's policies; quick when nothing changed
+# $(call install,NAME,FILE,OPTIONS): pip install -r FILE, unless the environment has it: .venv/.rlt-NAME says of which FILE.
+define install
+@wanted=$$(sha256sum $(2)); [ "$$(cat .venv/.rlt-$(1) 2>/dev/null)" = "$$wanted" ] || { echo "$(1): packages of $(2) ..."; \
+  $(WITH_ENV) python -m pip --disable-pip-version-check install -q $(3) -r $(2); echo "$$wanted" >.venv/.rlt-$(1); }
+endef
 
-.venv/.rlt-extras: requirements-lerobot.txt | setup
-	@echo "extras: packages of requirements-lerobot.txt (about 600 MB) ..."
-	@$(WITH_ENV) python -m pip --disable-pip-version-check install -q --no-deps -r $<
-	@touch $@
+extras: setup ## Install requirements-lerobot.txt (600 MB), for LeRobot's policies; quick when nothing changed
+	$(call install,extras,requirements-lerobot.txt,--no-deps)
 
 bench-%: setup ## Run benchmarks/<name>.py; ARGS='...' are its options
 	@test -f benchmarks/$*.py || { echo "no benchmark '$*'; there are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }
 	@$(WITH_ENV) python scripts/in_own_domain.py python benchmarks/$*.py $(ARGS)
 
-bench-learner bench-td3: .venv/.rlt-bench
+bench-learner bench-td3: peers
 
-.venv/.rlt-bench: benchmarks/requirements.txt | setup
-	@echo "bench: packages of benchmarks/requirements.txt ..."
-	@$(WITH_ENV) python -m pip --disable-pip-version-check install -q -r $<
-	@touch $@
+peers: setup
+	$(call install,bench,benchmarks/requirements.txt)
 
 audit: setup ## Look up known vulnerabilities of all pinned packages; says so where the network does not let it
 	@$(WITH_ENV) python scripts/audit.py

@@ -80,9 +80,17 @@ build_workspace() {
     --cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$venv/bin/python"
 }
 
+# Other packages are asked for than were installed, or another Python.
+outdated() {
+  local python
+  [ "$(cat "$venv/.rlt-installed" 2>/dev/null)" = "$environment" ] || return 0
+  python=$(choose_python "$way") || return 0  # check_tools says what is missing
+  [ "$(cat "$venv/.rlt-kind" 2>/dev/null)" != "$way $("$python" -V) $root" ]
+}
+
 total=$SECONDS
 environment=$(hash_environment)
-if [ "$(cat "$venv/.rlt-installed" 2>/dev/null)" != "$environment" ]; then
+if outdated; then
   check_tools "$way"
   make_environment
   echo "$environment" >"$venv/.rlt-installed"

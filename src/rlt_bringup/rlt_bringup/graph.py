@@ -14,6 +14,7 @@ from typing import Any
 from ament_index_python.packages import get_packages_with_prefixes
 
 from rlt_bringup import drivers, shared_learner
+from rlt_bringup.checkpoint_states import newest_state
 from rlt_common import topics
 from rlt_common.config import RobotConfig, TaskConfig, config_file, load_robot, load_task
 from rlt_common.driver_launch import DriverLaunch
@@ -164,8 +165,6 @@ class Resolved:
 
 RUN_FOLDERS = ("checkpoints", "clips", "demonstrations", "encoded", "episodes", "log", "stages")
 """In the run directory; the checkpoint of the VLA may be elsewhere."""
-UNTRAINED = "-u000000000"
-"""How a checkpoint's name ends that was written before the first update."""
 
 
 def resolve(options: GraphOptions) -> Resolved:
@@ -229,7 +228,7 @@ def resolve(options: GraphOptions) -> Resolved:
         task=task,
         vla_missing=vla_missing,
         notes=_notes(
-            options, robot, task, task_file, _no_vla(checkpoint) if vla_missing else "", _no_actor(options, run)
+            options, robot, task, task_file, _no_vla(checkpoint) if vla_missing else "", _no_actor(options, task, run)
         ),
     )
 
@@ -238,11 +237,13 @@ def _no_vla(checkpoint: Path) -> str:
     return f"no VLA in {checkpoint} (mode:=adapt makes one): in this dry run only the operator drives"
 
 
-def _no_actor(options: GraphOptions, run: Path) -> str:
+def _no_actor(options: GraphOptions, task: TaskConfig, run: Path) -> str:
     here = options.host == "all" and options.learner == shared_learner.OWN
-    if options.mode not in ("eval", "deploy") or options.driver != "rl" or not here:
+    named = task.nodes.get("rl_learner", {}).get("checkpoint")
+    if options.mode not in ("eval", "deploy") or options.driver != "rl" or not here or named:
         return ""
-    if any(not path.parent.name.endswith(UNTRAINED) for path in run.glob("checkpoints/*/state.json")):
+    state, _ = newest_state(run / "checkpoints", [])
+    if state.get("counters", {}).get("version"):
         return ""
     return (
         f"warning: no actor in {run / 'checkpoints'}: no episode begins in mode {options.mode}; practise first "

@@ -14,11 +14,12 @@ from typing import Any
 
 import yaml
 
+from rlt_bringup.checkpoint_states import newest_state, read_object
 from rlt_bringup.episode_scan import EpisodeScan, control_hz, scan
 from rlt_bringup.report import EpisodeOutcome, ReportError
 from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, episode_configuration
 from rlt_common.metrics_log import METRICS_LOG, Row, read_metrics
-from rlt_common.reading import read_json, read_tail
+from rlt_common.reading import read_tail
 from rlt_common.relabels import EPISODES, RECORDED_LABEL, corrected_labels, episode_facts
 from rlt_common.retired import FILE as RETIRED
 from rlt_common.retired import read_retired
@@ -97,7 +98,7 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
     problems: list[str] = []
     facts = _all_facts(run / EPISODES, _corrections(run, problems), problems)
     shown = _all_facts(run / "demonstrations", {}, problems)
-    checkpoint, name = _newest_checkpoint(run / "checkpoints", problems)
+    checkpoint, name = newest_state(run / "checkpoints", problems)
     rows, again = _rows(run, problems)
     if not facts and not rows and not shown:
         raise RunError(f"{run} holds no episodes, no demonstrations and no {METRICS_LOG}: is it a run directory?")
@@ -126,11 +127,11 @@ def read_run(run: Path, progress: Callable[[int, int], None] = lambda done, tota
         taken_in_again=again,
         checkpoint=checkpoint,
         checkpoint_name=name,
-        vla=_json(vla / "config.json", problems),
-        vla_metrics=_json(vla / "metrics.json", problems),
-        handoff=_json(vla / "handoff.json", problems),
-        stages={path.stem: _json(path, problems) for path in sorted((run / "stages").glob("*.json"))},
-        demo=_json(run / "demo.json", problems),
+        vla=read_object(vla / "config.json", problems),
+        vla_metrics=read_object(vla / "metrics.json", problems),
+        handoff=read_object(vla / "handoff.json", problems),
+        stages={path.stem: read_object(path, problems) for path in sorted((run / "stages").glob("*.json"))},
+        demo=read_object(run / "demo.json", problems),
         logged=_logged(run / "log"),
         configuration=_configuration([path for path, _ in facts], problems),
         leftovers=len(list((run / EPISODES).glob(f"*{PARTIAL_SUFFIX}*"))),
@@ -213,15 +214,6 @@ def _control_hz(facts: list[tuple[Path, Mapping[str, str]]], problems: list[str]
     return 50.0
 
 
-def _newest_checkpoint(folder: Path, problems: list[str]) -> tuple[Mapping[str, Any], str]:
-    found = []
-    for path in sorted(folder.glob("*/state.json")) if folder.is_dir() else ():
-        if state := _json(path, problems):
-            found.append((int(state.get("serial", 0)), path.parent.name, state))
-    _, name, state = max(found, key=lambda each: each[:2], default=(0, "", {}))
-    return state, name
-
-
 def _rows(run: Path, problems: list[str]) -> tuple[list[Row], int]:
     try:
         log = read_metrics(run)
@@ -230,17 +222,6 @@ def _rows(run: Path, problems: list[str]) -> tuple[list[Row], int]:
         return [], 0
     problems += [problem.removeprefix(f"{run}/") for problem in log.problems]
     return log.rows, log.repeated
-
-
-def _json(path: Path, problems: list[str]) -> Mapping[str, Any]:
-    try:
-        value = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        problems.append(f"{path.parent.name}/{path.name} is left out: {error}")
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _logged(folder: Path) -> dict[str, int]:

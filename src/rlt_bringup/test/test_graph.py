@@ -1,5 +1,6 @@
 """The graph description: which nodes run in which mode, with which parameters, and what is refused."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -328,10 +329,11 @@ def test_it_is_said_where_there_is_no_actor_to_evaluate(tmp_path):
     assert "mode:=eval driver:=vla" in note
     assert said(mode="deploy")
     assert said(mode="train") == said(mode="eval", driver="vla") == said(mode="eval", host="robot") == []
-    for name, ready in (("e000001-u000000000", False), ("e000002-u000000010", True)):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        (tmp_path / "checkpoints" / name / "state.json").write_text("{}")
-        assert bool(said(mode="eval")) != ready
+    for serial, version in ((1, 0), (2, 3)):
+        folder = tmp_path / "checkpoints" / f"e{serial:06d}-u000000010"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"serial": serial, "counters": {"version": version}}))
+        assert bool(said(mode="eval")) != bool(version)
 
 
 def test_a_dry_run_of_the_lockstep_simulation_is_refused(tmp_path):

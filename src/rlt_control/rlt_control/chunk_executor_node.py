@@ -61,7 +61,7 @@ from rlt_control.real_time import (
     publish_from_another_thread,
     run_on_deadlines,
 )
-from rlt_control.records import RobotState, Source, Tick
+from rlt_control.records import Phase, RobotState, Source, Tick
 from rlt_msgs.msg import (
     ActionChunk,
     ChunkRequest,
@@ -261,8 +261,9 @@ class ChunkExecutorNode(Node):
             return
         before = self.core.episode
         self.core.set_episode(episode)
-        if self.lockstep and before is not None and before.episode_id < episode.episode_id:
-            self._state = None  # the scene is reset since: a state that was left without an answer is another episode's
+        resets = episode.phase == Phase.RESETTING and (before is None or before.phase != Phase.RESETTING)
+        if self.lockstep and (resets or (before is not None and before.episode_id < episode.episode_id)):
+            self._state = None  # a state that was left without an answer is of the scene before
         self._show_state()
         if self.lockstep:
             self._lockstep_tick()

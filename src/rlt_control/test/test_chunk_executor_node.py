@@ -96,8 +96,28 @@ def test_in_lockstep_an_episode_begins_with_its_own_state_and_not_with_one_that_
     bench.start()
     bench.joints()
     bench.until(lambda: bench.heard(ChunkRequest), "a request, which is not answered")
+    bench.episode(EpisodeState.PHASE_IDLE, episode_id=2, epoch=0)  # as a manager that was started again shows itself
+    bench.joints()  # was still on its way
+    bench.until(lambda: bench.node._state is not None, "the late state")
+    bench.episode(EpisodeState.PHASE_RESETTING, episode_id=2)
+    bench.episode(episode_id=2)
+    bench.joints()
+
+    def asked():
+        return [request for request in bench.heard(ChunkRequest) if request.episode_id == 2]
+
+    bench.until(asked, "the new episode's request")
+    assert {stamp_ns(request.not_before) for request in asked()} == {1_040_000_000}
+
+
+@pytest.mark.parametrize("reset_seen", [True, False])
+def test_in_lockstep_so_it_does_where_the_manager_was_never_away(bench, reset_seen):
+    bench.start()
+    bench.joints()
+    bench.until(lambda: bench.heard(ChunkRequest), "a request, which is not answered")
     bench.episode(EpisodeState.PHASE_LABELLED, epoch=2)
-    bench.episode(EpisodeState.PHASE_RESETTING, episode_id=2, epoch=3)
+    if reset_seen:
+        bench.episode(EpisodeState.PHASE_RESETTING, episode_id=2, epoch=3)
     bench.episode(episode_id=2, epoch=3)
     bench.joints()
 

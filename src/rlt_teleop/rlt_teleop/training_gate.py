@@ -68,7 +68,7 @@ def decide(
             why = f" ({training.message})" if training.message else ""
             return Refuse(
                 f"RL cannot drive an episode to {purpose.name.lower()}: the actor is not ready{why}: train first, load "
-                "a checkpoint, or choose the VLA (driver:=vla)"
+                "a checkpoint, or choose the VLA (mode:=eval driver:=vla)"
             )
         driver = Driver.VLA
     return Go(driver, training.actor_version if lockstep and needs_learner else 0)

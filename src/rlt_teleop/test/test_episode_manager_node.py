@@ -375,7 +375,7 @@ def test_without_an_actor_only_the_vla_can_be_evaluated(make_cell, driver):
     cell = make_cell(learner={"ready": False, "actor_version": 0}, recorder=False, manager=manager)
     cell.press(OperatorEvent.EVENT_NEXT_EPISODE)
     if driver == "rl":
-        cell.graph.until(lambda: "choose the VLA (driver:=vla)" in cell.manager._refused, "the refusal")
+        cell.graph.until(lambda: "choose the VLA (mode:=eval driver:=vla)" in cell.manager._refused, "the refusal")
         assert cell.operator.state.phase == IDLE
     else:
         cell.until_phase(BASE)
