@@ -15,6 +15,7 @@ from rlt_common.config import (
     TaskConfig,
     config_file,
     config_hash,
+    kinematics_hash,
     load_robot,
     load_task,
     shipped_file,
@@ -141,7 +142,7 @@ def _files(bag: Path, facts: Mapping[str, str], wanted: Wanted, scratch: Path) -
     robot, task = None if wanted.robot else robot_in(bag), None if wanted.task else task_in(bag)
     folder, notes = scratch / config_hash(robot, task), []
     robot_file = (
-        _robot_file(bag, robot, folder, notes) if robot else named_file(bag, facts, "robot", wanted.robot, "sim")
+        _robot_file(bag, facts, robot, folder, notes) if robot else named_file(bag, facts, "robot", wanted.robot, "sim")
     )
     task_file = _task_file(bag, task, folder) if task else named_file(bag, facts, "task", wanted.task, "screw")
     if robot is None or task is None:
@@ -151,22 +152,31 @@ def _files(bag: Path, facts: Mapping[str, str], wanted: Wanted, scratch: Path) -
     return _Files(robot_file, task_file, notes)
 
 
-def _robot_file(bag: Path, robot: RobotConfig, folder: Path, notes: list[str]) -> Path:
+def _robot_file(bag: Path, facts: Mapping[str, str], robot: RobotConfig, folder: Path, notes: list[str]) -> Path:
     """The recorded robot's file. Of its kinematics model only the name counts, of a shipped one: an episode's file may
-    not name a path."""
+    not name a path. It is taken if it is the recorded model by the hash in the facts, which older files lack."""
     shipped = shipped_file("robots", robot.name)
-    if shipped and config_hash(load_robot(shipped)) == config_hash(robot):
-        return shipped
+    if shipped and config_hash(load_robot(shipped)) != config_hash(robot):
+        shipped = None
     kinematics = config_file("robots", "sim").resolve().parent / Path(robot.kinematics).name
     if not kinematics.is_file():
         raise ParameterError(
             f"{bag} holds its robot file, but not the model of the arms that it names, {robot.kinematics}: give the "
             "robot file with --robot"
         )
-    notes.append(
-        f"the model of the arms, {kinematics.name}, is the shipped one: the episode holds the robot file alone; where "
-        "yours is another, give the robot file with --robot"
-    )
+    recorded = facts.get("kinematics_hash", "")
+    if recorded and recorded != kinematics_hash(replace(robot, folder="", kinematics=str(kinematics))):
+        raise ParameterError(
+            f"{bag} was recorded with another model of the arms, {robot.kinematics}, than the shipped "
+            f"{kinematics.name}, and does not hold it: give the robot file with --robot"
+        )
+    if shipped:
+        return shipped
+    if not recorded:
+        notes.append(
+            f"the model of the arms, {kinematics.name}, is the shipped one: the episode holds the robot file alone; "
+            "where yours is another, give the robot file with --robot"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "robot.yaml"
     write_robot(bag, path, kinematics)

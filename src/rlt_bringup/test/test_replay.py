@@ -17,7 +17,7 @@ from rlt_bringup.replay_plan import BOUNDARY, CHUNK, STRIDED, Await, Judgement, 
 from rlt_bringup.replay_source import Wanted
 from rlt_common import topics
 from rlt_common.codecs import ObservationData, floats, observation_to_msg, to_time
-from rlt_common.config import config_hash, load_robot, load_task
+from rlt_common.config import config_hash, kinematics_hash, load_robot, load_task
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter, read_messages
 from rlt_common.parameters import ParameterError
 from rlt_msgs.msg import ActionChunk, EpisodeState, ExecutedAction, VlaOutput
@@ -407,6 +407,18 @@ def test_robot_and_task_are_those_in_the_episode_and_not_the_shipped_ones_of_the
     assert "the model of the arms, sim_arms.xml, is the shipped one" in found.notes[0]
     given = prepare(bag, run, robot="sim", task="screw")
     assert (given.robot, given.task, read_back(given)) == (ROBOT, TASK, (ROBOT, TASK)), "what is given counts"
+
+
+def test_a_shipped_model_of_the_arms_is_taken_only_where_it_is_the_recorded_one(messages, run, tmp_path):
+    renamed = {**TEXTS, "robot": TEXTS["robot"].replace("name: sim", "name: my_robot", 1)}
+    for texts in (TEXTS, renamed):
+        own = write(tmp_path / "000012.mcap", messages, texts, kinematics_hash=kinematics_hash(ROBOT))
+        found = prepare(own, run)
+        assert (found.robot.kinematics_path, found.notes) == (ROBOT.kinematics_path, ())
+        moved = write(tmp_path / "000012.mcap", messages, texts, kinematics_hash="of arms that stand elsewhere")
+        with pytest.raises(ParameterError, match=r"another model of the arms, sim_arms.xml.*give .* with --robot"):
+            prepare(moved, run)
+        assert prepare(moved, run, robot="sim").robot == ROBOT
 
 
 def test_what_was_recorded_with_shipped_files_is_played_with_them(messages, run, tmp_path):

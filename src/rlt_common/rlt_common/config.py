@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = [
     "TaskConfig",
     "config_file",
     "config_hash",
+    "kinematics_hash",
     "learning_hash",
     "load_robot",
     "load_task",
@@ -43,7 +45,9 @@ __all__ = [
     "shipped_file",
 ]
 MAX_FILE_BYTES = 1024 * 1024
+MAX_MODEL_BYTES = 64 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_XML_NAMED = re.compile(rb"""\sfile\s*=\s*["']([^"'<>]+\.(?:xml|mjcf|urdf))["']""")
 
 
 def config_file(kind: str, name: str) -> Path:
@@ -115,6 +119,24 @@ def config_hash(*configs: Any) -> str:
 
     text = json.dumps([plain(c) for c in configs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def kinematics_hash(robot: RobotConfig) -> str:
+    """Sha256 (hex) of a robot's kinematics model: its file, and the MJCF files that it names, each once.
+
+    Meshes are left out: they move no joint. Raises OSError for a file that cannot be read.
+    """
+    model = robot.kinematics_path
+    digest, waiting, seen = hashlib.sha256(), [model], {model}
+    while waiting:
+        text = read_limited(waiting.pop(0), MAX_MODEL_BYTES)
+        digest.update(hashlib.sha256(text).digest())
+        # Names are relative to the first file. What does not exist is of a comment: the model loads without it.
+        for path in (model.parent / os.fsdecode(name) for name in _XML_NAMED.findall(text)):
+            if path not in seen and path.is_file():
+                seen.add(path)
+                waiting.append(path)
+    return digest.hexdigest()
 
 
 LEARNING_KEYS = {

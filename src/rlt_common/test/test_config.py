@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from rlt_common.config import CameraConfig, config_hash, load_robot, load_task
+from rlt_common.config import CameraConfig, config_hash, kinematics_hash, load_robot, load_task
 from rlt_common.parameters import ParameterError, from_mapping
 
 CONFIG = Path(get_package_share_directory("rlt_bringup")) / "config"
@@ -162,6 +162,20 @@ def test_files_that_are_no_yaml_or_not_there(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1,")
     with pytest.raises(ParameterError, match="not valid YAML"):
         load_task(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("edited", ["aloha_arms.xml", "vx300s_arm.xml"])
+def test_the_hash_of_the_arms_follows_their_model_and_what_it_includes(tmp_path, edited):
+    robots = CONFIG / "robots"
+    for name in ("aloha.yaml", "aloha_arms.xml", "vx300s_arm.xml"):
+        (tmp_path / name).write_bytes((robots / name).read_bytes())
+    copy = load_robot(tmp_path / "aloha.yaml")
+    shipped = kinematics_hash(load_robot(robots / "aloha.yaml"))
+    assert kinematics_hash(copy) == shipped
+    text = (tmp_path / edited).read_text()
+    (tmp_path / edited).write_text(text.replace('pos="', 'pos="0.1', 1))
+    assert (tmp_path / edited).read_text() != text
+    assert kinematics_hash(copy) != shipped
 
 
 def test_the_hash_follows_the_content_not_the_folder(files):

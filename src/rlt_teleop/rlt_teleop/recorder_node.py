@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
 
 from rlt_common import topics
-from rlt_common.config import MAX_FILE_BYTES, config_hash, load_robot, load_task
+from rlt_common.config import MAX_FILE_BYTES, config_hash, kinematics_hash, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, param, reject_unknown, validate
 from rlt_common.process import run_node
@@ -95,7 +95,11 @@ class RecorderNode(Node):
         self._retention = Retention(self.parameters.run_directory, self.parameters.retention, self.get_logger().warning)
         self.recorder = EpisodeRecorder(
             self._folder,
-            {"robot": robot.name, "config_hash": config_hash(robot, task)},
+            {
+                "robot": robot.name,
+                "config_hash": config_hash(robot, task),
+                "kinematics_hash": kinematics_hash(robot),
+            },
             self.parameters.settle_s,
             self._report,
             _vla_facts,

@@ -18,6 +18,7 @@ from rosbags.highlevel import AnyReader
 from teleop_doubles import TASK, FakeCell, FakeExecutor, FakeLearner, Operator, call, in_phase, robot_file
 
 from rlt_common import topics
+from rlt_common.config import kinematics_hash, load_robot
 from rlt_common.episode_file import episode_configuration, episode_metadata, read_messages
 from rlt_msgs.action import RunEpisodes
 from rlt_msgs.msg import ControlState, EpisodeState, OperatorEvent, RecorderStatus, Relabel
@@ -161,6 +162,7 @@ def test_an_episode_from_start_to_durable(make_cell):
     assert any(e.message.event == OperatorEvent.EVENT_HANDOFF for e in entries if e.topic == topics.OPERATOR_EVENT)
     facts = episode_metadata(path)
     assert (facts["label"], facts["seed"], facts["handoff_step"], facts["warning"]) == ("success", "23", "6", "")
+    assert facts["kinematics_hash"] == kinematics_hash(load_robot(cell.recorder.parameters.robot))
     said = {status.name for e in entries if e.topic == "diagnostics" for status in e.message.status}
     own = cell.graph.namespace.strip("/")
     assert said == {f"{own}/recorder", f"{own}/episode_manager"}
