@@ -38,13 +38,20 @@ def executed_actions(samples: TrainingSamples, layout: ChunkLayout) -> np.ndarra
     """(T, d) float32 the robot's actions in the data set: in its critical phases, where it says which these are.
 
     Our own data sets hold them. In another one they are the changes from the joints in `observation.state` to those of
-    `action`, read by the VLA file. Raises DatasetError where the state has no joints.
+    `action`, read by the VLA file. Raises DatasetError where the state has no joints, and where the action is not what
+    the policy counts in: read so, it would say other actions than the robot's.
     """
     executed = samples.column(EXECUTED)
     if executed is not None:
         phase = samples.column(PHASE)
         critical = np.ones(len(executed), bool) if phase is None else phase.reshape(-1) == EpisodeState.PHASE_CRITICAL
         return executed[critical] if critical.any() else executed
+    if not samples.in_kind:
+        raise DatasetError(
+            f"{samples.folder}: has no column {EXECUTED!r}, and the robot's actions, which scale the learner's, cannot "
+            "be told from its action, which is not what the policy counts in (action_kind): give recorded episodes "
+            "with --demonstrations, or convert them with `dataset --vla` and this VLA file"
+        )
     states, actions = samples.column("observation.state"), samples.column("action")
     try:
         joints = layout.state.joints(states.astype(np.float64))

@@ -91,8 +91,8 @@ class VlaAdaptation:
         if not self.samples.in_kind and config.train != FROZEN:
             raise DatasetError(
                 f"{dataset}: its actions cannot be the rows that the policy counts in (action_kind: "
-                f"{vla.action_kind}): convert recorded episodes with `dataset --vla` and this VLA file, or adapt the "
-                "RL token alone (--train frozen)"
+                f"{vla.action_kind}): give recorded episodes with --demonstrations, or convert them with `dataset "
+                "--vla` and this VLA file"
             )
         self.spread = action_spread(executed_actions(self.samples, self.layout.chunks), robot.step_limit)
         self.train, self.held_out = self.samples.split(config.validation_share)

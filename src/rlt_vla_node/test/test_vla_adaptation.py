@@ -17,7 +17,10 @@ from rlt_common.vla_config import load_vla
 from rlt_vla_node import adapt
 from rlt_vla_node.backends import open_backend
 from rlt_vla_node.checkpoint import CheckpointError, load_checkpoint
+from rlt_vla_node.dataset import action_spread
+from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.dataset_facts import executed_actions
+from rlt_vla_node.episode_frames import frame_rules
 from rlt_vla_node.inference import run_observation
 from rlt_vla_node.lerobot_dataset import TrainingSamples
 
@@ -175,12 +178,24 @@ def test_the_data_set_that_a_policy_was_trained_on_is_taken_by_the_policys_names
     facts = json.loads((output / "config.json").read_text())
     assert np.shape(facts["statistics"]["action_spread"]) == (14,)
     change(tmp_path / "vla.yaml", action_kind="from_observation")
-    with pytest.raises(
-        SystemExit, match=r"cannot be the rows that the policy counts in \(action_kind: from_observation"
+    for train, words in (
+        ("full", r"cannot be the rows that the policy counts in \(action_kind: from_observation\): give recorded"),
+        ("frozen", r"set: .*not what the policy counts in .*: give recorded episodes with --demonstrations, or"),
     ):
-        run("--dataset", "../set", "--train", "full", output="other")
+        with pytest.raises(SystemExit, match=words):
+            run("--dataset", "../set", "--train", train, output="other")
     assert not (tmp_path / "other").exists()
-    output = run("--dataset", "../set", "--train", "frozen", output="other")
+
+
+def test_recorded_actions_tell_the_spread_where_the_action_is_not_what_the_policy_counts_in(run, cell, tmp_path):
+    done = [record(tmp_path / "old" / f"{seed}.mcap", cell.robot, seed, joint_targets=False) for seed in (1, 2)]
+    task = replace(cell.task, vla_state=("joint_position",))
+    convert(tmp_path / "old", tmp_path / "set", cell.robot, task, frame_rules(cell.robot, task), Wanted())
+    change(tmp_path / "vla.yaml", action_kind="from_observation")
+    output = run("--dataset", "../set", "--train", "frozen")
+    said = json.loads((output / "config.json").read_text())["statistics"]["action_spread"]
+    executed = np.concatenate([recorded.actions(range(4, 20)) for recorded in done])
+    np.testing.assert_allclose(said, action_spread(executed, cell.robot.step_limit), rtol=1e-6)
     assert "chunk_error" not in json.loads((output / "metrics.json").read_text())
 
 
