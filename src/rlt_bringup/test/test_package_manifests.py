@@ -84,7 +84,9 @@ def test_the_extra_leaves_the_packages_alone_that_every_machine_gets():
     ours = pinned("requirements.txt", "requirements-torch.txt", "requirements-test.txt", "requirements-no-ros.txt")
     assert {"torch", "numpy", "opencv-python-headless"} <= ours
     assert pinned("requirements-lerobot.txt") & ours == set()
-    assert "--no-deps -r $<" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "$(call install,extras,requirements-lerobot.txt,--no-deps)" in makefile
+    assert "pip --disable-pip-version-check install -q $(3) -r $(2)" in makefile
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,7 +1,7 @@
 """Data sets read by LeRobot's own class as training samples: ours, what the VLA saw to the bit, and others'."""
 
+import copy
 import json
-import pickle
 import shutil
 from dataclasses import replace
 
@@ -107,7 +107,7 @@ def test_a_policy_that_counts_in_differences_is_trained_on_them(made, cell, tmp_
         before = q if kind == "from_observation" or first == 0 else recorded[1].targets([first - 1])[0]
         there = layout.to_actions(sample["action"].numpy(), before, HORIZON)
         np.testing.assert_allclose(there, places.to_actions(places.targets(sent), before, HORIZON), atol=2e-6)
-        np.testing.assert_array_equal(pickle.loads(pickle.dumps(samples))[first]["action"], sample["action"])
+        np.testing.assert_array_equal(copy.deepcopy(samples)[first]["action"], sample["action"])
     plain = TrainingSamples(folder, HORIZON, vla.control_hz, layout=places)
     np.testing.assert_array_equal(plain[2]["action"], places.targets(recorded[1].targets(range(2, 2 + HORIZON))))
 
