@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,9 +156,7 @@ def _files(bag: Path, facts: Mapping[str, str], wanted: Wanted, scratch: Path) -
 def _robot_file(bag: Path, facts: Mapping[str, str], robot: RobotConfig, folder: Path, notes: list[str]) -> Path:
     """The recorded robot's file. Of its kinematics model only the name counts, of a shipped one: an episode's file may
     not name a path. It is taken if it is the recorded model by the hash in the facts, which older files lack."""
-    shipped = shipped_file("robots", robot.name)
-    if shipped and config_hash(load_robot(shipped)) != config_hash(robot):
-        shipped = None
+    shipped = _shipped("robots", robot, load_robot)
     kinematics = config_file("robots", "sim").resolve().parent / Path(robot.kinematics).name
     if not kinematics.is_file():
         raise ParameterError(
@@ -183,9 +182,14 @@ def _robot_file(bag: Path, facts: Mapping[str, str], robot: RobotConfig, folder:
     return path
 
 
+def _shipped(kind: str, recorded: RobotConfig | TaskConfig, load: Callable[[Path], Any]) -> Path | None:
+    """The shipped file of the recorded one's name, if it says the same."""
+    path = shipped_file(kind, recorded.name)
+    return path if path and config_hash(load(path)) == config_hash(recorded) else None
+
+
 def _task_file(bag: Path, task: TaskConfig, folder: Path) -> Path:
-    shipped = shipped_file("tasks", task.name)
-    if shipped and config_hash(load_task(shipped)) == config_hash(task):
+    if shipped := _shipped("tasks", task, load_task):
         return shipped
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "task.yaml"

@@ -92,6 +92,16 @@ def test_an_unanswered_request_is_repeated_with_its_id(bench):
     assert len({r.request_id for r in bench.heard(ChunkRequest)}) == 1
 
 
+def asked_from(bench, episode_id):
+    """Stamps of the states from which an episode's chunks were asked for, once one was."""
+
+    def asked():
+        return {stamp_ns(r.not_before) for r in bench.heard(ChunkRequest) if r.episode_id == episode_id}
+
+    bench.until(asked, f"a request of episode {episode_id}")
+    return asked()
+
+
 def test_in_lockstep_an_episode_begins_with_its_own_state_and_not_with_one_that_the_last_left_unanswered(bench):
     bench.start()
     bench.joints()
@@ -103,11 +113,7 @@ def test_in_lockstep_an_episode_begins_with_its_own_state_and_not_with_one_that_
     bench.episode(episode_id=2)
     bench.joints()
 
-    def asked():
-        return [request for request in bench.heard(ChunkRequest) if request.episode_id == 2]
-
-    bench.until(asked, "the new episode's request")
-    assert {stamp_ns(request.not_before) for request in asked()} == {1_040_000_000}
+    assert asked_from(bench, 2) == {1_040_000_000}
 
 
 @pytest.mark.parametrize("reset_seen", [True, False])
@@ -121,11 +127,7 @@ def test_in_lockstep_so_it_does_where_the_manager_was_never_away(bench, reset_se
     bench.episode(episode_id=2, epoch=3)
     bench.joints()
 
-    def asked():
-        return [request for request in bench.heard(ChunkRequest) if request.episode_id == 2]
-
-    bench.until(asked, "the new episode's request")
-    assert {stamp_ns(request.not_before) for request in asked()} == {1_020_000_000}
+    assert asked_from(bench, 2) == {1_020_000_000}
 
 
 def test_the_emergency_stop_by_button_is_latched_until_the_service_resets_it(bench):
