@@ -126,7 +126,9 @@ function waiting() {
 function reset(stopped) {
   show(byId("latched"), stopped);
   byId("reset-open").setAttribute("aria-disabled", String(!(live && state.can_reset)));
-  if (resetSeen && (!stopped || resetSeen.stops !== state.seen.stops)) closeReset();
+  const again = stopped && resetSeen && resetSeen.stops !== state.seen.stops;
+  if (again) tell("another emergency stop came in: look at the arms again", "refused");
+  if (again || (resetSeen && !stopped)) closeReset();
   const ready = live && resetSeen && byId("reset-looked").checked && state.can_reset;
   byId("reset-do").setAttribute("aria-disabled", String(!ready));
 }
