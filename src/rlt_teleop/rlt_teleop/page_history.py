@@ -21,7 +21,8 @@ _TRAIN = "train"
 
 @dataclass(frozen=True)
 class Episode:
-    """One ended episode. `steps`, `critical_steps`: control steps; `recorded_label`: before it was corrected, or ""."""
+    """One ended episode. `steps`, `critical_steps`: control steps; `recorded_label`: before it was corrected, or "";
+    `driver`: who drove the critical phase, or was to where the episode ended before it."""
 
     episode_id: int
     label: str
@@ -137,7 +138,7 @@ def _episode(episode_id: int, facts: dict[str, str], corrected: dict[int, str], 
         label=label,
         recorded_label=facts.get(RECORDED_LABEL, recorded if recorded != label else ""),
         purpose=facts.get("purpose", ""),
-        driver=facts.get("driver", ""),
+        driver=facts.get("critical_driver") or facts.get("driver", ""),
         steps=steps,
         critical_steps=max(0, critical),
         intervened=facts.get("intervened") == "true",

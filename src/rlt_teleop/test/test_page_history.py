@@ -44,16 +44,18 @@ def write(run, episode_id, observations=(), **facts):
 
 def test_episodes_are_listed_with_the_label_that_counts(tmp_path):
     write(tmp_path, 1)
-    write(tmp_path, 2, label="failure", intervened="true")
+    write(tmp_path, 2, label="failure", intervened="true", driver="vla", critical_driver="rl")
+    write(tmp_path, 3, driver="vla")
     append_relabel(tmp_path, 1, "discard")
     history = History(tmp_path, HZ)
     assert history.scan()
-    first, second = history.episodes
+    first, second, older = history.episodes
+    assert (second.driver, older.driver) == ("rl", "vla")
     assert (first.label, first.recorded_label, first.steps, first.critical_steps) == ("discard", "success", 300, 200)
     assert (second.label, second.recorded_label, second.intervened) == ("failure", "", True)
-    assert [episode["episode_id"] for episode in history.to_json()["episodes"]] == [2, 1]
+    assert [episode["episode_id"] for episode in history.to_json()["episodes"]] == [3, 2, 1]
     assert history.label_of(2) == "failure"
-    assert history.label_of(3) == ""
+    assert history.label_of(4) == ""
     assert not history.scan(), "nothing is new"
 
 

@@ -50,7 +50,7 @@ export class History {
     relabel.setAttribute("aria-label", `Another label for episode ${id}`);
     const changed = episode.recorded_label ? ` (was ${episode.recorded_label})` : "";
     const facts = [
-      episode.purpose,
+      [episode.purpose, episode.driver].filter(Boolean).join(", "),
       episode.critical_steps ? `${episode.critical_steps} critical steps of ${episode.steps}` : `${episode.steps} steps`,
       new Date(episode.ended_s * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }),
     ].map((fact) => element("span", {}, fact));
