@@ -97,8 +97,13 @@ def ticking(world, tmp_path, how):
 
 @pytest.mark.parametrize("how", ["lockstep", "timer"])
 def test_hostile_messages_meet_arms_that_chunks_and_humans_drive_into_their_limits(world, tmp_path, how):
-    findings = fuzzing.campaign([ticking(world, tmp_path, how)], world[1], COUNT, 5, lambda _: None)
-    assert min(findings.steps[name] for name in ("VLA", "RL", "HUMAN", "clamped")) >= 5, findings.steps
+    spec, findings, enough = ticking(world, tmp_path, how), fuzzing.Findings(), False
+    tries = 1 if how == "lockstep" else 8  # the fewer steps of a timer fall among the messages, the busier the machine
+    while tries and not enough:
+        tries -= 1
+        findings.add(fuzzing.campaign([spec], world[1], COUNT, 5 + tries, lambda _: None))
+        enough = min(findings.steps[name] for name in ("VLA", "RL", "HUMAN", "clamped")) >= 5
+    assert enough, findings.steps
     assert findings.steps["HOLD"] < 4 * (findings.steps["VLA"] + findings.steps["RL"] + findings.steps["HUMAN"])
 
 
