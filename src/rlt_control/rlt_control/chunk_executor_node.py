@@ -256,11 +256,12 @@ class ChunkExecutorNode(Node):
             self.core.last_refusal = f"episode_state: {error}"
             self.get_logger().error(f"{self.core.last_refusal}: ignored", throttle_duration_sec=1.0)
             return
-        self.watchdog.heard(inputs.MANAGER, self._now_s())
-        if episode == self.core.episode:
-            return
         before = self.core.episode
-        self.core.set_episode(episode)
+        taken = episode == before or self.core.set_episode(episode)
+        if taken:  # a manager that knows less than we do is not the one that can tell us to move
+            self.watchdog.heard(inputs.MANAGER, self._now_s())
+        if not taken or episode == before:
+            return
         resets = episode.phase == Phase.RESETTING and (before is None or before.phase != Phase.RESETTING)
         if self.lockstep and (resets or (before is not None and before.episode_id < episode.episode_id)):
             self._state = None  # a state that was left without an answer is of the scene before

@@ -4,7 +4,8 @@ An action is a change of each arm's joints, then of its gripper: [dq_1 .. dq_k (
 robot's order. As with tool poses it starts from the commanded joints or, with `relative_to: measured`, from the
 measured ones; a gripper always from its commanded position. A human's hand moves the tool all the same, and what it did
 is recorded as such actions. The limits are those of `delta_pose`, tool and leash included: an arm goes along its way
-from the joints commanded before as far as all of them allow, or stays.
+from the joints commanded before as far as all of them allow, or stays. Where the arm has moved away from what is
+commanded, further than its leash, what is commanded comes after it as in a hold.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import numpy as np
 
 from rlt_common.kinematics import ArmKinematics, Pose
 from rlt_common.rotations import rotation_vector
-from rlt_control.delta_pose import ARM_DIM, NO_RESET, DeltaPoseIntegrator, MotionLimits, StepResult
+from rlt_control.delta_pose import ARM_DIM, NO_RESET, ROUNDING, DeltaPoseIntegrator, MotionLimits, StepResult
 
 TRIES = 6
 """Shares of the way that are tried: bounds the time of a step."""
-ROUNDING = 1e-9
 TINY = np.finfo(float).tiny
 
 
@@ -63,12 +63,14 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
                 joints[columns] += share * (goal[columns] - self._targets[columns])
                 pose = self._kinematics.forward(joints)[arm]
                 beyond = self._beyond_a_step(pose, commanded[arm])
-                kept = beyond <= 1.0 + ROUNDING and self._on_leash(pose, commanded[arm], measured[arm])
+                kept = beyond <= 1.0 + ROUNDING and self._no_further(pose, commanded[arm], measured[arm])
                 if kept and self._boxes[arm].admits(pose, commanded[arm]):
                     targets[columns] = joints[columns]
                     break
                 share /= max(2.0, beyond)
-        self._targets, self._poses = targets, self._kinematics.forward(targets)
+        if not self._from_measured:
+            self._come_after(targets, commanded, measured, period_s)
+        self._command(targets, self._kinematics.forward(targets))
         applied = (targets - start)[self._order]
         return StepResult(targets.copy(), requested, applied, np.abs(applied - requested) > ROUNDING)
 
@@ -89,6 +91,20 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
         cut = result.clamped.reshape(-1, ARM_DIM).any(axis=1)
         return StepResult(result.joint_targets, applied.copy(), applied, cut[self._arm_of])
 
+    def _come_after(
+        self, targets: np.ndarray, commanded: list[Pose], measured: list[Pose], period_s: float | None
+    ) -> None:
+        """Give arms that `targets` (n,) leave beyond the leash the targets of a hold."""
+        reached = self._kinematics.forward(targets)
+        far = [arm for arm in range(len(reached)) if not self._on_leash(reached[arm], measured[arm])]
+        if not far:
+            return
+        before = self._targets, self._poses
+        held = self._advance(np.zeros(self.hand_dim), commanded, commanded, measured, period_s).joint_targets
+        self._command(*before)
+        for arm in far:
+            targets[self._columns[arm]] = held[self._columns[arm]]
+
     def _start(self, q_measured: np.ndarray) -> np.ndarray:
         """Joints (n,) that actions are added to."""
         if not self._from_measured:
@@ -97,13 +113,7 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
         start[self._grippers] = self._targets[self._grippers]
         return start
 
-    def _beyond_a_step(self, pose: Pose, commanded: Pose) -> float:
-        """How many times the largest step of a tool it is from `commanded` to `pose`."""
-        shift = np.abs(pose[0] - commanded[0]).max() / self._limits.step_position
-        turn = np.abs(rotation_vector(pose[1] @ commanded[1].T)).max() / self._limits.step_rotation
-        return float(max(shift, turn))
-
-    def _on_leash(self, pose: Pose, commanded: Pose, measured: Pose) -> bool:
+    def _no_further(self, pose: Pose, commanded: Pose, measured: Pose) -> bool:
         """Whether a commanded pose is as near the measured one as it must, or no further than before."""
         limits = self._limits
         shift, before = np.abs(pose[0] - measured[0]), np.abs(commanded[0] - measured[0])

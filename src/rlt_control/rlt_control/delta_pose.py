@@ -35,6 +35,7 @@ RANGE_MARGIN = 0.1
 """rad or m that a joint may be measured beyond its range: encoders' offsets. What is further out is no measurement."""
 MISS_M, MISS_RAD = 2e-3, 0.02
 """How far from the commanded pose the joints found may hold the tool. More is no solution, and would add up unseen."""
+ROUNDING = 1e-9
 NO_RESET = "the integrator has no commanded pose yet: call reset with the measured joints first"
 
 
@@ -162,6 +163,7 @@ class DeltaPoseIntegrator:
         self._boxes = [Workspace(*box, *tool) for box, tool in zip(limits.workspace, tools, strict=True)]
         self._poses: list[Pose] | None = None
         self._targets = np.zeros(joints)
+        self._grips = np.full(arms, np.nan)  # as last commanded; NaN: not yet
 
     @property
     def commanded(self) -> list[Pose]:
@@ -181,15 +183,54 @@ class DeltaPoseIntegrator:
             f"{self._lower_range[joint]:.4g} to {self._upper_range[joint]:.4g}"
         )
 
-    def within_range(self, q_measured: np.ndarray) -> np.ndarray:
-        """The nearest joints (n,) within the limits."""
-        return np.clip(q_measured, self._lower, self._upper)
+    def reset(self, q_measured: np.ndarray, keep_grippers: bool = False) -> None:
+        """Take the measured joints (n,) as the commanded state: the next step starts from there, without a jump.
 
-    def reset(self, q_measured: np.ndarray) -> None:
-        """Take the measured joints (n,) as the commanded state: the next step starts from there, without a jump."""
+        With `keep_grippers` a gripper that was commanded keeps that: told to be where a part has stopped it, it would
+        let go of the part.
+        """
         q = self._finite(q_measured, self._targets.shape, "measured joints")
-        self._poses = self._kinematics.forward(q)
         self._targets = q.copy()
+        if keep_grippers:
+            self._targets[self._grippers] = np.where(np.isnan(self._grips), q[self._grippers], self._grips)
+        else:
+            self._grips[:] = np.nan
+        self._poses = self._kinematics.forward(self._targets)
+
+    def hold_at(self, q_measured: np.ndarray, keep_grippers: bool = False) -> np.ndarray:
+        """As `reset`. Returns the joint targets (n,) that hold there.
+
+        A joint outside its range comes nearer to it by no more than it may move in a period.
+        """
+        self.reset(q_measured, keep_grippers)
+        most = self._largest_moves(None).copy()
+        most[self._grippers] = self._limits.step_gripper
+        back = np.clip(self._targets, self._lower, self._upper) - self._targets
+        self._targets = self._targets + np.clip(back, -most, most)
+        self._poses = self._kinematics.forward(self._targets)
+        return self._targets.copy()
+
+    def held(self, q_measured: np.ndarray, period_s: float | None = None) -> np.ndarray:
+        """Joint targets (n,) of arms that stand. One that is measured (n,) further away than its leash, because others
+        moved it or it fell, takes its target along: out of the workspace too, or it would jump back there."""
+        q = self._finite(q_measured, self._targets.shape, "measured joints")
+        largest = self._largest_moves(period_s)
+        for arm, (commanded, measured) in enumerate(zip(self.commanded, self._kinematics.forward(q), strict=True)):
+            if self._on_leash(commanded, measured):
+                continue
+            columns = self._columns[arm]
+            way, targets = np.clip(q - self._targets, -largest, largest)[columns], self._targets.copy()
+            targets[columns] += way
+            steps = self._beyond_a_step(self._kinematics.forward(targets)[arm], commanded)
+            targets[columns] = self._targets[columns] + way / max(1.0, steps)
+            self._targets, self._poses = targets, self._kinematics.forward(targets)
+        return self._targets.copy()
+
+    def forget_moved_grippers(self, q_before: np.ndarray, q_measured: np.ndarray) -> None:
+        """Forget what a gripper was commanded that has moved away from it: by hand, or with its driver's new start."""
+        before, now = q_before[self._grippers], q_measured[self._grippers]
+        away = np.abs(now - self._grips) > np.abs(before - self._grips) + self._limits.step_gripper
+        self._grips[away] = np.nan
 
     def in_world(self, action: np.ndarray) -> np.ndarray:
         """Changes of tool poses (7 per arm), given in the frames of the commanded tools, in the world frame."""
@@ -294,10 +335,25 @@ class DeltaPoseIntegrator:
                 block = slice(ARM_DIM * arm, ARM_DIM * (arm + 1))
                 applied[block] = _change(start[arm], poses[arm], applied[block][-1])
         targets[self._grippers] = grips
-        self._targets = targets
-        self._poses = poses
-        clamped = np.abs(applied - requested) > 1e-9
+        self._command(targets, poses)
+        clamped = np.abs(applied - requested) > ROUNDING
         return StepResult(self._targets.copy(), requested, applied, clamped)
+
+    def _command(self, targets: np.ndarray, poses: list[Pose]) -> None:
+        self._targets, self._poses, self._grips = targets, poses, targets[self._grippers]
+
+    def _on_leash(self, commanded: Pose, measured: Pose) -> bool:
+        """Whether the commanded pose is as near the measured one as it must be."""
+        limits = self._limits
+        shift = np.abs(commanded[0] - measured[0]).max()
+        turn = np.linalg.norm(rotation_vector(commanded[1] @ measured[1].T))
+        return bool(shift <= limits.leash_position + ROUNDING and turn <= limits.leash_rotation + ROUNDING)
+
+    def _beyond_a_step(self, pose: Pose, commanded: Pose) -> float:
+        """How many times the largest step of a tool it is from `commanded` to `pose`."""
+        shift = np.abs(pose[0] - commanded[0]).max() / self._limits.step_position
+        turn = np.abs(rotation_vector(pose[1] @ commanded[1].T)).max() / self._limits.step_rotation
+        return float(max(shift, turn))
 
     def _largest_moves(self, period_s: float | None) -> np.ndarray:
         """(n,) how far each joint may move in a step that comes `period_s` after the last."""
@@ -312,7 +368,7 @@ class DeltaPoseIntegrator:
         before, facing = commanded
         most = self._limits.step_rotation
         turn = rotation_vector(rotation @ facing.T)
-        if np.abs(turn).max() > most + 1e-9:  # else exactly what was asked, to the last bit
+        if np.abs(turn).max() > most + ROUNDING:  # else exactly what was asked, to the last bit
             rotation = rotation_matrix(np.clip(turn, -most, most)) @ facing
         return np.clip(position, before - self._limits.step_position, before + self._limits.step_position), rotation
 
@@ -323,7 +379,7 @@ class DeltaPoseIntegrator:
         a joint's range bends that way out of a limit of the tool, a part of it may still be inside.
         """
         columns = self._columns[arm]
-        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1] + 1e-9
+        most = self._step[ARM_DIM * arm : ARM_DIM * (arm + 1) - 1] + ROUNDING
         for part in (share, share / 2, share / 4):
             joints = self._targets.copy()
             joints[columns] += part * (goal[columns] - joints[columns])

@@ -7,6 +7,8 @@ Rules
 - Only BASE and CRITICAL move. In every other phase, after an emergency stop, or without a fresh robot state: hold.
 - An input at fault (see `inputs`) holds the arms where they are measured to be and flushes the chunk in play; when the
   fault is over, motion goes on from there with a new chunk. A force peak between two ticks holds in the next one.
+- A hold, an emergency stop too, leaves a gripper the command that it has, or it would drop what it holds; unless it was
+  moved away from that while its joint states were silent or its driver did not obey.
 - A chunk that nobody asked for, of another episode or epoch, for other arms, of a wrong shape or with a value that is
   not finite is refused whole; a broken one ends the chunk in play too.
 - Row r of a chunk belongs to control step first_step + r: a late chunk is trimmed by the steps really consumed.
@@ -104,6 +106,8 @@ class ChunkExecutor:
         self._followed: np.ndarray | None = None  # in a dry run: where the arms would be
         self._dry_chunk = 0
         self._trusted = True  # no input was at fault in the last step
+        self._seen: np.ndarray | None = None  # joints when the arms were last known to obey
+        self._unwatched = False
         self._period_s: float | None = None
         self._ticked_s: float | None = None
         self._stopped_episode = 0
@@ -122,8 +126,8 @@ class ChunkExecutor:
         """The episode as last taken from the manager."""
         return self._episode
 
-    def set_episode(self, episode: Episode) -> None:
-        """Take over a new episode state; a new episode or epoch flushes the chunk in play.
+    def set_episode(self, episode: Episode) -> bool:
+        """Take over a new episode state, and return whether it was; a new episode or epoch flushes the chunk in play.
 
         An older episode, or an older epoch of the current one, is ignored. An episode that was already moving when
         this executor started is not continued: the emergency stop is latched until the operator resets it.
@@ -132,9 +136,10 @@ class ChunkExecutor:
         if current is None and episode.phase in MOVING:
             self._episode = episode
             self.estop(f"the executor was started in the middle of episode {episode.episode_id}: discard it")
-            return
+            return True
         if current is not None and (episode.episode_id, episode.epoch) < (current.episode_id, current.epoch):
-            return
+            self.last_refusal = f"episode_state: episode {episode.episode_id}, epoch {episode.epoch} is older than ours"
+            return False
         if current is None or episode.episode_id != current.episode_id:
             self.step = 0
         if current is None or (episode.episode_id, episode.epoch) != (current.episode_id, current.epoch):
@@ -145,6 +150,7 @@ class ChunkExecutor:
             self.hold_reason = f"phase {episode.phase.name}"
             self.source = Source.HOLD
         self._episode = episode
+        return True
 
     def offer_chunk(self, chunk: Chunk, now_s: float = 0.0) -> str:
         """Take a chunk at monotonic time `now_s`. Returns "" when it is accepted, else why not (also counted)."""
@@ -186,13 +192,16 @@ class ChunkExecutor:
         self.estop_reason = reason or "no reason given"
         self._play.flush()
         self._stopped_episode = self._episode.episode_id if self._episode else 0
-        self._hold_target = None if state is None or self._integrator.implausible(state.q) else self._here(state)
+        self._hold_target = None
+        if state is not None and not self._integrator.implausible(state.q):
+            self._anchor(state)
         self.source = Source.HOLD
         self.hold_reason = f"emergency stop: {self.estop_reason}"
 
     def reset_estop(self) -> None:
         """Release the latch. The stopped episode never moves again; a new one must be started."""
         self.estop_reason = ""
+        self._stopped_episode = self._episode.episode_id if self._episode else 0
         self.hold_reason = "emergency stop was reset: start a new episode"
 
     def implausible(self, state: RobotState) -> str:
@@ -234,11 +243,11 @@ class ChunkExecutor:
             return self._hold(fault)  # time stands still until it is clear who commands
         powerless = any(self.watchdog.fault(name, now_s) for name in self._ready_inputs)
         if powerless:
-            self._hold_target = None  # moved by hand meanwhile, an arm must not jump back once its driver obeys again
+            self._lose_sight()
+        else:
+            self._look_again(state)
         if self.estop_reason:
-            if self._hold_target is None:
-                self._hold_target = self._here(state)
-            return Tick(joint_target=self._hold_target.copy())
+            return Tick(joint_target=self._held(state))
         episode = self._episode
         if episode is None or episode.phase not in MOVING or episode.episode_id == self._stopped_episode:
             return self._still(state)
@@ -333,25 +342,48 @@ class ChunkExecutor:
         """Outside an episode: on a robot repeat the pose the arms had when motion ended; in lockstep send nothing."""
         if self._config.wait_for_chunk:
             return Tick()
+        return Tick(joint_target=self._held(state))
+
+    def _held(self, state: RobotState) -> np.ndarray:
+        """Joint targets (n,) of arms that stand."""
         if self._hold_target is None:
-            self._hold_target = self._here(state)
-        return Tick(joint_target=self._hold_target.copy())
+            self._anchor(state)
+        else:
+            self._hold_target = self._integrator.held(state.q, self._period_s)
+        return self._hold_target.copy()
+
+    def _anchor(self, state: RobotState) -> None:
+        """The arms stand where they are measured."""
+        self._hold_target = self._integrator.hold_at(state.q, not self._config.dry_run)
 
     def _begin_at(self, state: RobotState) -> None:
         """The next step starts where the arms are measured."""
-        self._integrator.reset(state.q)
+        if self._config.wait_for_chunk and self.step == 0:
+            self._integrator.reset(state.q)  # a new scene, grippers and all
+        else:
+            self._integrator.reset(state.q, not self._config.dry_run)
         self._followed = None
+
+    def _lose_sight(self) -> None:
+        """The arms may be moved by others, or fall: none must jump back to its target once it obeys again."""
+        self._hold_target = None
+        self._unwatched = True
+
+    def _look_again(self, state: RobotState) -> None:
+        if self._unwatched:
+            self._hold_target = None
+            if self._seen is not None:
+                self._integrator.forget_moved_grippers(self._seen, state.q)
+        self._unwatched = False
+        self._seen = state.q
 
     def _reached(self, state: RobotState) -> np.ndarray:
         """(n,) where the arms are; in a dry run, where they would be."""
         return state.q if self._followed is None else self._followed
 
-    def _here(self, state: RobotState) -> np.ndarray:
-        """Joint targets (n,) that keep the arms where they are measured, within the joints' range."""
-        return self._integrator.within_range(state.q)
-
     def _hold(self, reason: str) -> Tick:
         """Without a usable robot state nothing new is sent: the driver keeps its last target."""
+        self._lose_sight()
         self._trusted = False
         self.hold_reason = reason
         self.source = Source.HOLD

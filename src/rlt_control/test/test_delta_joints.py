@@ -84,6 +84,38 @@ def test_an_arm_that_is_stuck_is_pressed_no_further_than_the_leash():
     assert result.clamped.any()
 
 
+def test_an_arm_that_was_pushed_away_takes_what_is_commanded_along_and_the_other_arm_goes_on():
+    integrator = make()
+    pushed = START.copy()
+    pushed[0] += 0.1
+    away = KINEMATICS.forward(pushed)[0][0]
+    before = [position for position, _ in integrator.commanded]
+    action = np.zeros(14)
+    action[7:13] = 0.001
+    for count in range(1, 201):
+        result = integrator.step(action * (count <= 5), pushed)
+        now = [position for position, _ in integrator.commanded]
+        assert np.abs(now[0] - before[0]).max() <= LIMITS.step_position + 1e-4  # what inverse kinematics misses
+        before = now
+        pushed[7:14] = result.joint_targets[7:14]
+        if count == 5:
+            np.testing.assert_allclose(result.joint_targets[7:13], START[7:13] + 0.005, atol=1e-12)
+            assert result.clamped[:6].any()
+            assert not result.clamped[7:].any()
+    assert np.abs(before[0] - away).max() <= LIMITS.leash_position + 1e-9
+
+
+def test_a_pushed_arm_that_the_policy_leads_back_within_the_leash_goes_where_it_says():
+    integrator = make()
+    for _ in range(100):
+        pressed = integrator.step(SMALL, START).joint_targets
+    aside = START.copy()
+    aside[:6] -= 2e-4
+    back = np.zeros(14)
+    back[:6] = -0.002
+    np.testing.assert_allclose(integrator.step(back, aside).joint_targets[:6], pressed[:6] - 0.002, atol=1e-12)
+
+
 def test_a_large_action_goes_as_far_as_the_tool_may_in_the_direction_that_was_asked():
     action = np.zeros(14)
     action[:6] = [0.05, -0.02, 0.03, 0.0, 0.01, 0.0]

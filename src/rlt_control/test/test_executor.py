@@ -292,6 +292,17 @@ def test_a_joint_slightly_beyond_its_range_is_held_within_it():
     assert target[1] == kinematics.upper[1]
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_joint_far_outside_its_limits_is_held_where_it_is(stopped):
+    limits = {"right_elbow": (1.2, 1.6)}
+    rig = Rig(replace(ROBOT, joint_limits=limits, limits=replace(ROBOT.limits, joint_velocity=1.0)))
+    if stopped:
+        rig.executor.estop("test", rig.state())
+    measured = rig.q.copy()
+    targets = [rig.tick().joint_target for _ in range(20)]
+    assert 0.0 < np.abs(targets[-1] - measured).max() <= 1.0 * ROBOT.period_s + 1e-9
+
+
 def test_a_request_of_any_episode_fits_its_message():
     rig = Rig()
     rig.start(episode_id=2**63)

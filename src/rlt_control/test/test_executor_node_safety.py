@@ -256,6 +256,19 @@ def test_a_silent_input_holds_and_diagnostics_name_it(robot, silent, words, peri
     assert robot.node.core.hold_reason.startswith(words)
 
 
+def test_a_manager_that_knows_less_than_the_executor_is_no_sign_of_life(robot):
+    robot.go()
+    robot.manager_speaks = False
+    for _ in range(26):
+        robot.period()
+    robot.say(EpisodeState(phase=EpisodeState.PHASE_IDLE))  # it started anew, in a run directory without files
+    robot.until(lambda: "older than ours" in robot.node.core.last_refusal, "the refusal")
+    for _ in range(3):
+        robot.period()
+    assert robot.sources(3) == [HOLD] * 3
+    assert robot.node.core.hold_reason.startswith("episode_state: ")
+
+
 def test_every_input_has_its_row_in_diagnostics(robot):
     robot.go()
     _, values = robot.diagnosis()
@@ -290,7 +303,7 @@ def test_a_first_joint_state_that_is_out_of_range_does_not_stand_in_the_way_of_t
 
 def test_a_joint_state_that_no_arm_can_have_reached_is_not_taken_and_an_emergency_stop_does_not_go_there(robot):
     robot.go()
-    at, far = robot.node._state.q, list(robot.q)
+    at, far = list(robot.q), list(robot.q)
     far[7] += 1.0
     robot.now_s += 0.001
     robot.joints(position=far)
@@ -300,7 +313,7 @@ def test_a_joint_state_that_no_arm_can_have_reached_is_not_taken_and_an_emergenc
     sent = len(robot.heard(Float64MultiArray))
     robot.say(Bool(data=True))
     robot.until(lambda: robot.node.core.estop_reason, "the stop")
-    robot.joints(position=robot.q)
+    robot.joints(position=at)
     robot.until(lambda: not robot.node.watchdog.fault("joint_states", robot.now_s), "a right one")
     robot.tick()
     np.testing.assert_allclose(robot.heard(Float64MultiArray)[sent].data, at, atol=1e-3)

@@ -8,6 +8,7 @@ from executor_rig import HOME, ROBOT, Rig, human
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rlt_common.kinematics import build_kinematics
 from rlt_control import inputs
 from rlt_control.joint_jumps import JumpLimit
 from rlt_control.records import Frame, HumanCommand, Phase, RobotState, Source, Tick
@@ -82,6 +83,141 @@ def test_while_a_driver_does_not_obey_what_is_commanded_follows_the_arms(state):
     rig.watchdog.heard(READY, rig.now_s)
     rig.tick()
     np.testing.assert_allclose(rig.q, moved, atol=1e-4)
+
+
+@pytest.mark.parametrize("state", ["no episode yet", "between episodes", "emergency stop"])
+def test_arms_that_fell_while_their_states_were_silent_are_held_where_they_are(state):
+    rig = Rig()
+    if state != "no episode yet":
+        rig.in_motion()
+        rig.change(phase=Phase.LABELLED)
+    rig.tick()
+    rig.joints_speak = False
+    for _ in range(10):
+        rig.tick()
+    if state == "emergency stop":
+        rig.executor.estop("test", RobotState(0, rig.q.copy()))  # the node's newest state, which is old
+        rig.tick()
+    rig.q[1] += 0.4
+    fallen = rig.q.copy()
+    rig.joints_speak = True
+    for _ in range(30):  # until so far a way is believed
+        rig.tick()
+    np.testing.assert_allclose(rig.q, fallen, atol=1e-3)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_arm_that_is_moved_away_takes_the_pose_that_it_holds_along_a_step_at_a_time(stopped):
+    rig = Rig()
+    rig.tick()
+    if stopped:
+        rig.executor.estop("test", rig.state())
+    begun = rig.tick().joint_target
+    displaced, targets = begun.copy(), [begun]
+    for _ in range(80):
+        displaced[7] = min(displaced[7] + 0.02, begun[7] + 0.6)  # torque is off, somebody turns the waist
+        rig.q = displaced.copy()
+        targets.append(rig.tick().joint_target)
+    forward = build_kinematics(ROBOT).forward
+    tools = np.array([forward(q)[1][0] for q in targets])
+    assert np.abs(np.diff(tools, axis=0)).max() <= 1.05 * ROBOT.limits.step_translation
+    assert np.abs(tools[-1] - forward(displaced)[1][0]).max() <= ROBOT.limits.leash_translation
+    np.testing.assert_array_equal(targets[-1], targets[-5])
+
+
+def test_one_wrong_joint_state_between_episodes_moves_the_tool_by_no_more_than_a_step():
+    rig = Rig()
+    before = [rig.tick() for _ in range(5)][-1].joint_target
+    rig.wrong[7] = SPIKE
+    after = rig.tick().joint_target
+    forward = build_kinematics(ROBOT).forward
+    assert 0 < np.abs(forward(after)[1][0] - forward(before)[1][0]).max() <= 1.05 * ROBOT.limits.step_translation
+    np.testing.assert_array_equal(rig.tick().joint_target, after)
+
+
+GRIPPERS = [6, 13]
+
+
+def grips_a_part(rig):
+    """The right gripper is told to close further than the part lets it."""
+    rig.start(rows=40)
+    request = rig.tick().request
+    chunk = rig.chunk(request, dx=0.0)
+    chunk.actions[:, 13] = -0.002
+    assert rig.executor.offer_chunk(chunk, rig.now_s) == ""
+    part = rig.q[13]
+    for _ in range(5):
+        told = rig.tick().joint_target
+        rig.q[13] = part
+    assert told[13] < part - 0.005
+    return part, told[13]
+
+
+@pytest.mark.parametrize("what", ["emergency stop", "cameras", "joint states", "label", "time-out", "next episode"])
+def test_a_hold_leaves_a_gripper_the_command_that_it_has(what):
+    rig = Rig(replace(ROBOT, joint_limits={ROBOT.arms[1].gripper: (0.0, 0.06)}))
+    rig.q[GRIPPERS] = 0.03
+    part, told = grips_a_part(rig)
+    if what == "emergency stop":
+        rig.executor.estop("test", rig.state())
+    elif what == "cameras":
+        rig.cameras_speak = False
+    elif what == "joint states":
+        rig.joints_speak = False
+    elif what == "label":
+        rig.change(phase=Phase.LABELLED)
+    elif what == "time-out":
+        rig.change(max_base_steps=1)
+    else:
+        rig.start(episode_id=2)
+    held = []
+    for step in range(20):
+        rig.joints_speak |= step > 10
+        tick = rig.tick()
+        rig.q[13] = part
+        if tick.executed is not None and tick.executed.source == Source.RL:
+            told = tick.joint_target[13]  # what is at fault has not been noticed yet
+        elif tick.joint_target is not None:
+            held.append(tick.joint_target[13])
+    np.testing.assert_allclose(held, told)
+    assert held
+
+
+@pytest.mark.parametrize("how", ["silent", "does not obey"])
+def test_a_gripper_that_was_opened_while_nobody_watched_does_not_snap_shut(how):
+    rig = Rig(UR)
+    rig.watchdog.heard(READY, 0.0)
+    rig.q[GRIPPERS] = 0.03
+    part, _ = grips_a_part(rig)
+    rig.change(phase=Phase.LABELLED)
+    rig.joints_speak = how != "silent"
+    if how == "does not obey":
+        rig.watchdog.refuse(READY, "robot_program_running says no")
+    for step in range(10):
+        rig.q[13] = part if step < 6 and how == "silent" else 0.038  # until the silence is noticed nothing new is known
+        rig.tick()
+    rig.q[13] = 0.038
+    rig.joints_speak = True
+    rig.watchdog.heard(READY, rig.now_s)
+    assert rig.tick().joint_target[13] == pytest.approx(0.038)
+
+
+def test_a_manager_that_started_anew_and_knows_less_does_not_make_the_arms_go_on():
+    rig = Rig().in_motion()
+    old = replace(rig.executor.episode, episode_id=0, epoch=0, phase=Phase.IDLE)
+    assert not rig.executor.set_episode(old)
+    assert "is older than ours" in rig.executor.last_refusal
+    assert rig.executor.episode.episode_id == 1
+
+
+def test_a_stop_from_before_the_first_episode_keeps_that_one_still_after_the_reset():
+    rig = Rig()
+    rig.executor.estop("test", rig.state())
+    rig.start()
+    rig.executor.reset_estop()
+    assert rig.tick().executed is None
+    rig.start(episode_id=2)
+    assert rig.tick().executed is not None
 
 
 def test_joint_states_that_repeat_their_stamp_are_silent():
@@ -537,7 +673,7 @@ def test_whatever_is_at_fault_no_tick_moves_the_tool_by_more_than_a_step_and_fau
             rig.executor.estop("x", rig.state())
         elif event == "reset":
             rig.executor.reset_estop()
-        elif (event == "impossible" and rig.heard_of is not None) or (event == "spike" and steady(rig)):
+        elif (event == "impossible" and rig.joints_speak and rig.heard_of) or (event == "spike" and steady(rig)):
             rig.wrong[7] = SPIKE if event == "spike" else -IMPOSSIBLE
         before = rig.executor._integrator._kinematics.forward(rig.q)
         fault, now_s = bool(rig.executor.estop_reason), rig.now_s
