@@ -107,8 +107,9 @@ class JoyOperator:
         self._check(axes, buttons)
         self.motion.watch(axes)
         pressed = frozenset(index for index, value in enumerate(buttons) if value)
-        before = pressed if self._pressed is None else self._pressed
         own = self._mapping.buttons
+        # What was pressed while nobody heard it does not count, but for the emergency stop.
+        before = pressed - {own.estop} if self._pressed is None else self._pressed
         if self.intervening and self.silent(now_s):
             before |= pressed - {own.estop}
             self._must_release = SILENT

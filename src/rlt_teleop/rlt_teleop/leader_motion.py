@@ -224,9 +224,12 @@ class LeaderMotion:
             self._ramping.discard(name)
 
     def _grip_range(self, arm: ArmConfig) -> tuple[float, float]:
-        """The arm's gripper, closed and open, m."""
+        """The arm's gripper, closed and open, m: as far as the executor lets it go, or a target beyond that would never
+        be reached."""
         index = self._robot.joint_names.index(arm.gripper)
         low, high = float(self._kinematics.lower[index]), float(self._kinematics.upper[index])
+        least, most = self._robot.joint_limits.get(arm.gripper, (low, high))
+        low, high = max(low, least), min(high, most)
         if self._config.arms[arm.name].gripper and not np.isfinite([low, high]).all():
             raise ParameterError(
                 f"{self._robot.kinematics_path}: joint {arm.gripper} has no range: a leader's gripper is scaled onto it"

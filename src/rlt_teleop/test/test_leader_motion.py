@@ -37,8 +37,9 @@ def mapping(mode: str, **leader) -> JoyMapping:
 class Bench:
     """A leader of the right arm, and arms that execute what is asked for, one control step late as in the graph."""
 
-    def __init__(self, mode: str, **leader) -> None:
-        self.operator = JoyOperator(mapping(mode, **leader), SIM, silence_s=0.5)
+    def __init__(self, mode: str, robot=SIM, **leader) -> None:
+        self.operator = JoyOperator(mapping(mode, **leader), robot, silence_s=0.5)
+        self.grip_limits = robot.joint_limits.get(robot.arms[1].gripper, (0.0, GRIP_RANGE_M))
         self.kinematics = build_kinematics(SIM)
         self.q = HOME.copy()
         self.poses = self.kinematics.forward(self.q)
@@ -74,7 +75,7 @@ class Bench:
             (position + part[:3], rotation_matrix(part[3:6]) @ rotation)
             for (position, rotation), part in zip(self.poses, action.reshape(2, 7), strict=True)
         ]
-        grips = self.q[[6, 13]] + action[[6, 13]]
+        grips = np.clip(self.q[[6, 13]] + action[[6, 13]], *self.grip_limits)
         self.q = self.kinematics.inverse(self.q, self.poses, 5)
         self.q[[6, 13]] = grips
 
@@ -150,6 +151,18 @@ def test_an_absolute_leader_is_reached_on_a_marked_ramp_and_then_followed():
     bench.run(40)
     assert away(bench.poses[1], leader_pose(bench))[0] < 1e-3
     assert not any(command.repositioning for command in bench.commands[-40:])
+
+
+def test_a_leader_s_gripper_goes_from_end_to_end_of_what_the_robot_file_allows():
+    limits = {SIM.arms[1].gripper: (0.01, 0.03)}
+    bench = Bench("absolute", replace(SIM, joint_limits=limits))
+    bench.leader[6] = GRIP_CLOSED
+    bench.run(60)
+    assert bench.q[13] == pytest.approx(0.01, abs=1e-6)
+    assert not bench.commands[-1].repositioning, "the ramp has an end"
+    bench.leader[6] = (GRIP_CLOSED + GRIP_OPEN) / 2
+    bench.run(60)
+    assert bench.q[13] == pytest.approx(0.02, abs=1e-6)
 
 
 def test_an_arm_that_falls_far_behind_an_absolute_leader_ramps_again():
