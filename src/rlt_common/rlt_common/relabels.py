@@ -28,7 +28,10 @@ MAX_BYTES = 16 * 1024**2
 
 @dataclass(frozen=True)
 class Relabel:
-    """One correction. `after_episode`: the newest episode that had ended when it was made (0: not known)."""
+    """One correction. `after_episode`: the newest episode that had ended when it was made (0: not known).
+
+    Of an episode that was given up before its file came: the one before it, for nobody took it in.
+    """
 
     sequence: int
     episode_id: int

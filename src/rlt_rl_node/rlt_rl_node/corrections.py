@@ -1,7 +1,8 @@
 """Labels corrected after their episodes had ended (rlt_msgs/Relabel, `<run>/labels.jsonl`), in their order. No ROS.
 
 A correction comes after the episodes that had ended before it was made: a learner that was away, and takes them in
-again, follows it where it did before, so that it arrives at the same bits.
+again, follows it where it did before, so that it arrives at the same bits. One that comes before its own episode is the
+discard of an episode that was given up before its file came.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ class PendingCorrections:
             return None
         first = self._waiting[min(self._waiting)]
         return first if first.after_episode <= last_episode_id else None
+
+    def before_it_ended(self, episode_id: int) -> Label | None:
+        """The label that the episode has from its beginning on, whatever is to be followed first; None: its own."""
+        early = {
+            n: each.label for n, each in self._waiting.items() if each.episode_id == episode_id > each.after_episode
+        }
+        return early[max(early)] if early else None
 
     def followed(self, sequence: int) -> None:
         """The correction of this number was followed: it, and any before it, is not due again."""

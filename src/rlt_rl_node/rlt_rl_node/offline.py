@@ -113,6 +113,9 @@ class OfflineTraining:
             if key := session.next_on_disk(robot):
                 self._take_in(key)
                 return True
+        if session.correct(self._journals.episode, all_have_ended=True):
+            self.counts.corrected += 1
+            return True
         return False
 
     def _take_in(self, key: EpisodeKey) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rlt_common.advice import Advice, advise
 from rlt_common.atomic import no_follow, remove_leftovers
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError
 from rlt_common.metrics_log import METRICS_LOG, Row, newest, read_metrics
 from rlt_common.run_files import inside
@@ -141,7 +142,9 @@ class RunSession:
         """
         episode = trimmed(episode, self.learner.shape.chunk_length)
         key = episode.key
-        label = self.learner.progress(key.robot).labels.get(key.episode_id, episode.label)
+        label = self.robots[key.robot].corrections.before_it_ended(key.episode_id)
+        if label is None:
+            label = self.learner.progress(key.robot).labels.get(key.episode_id, episode.label)
         try:
             self.store.save(episode)
             self._note(Event(key))
@@ -155,13 +158,16 @@ class RunSession:
             self.learner.pass_over(key)
             return 0
 
-    def correct(self, journalled: Callable[[EpisodeKey, Label], EpisodeData | None]) -> bool:
+    def correct(
+        self, journalled: Callable[[EpisodeKey, Label], EpisodeData | None], all_have_ended: bool = False
+    ) -> bool:
         """Follow the next corrected label that is due; False when none is.
 
         `journalled`: a training episode out of its journal, as if it had ended with that label; None without any.
+        `all_have_ended`: no more episodes come, so that no correction waits for one.
         Raises OSError, with nothing followed, when the disk refuses: try again.
         """
-        due = self._due()
+        due = self._due(all_have_ended)
         if due is None:
             return False
         learner, (key, correction) = self.learner, due
@@ -192,11 +198,12 @@ class RunSession:
             self._log(f"{what}: it is not in the replay, and does not come into it")
         return True
 
-    def _due(self) -> tuple[EpisodeKey, Correction] | None:
+    def _due(self, all_have_ended: bool) -> tuple[EpisodeKey, Correction] | None:
         if again := self.again():
             return (again.key, again.correction) if again.correction else None
         for name, robot in self.robots.items():
-            if correction := robot.corrections.due(self.learner.progress(name).last_episode_id):
+            last = HIGHEST_EPISODE_ID if all_have_ended else self.learner.progress(name).last_episode_id
+            if correction := robot.corrections.due(last):
                 return EpisodeKey(correction.episode_id, name), correction
         return None
 

@@ -168,6 +168,24 @@ def test_a_correction_waits_for_the_episodes_that_had_ended_before_it(tmp_path):
     assert run.learner.progress().corrections == 1
 
 
+def test_an_episode_that_was_given_up_before_its_file_came_is_not_taken_in_after_a_kill_either(tmp_path):
+    first = Run(tmp_path)
+    first.take_in(EPISODES[1])
+    first.session.save()
+    first.learner.pass_over(EpisodeKey(2))  # lost, it was told
+    first.take_in(EPISODES[3])
+    first.hear(append_relabel(tmp_path, 1, "failure", 3))
+    first.hear(append_relabel(tmp_path, 2, "discard", 1))  # then its file came
+    first.session.store.save(EPISODES[2])
+    again = Run(tmp_path)
+    assert ids(again.learner) == (3, 1)
+    assert state(again.learner) == state(first.learner)
+    given_back = append_relabel(tmp_path, 2, "success", 3)
+    for run in (first, again):
+        run.hear(given_back)
+        assert ids(run.learner) == (3, 1, 2)
+
+
 @given(st.permutations(range(1, 8)), st.integers(0, 7))
 def test_corrections_are_followed_once_and_in_their_order(order, applied):
     pending = PendingCorrections(applied)

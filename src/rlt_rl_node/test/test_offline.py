@@ -174,6 +174,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(recorded, tmp_path):
     assert weights(path) == weights(whole)
 
 
+def test_a_correction_that_waits_for_an_episode_that_left_no_file_is_followed_at_the_end(recorded, tmp_path):
+    shutil.copytree(recorded / "run", tmp_path / "run")
+    append_relabel(tmp_path / "run", 3, "discard", after_episode=9)
+    append_relabel(tmp_path / "run", 2, "success", after_episode=9)
+    training, path = train(recorded, tmp_path / "out", run=tmp_path / "run")
+    assert training.counts.corrected == 2
+    assert [key[0] for key in checkpoint.read_state(path)["episodes"]] == [1, 5, 2]
+
+
 def test_of_several_robots_the_order_is_that_of_the_learner(recorded, tmp_path):
     for robot in "ab":
         for i in (1, 2):

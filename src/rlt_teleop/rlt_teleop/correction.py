@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,10 @@ class Corrections:
         """Those on disk, and what in their file is none. Raises EpisodeFileError."""
         return read_relabels(self._run)
 
+    def newest_ended(self, pending: Iterable[int]) -> int:
+        """The newest episode that has its file, or of which one may still come; 0: none. `pending`: ended, without."""
+        return max((*self._finished(), *pending), default=0)
+
     def newest(self, limit: int) -> tuple[int, Label]:
         """The newest finished episode up to id `limit`, and the label that counts now. CommandRefused without any."""
         found = max((i for i in self._finished() if i <= limit), default=0)
@@ -46,7 +51,7 @@ class Corrections:
         return found, self._facts(found)[1]
 
     def give(self, episode_id: int, label: Label, ended: int) -> Correction:
-        """Give a finished episode another label, durably. `ended`: the newest ended episode.
+        """Give a finished episode another label, durably. `ended`: the newest that the correction comes after.
 
         Raises CommandRefused for a label that an operator cannot give, an episode without a finished file and a disk
         that refuses.

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rlt_common import relabels, topics
 from rlt_msgs.msg import Relabel
 from rlt_teleop.correction import Corrections
-from rlt_teleop.episode_machine import RUNNING, EpisodeMachine, Label, Phase
+from rlt_teleop.episode_machine import EpisodeMachine, Label
 
 
 class Relabelling:
@@ -54,8 +54,11 @@ class Relabelling:
         return done.trained_more
 
     def keep_discarded(self, episode_id: int) -> None:
-        """The file of an episode that was given up came late: let it say what everybody was told. CommandRefused."""
-        done = self._corrections.give(episode_id, Label.DISCARD, self._newest_ended())
+        """The file of an episode that was given up came late: let it say what everybody was told. CommandRefused.
+
+        The correction comes before the episode itself: a learner that reads the file later never takes it in.
+        """
+        done = self._corrections.give(episode_id, Label.DISCARD, episode_id - 1)
         if done.relabel is not None:
             self._publish(done.relabel)
         self._machine.found(episode_id)
@@ -65,8 +68,7 @@ class Relabelling:
         )
 
     def _newest_ended(self) -> int:
-        episode = self._machine.episode
-        return episode.episode_id - (episode.phase in RUNNING or episode.phase == Phase.LABELLED)
+        return self._corrections.newest_ended(self._machine.pending)
 
     def _publish(self, relabel: relabels.Relabel) -> None:
         message = Relabel(

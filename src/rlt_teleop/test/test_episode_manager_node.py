@@ -502,6 +502,12 @@ def test_a_relabel_of_an_earlier_episode(make_cell):
     assert "episode 5 cannot be relabelled" in cell.label(EpisodeState.LABEL_FAILURE, episode_id=5).message
     assert "cannot be given" in cell.label(EpisodeState.LABEL_TIMEOUT, episode_id=1).message
 
+    cell.graph.remove(cell.manager)
+    cell.manager = cell.graph.add(EpisodeManagerNode())
+    cell.graph.until(lambda: cell.operator.state.episode_id == 2, "a restarted manager shows the next number")
+    assert cell.label(EpisodeState.LABEL_SUCCESS, episode_id=1).accepted
+    assert corrections(cell)[1]["after_episode"] == 1, "episode 2 has not begun"
+
 
 def test_labels_are_taken_back_with_the_pad_one_episode_after_the_other(make_cell):
     cell = make_cell(tick="timer")
@@ -751,6 +757,7 @@ def test_a_file_that_comes_after_its_episode_was_given_up_stays_a_discard_that_c
     assert cell.operator.state.label == EpisodeState.LABEL_DISCARD
     counts = scan(cell.run).counts
     assert (counts["episodes"], counts["discards"]) == (1, 1)
+    assert corrections(cell)[0]["after_episode"] == 0, "nobody ever took it in"
     assert (cell.operator.state.episodes, cell.operator.state.discards) == (1, 1)
     assert cell.label(EpisodeState.LABEL_SUCCESS, episode_id=1).accepted
     cell.graph.until(lambda: cell.operator.state.successes == 1, "the label is given back")
