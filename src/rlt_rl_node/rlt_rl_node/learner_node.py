@@ -5,9 +5,10 @@ Publishes   /diagnostics
 Services    save_checkpoint (rlt_msgs/SaveCheckpoint)
 
 It takes in an episode once its label and all that belongs to it are there; what stays away is looked for in the
-journal. Robots take turns; one that is silent, incomplete or refused holds up no other. Updates run in short slices
-between callbacks. In lockstep (robot `tick: joint_states`) an episode counts as taken in only when its whole update
-debt is paid, and a new actor is published then; on a robot the debt is paid while episodes run.
+journal, and so is, when a later episode has its label, one of which nobody said that its label counts. Robots take
+turns; one that is silent, incomplete or refused holds up no other. Updates run in short slices between callbacks. In
+lockstep (robot `tick: joint_states`) an episode counts as taken in only when its whole update debt is paid, and a new
+actor is published then; on a robot the debt is paid while episodes run.
 """
 
 from __future__ import annotations
@@ -211,6 +212,8 @@ class LearnerNode(Node):
         if self.session and self.session.again():
             return False
         for episode_id in stream.assembly.labelled():
+            if self.session and self.session.find_before(EpisodeKey(episode_id, stream.robot)):
+                return True
             if self.session is None or not stream.assembly.wanted(episode_id):
                 self._pass_over(stream, episode_id)
                 return True

@@ -56,6 +56,16 @@ class RobotRun:
             label = Label[relabel.label.upper()]
             self.corrections.offer(Correction(relabel.sequence, relabel.episode_id, label, relabel.after_episode))
 
+    def find_before(self, episode_id: int, last: int) -> None:
+        """Into the backlog with finished files of after `last` and before an episode that is heard of.
+
+        Nobody said of them that their labels count, or not while the learner listened: the manager died in between.
+        """
+        if episode_id > last + 1:
+            self.backlog.extend(
+                sorted(i for path in self._journals() if last < (i := self._journal_id(path)) < episode_id)
+            )
+
     def journal(self, episode_id: int) -> Path | None:
         """The finished episode file of an episode, if it is there."""
         return next((path for path in self._journals() if self._journal_id(path) == episode_id), None)

@@ -125,6 +125,13 @@ class RunSession:
             return EpisodeKey(backlog.popleft(), robot)
         return again.key
 
+    def find_before(self, key: EpisodeKey) -> bool:
+        """Whether finished files of the robot have to be taken in before the episode `key`, heard of on the topics:
+        they are the backlog then."""
+        robot = self.robots[key.robot]
+        robot.find_before(key.episode_id, self.learner.progress(key.robot).last_episode_id)
+        return bool(robot.backlog)
+
     def stored(self, key: EpisodeKey) -> EpisodeData | None:
         """The encoded episode of an earlier start, if it is there and whole."""
         if not self.store.path(key).is_file():

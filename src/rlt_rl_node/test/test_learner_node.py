@@ -270,6 +270,23 @@ def test_an_episode_is_taken_in_once_its_label_is_confirmed_and_never_when_it_wa
     assert shared.status.transitions == before + len(kept.encoded_steps)
 
 
+def test_an_episode_that_nobody_confirmed_comes_from_its_file_before_the_next_one(shared):
+    """Its manager died after the label; the recorder finished the file all the same."""
+    before = shared.status.transitions
+    orphan, following = next_episode(), next_episode()
+    for topic, message in episode_messages(orphan):
+        if topic == topics.EPISODE_STATE:
+            message.confirmation = EpisodeState.CONFIRMATION_PENDING
+        shared.publish(topic, message)
+    shared.end_control(orphan)
+    write_journal(shared.folder / "run" / "episodes", orphan)
+    shared.play(following)
+    taken_in(shared, following.episode_id)
+    assert shared.status.transitions == before + len(orphan.encoded_steps) + len(following.encoded_steps)
+    rows = [row["episode"] for row in read_metrics(shared.folder / "run").rows]
+    assert rows[-2:] == [orphan.episode_id, following.episode_id]
+
+
 @pytest.mark.parametrize("journalled", [False, True])
 def test_a_dry_run_never_enters_the_replay_and_is_said(shared, journalled):
     dry, before = next_episode(), shared.status.transitions

@@ -303,6 +303,10 @@ class EpisodeMachine:
         if episode_id == self.episode.episode_id:
             self.episode = replace(self.episode, confirmation=Confirmation.DONE)
 
+    def count_more(self, more: Mapping[str, int]) -> None:
+        """Episodes count that this machine did not see end: by the names in :data:`COUNTS`."""
+        self.episode = replace(self.episode, **{name: getattr(self.episode, name) + by for name, by in more.items()})
+
     def close(self, reason: str) -> None:
         """Whatever had to be waited for after the label is done."""
         self._require("close the episode", Phase.LABELLED)
@@ -383,8 +387,7 @@ class EpisodeMachine:
         return waiting.pop(episode_id)
 
     def _count(self, label: Label, taken_over: bool) -> None:
-        more = {"episodes": 1, COUNT_OF[label]: 1, "interventions": int(taken_over)}
-        self.episode = replace(self.episode, **{name: getattr(self.episode, name) + by for name, by in more.items()})
+        self.count_more({"episodes": 1, COUNT_OF[label]: 1, "interventions": int(taken_over)})
 
     def _move_on(self, **changes: object) -> None:
         self.episode = replace(self.episode, epoch=self.episode.epoch + 1, relabelling=0, **changes)

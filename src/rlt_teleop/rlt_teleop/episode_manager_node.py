@@ -30,6 +30,7 @@ from rlt_common.episode_file import EpisodeFileError
 from rlt_common.health import ERROR, OK, WARN, Health
 from rlt_common.parameters import declare, reject_unknown
 from rlt_common.process import run_node
+from rlt_common.relabels import episode_facts, episode_path
 from rlt_msgs.msg import (
     ControlState,
     EpisodeState,
@@ -59,7 +60,7 @@ from rlt_teleop.operator_wanted import wanted
 from rlt_teleop.recordings import Recordings
 from rlt_teleop.relabelling import Relabelling
 from rlt_teleop.run_action import RunAction
-from rlt_teleop.run_directory import scan
+from rlt_teleop.run_directory import scan, tally
 from rlt_teleop.scene_reset import SceneReset
 from rlt_teleop.step_count import StepCount
 from rlt_teleop.training_gate import Go, Refuse, Training, Wait, decide, taken_in
@@ -94,6 +95,8 @@ class EpisodeManagerNode(Node):
             self.get_logger().warning(f"not counted: {problem}")
         self.machine = EpisodeMachine(self.task.name, ledger.last_episode_id, ledger.counts)
         self.training_episodes = ledger.training_episodes
+        self._unfinished = set(ledger.unfinished)
+        """Episodes of an earlier start that count once their files are durable."""
         self.count = StepCount(0)
         self._control = ControlState()
         self._control_heard_s = NEVER
@@ -267,10 +270,23 @@ class EpisodeManagerNode(Node):
         self.recordings.hear(message)
         if message.durable and self.machine.is_lost(episode_id):
             self.command(self._relabelling.keep_discarded, episode_id)
+        if message.durable and episode_id in self._unfinished:
+            self._unfinished.remove(episode_id)
+            self.command(self._count_earlier, episode_id)
         episode = self.machine.episode
         if message.error and self.parameters.record and episode_id == episode.episode_id and episode.phase in RUNNING:
             self.command(self.machine.label, Label.DISCARD, f"recorder: {message.error}")
         self.news.tell()
+
+    def _count_earlier(self, episode_id: int) -> None:
+        """The manager that saw the episode end was gone before its file was durable."""
+        try:
+            counts, training = tally([episode_facts(episode_path(self.parameters.run_directory, episode_id))])
+        except EpisodeFileError as error:
+            self.get_logger().warning(f"not counted: {error}")
+            return
+        self.training_episodes += training
+        self.machine.count_more(counts)
 
     def _on_event(self, message: OperatorEvent) -> None:
         machine, episode, source = self.machine, self.machine.episode, message.source or "operator"

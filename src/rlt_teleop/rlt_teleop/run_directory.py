@@ -6,7 +6,7 @@ Episodes whose files were deleted to keep to a disk budget (`rlt_common.retired`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,14 @@ class Ledger:
     """What a run directory holds: the largest id in use (0: none), and how its finished episodes ended.
 
     `counts`: by the names in :data:`COUNTS`. `training_episodes`: those of purpose train that were not discarded.
+    `unfinished`: ids of which there is but a part, which a recorder may still be writing.
     """
 
     last_episode_id: int
     counts: Mapping[str, int]
     training_episodes: int
     unreadable: tuple[str, ...]
+    unfinished: frozenset[int]
 
 
 def scan(run: Path | str) -> Ledger:
@@ -39,6 +41,7 @@ def scan(run: Path | str) -> Ledger:
     folder = Path(run) / EPISODES
     found: list[Mapping[str, str]] = []
     unreadable = []
+    parts, whole = set(), set()
     corrected, retired = corrected_labels(run), _retired(run)
     last = max(retired, default=0)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -46,6 +49,7 @@ def scan(run: Path | str) -> Ledger:
         if match is None:
             continue
         last = max(last, int(match[1]))
+        (parts if match[2] else whole).add(int(match[1]))
         if match[2]:
             continue
         retired.pop(int(match[1]), None)
@@ -54,15 +58,21 @@ def scan(run: Path | str) -> Ledger:
         except EpisodeFileError as error:
             unreadable.append(str(error))
     found += retired.values()
-    counts = dict.fromkeys(COUNTS, 0)
+    counts, training = tally(found)
+    return Ledger(last, counts, training, tuple(unreadable), frozenset(parts - whole))
+
+
+def tally(found: Iterable[Mapping[str, str]]) -> tuple[dict[str, int], int]:
+    """Counts by the names in :data:`COUNTS`, and the training episodes, of finished episodes with these facts."""
+    counts, training = dict.fromkeys(COUNTS, 0), 0
     for facts in found:
         counts["episodes"] += 1
         label = facts.get("label", "").upper()
         if label in Label.__members__ and Label[label] in COUNT_OF:
             counts[COUNT_OF[Label[label]]] += 1
         counts["interventions"] += facts.get("intervened") == "true"
-    training = sum(facts.get("purpose") == "train" and facts.get("label") != "discard" for facts in found)
-    return Ledger(last, counts, training, tuple(unreadable))
+        training += facts.get("purpose") == "train" and facts.get("label") != "discard"
+    return counts, training
 
 
 def _retired(run: Path | str) -> dict[int, Mapping[str, str]]:

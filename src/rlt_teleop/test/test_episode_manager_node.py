@@ -681,7 +681,7 @@ def as_process(name, cell, folder):
 
 
 def test_a_manager_killed_right_after_the_label_loses_no_episode(make_cell, tmp_path):
-    cell = make_cell()
+    cell = make_cell(tick="timer")
     cell.graph.remove(cell.manager)
     cell.graph.until(lambda: not cell.operator.callers[StartEpisode].service_is_ready(), "the first manager is gone")
     process = as_process("episode_manager", cell, tmp_path)
@@ -693,17 +693,23 @@ def test_a_manager_killed_right_after_the_label_loses_no_episode(make_cell, tmp_
             ),
             "the manager hears us",
         )
-        assert cell.until_started() == 1
+        assert cell.until_started(purpose=TRAIN) == 1
         cell.graph.until(lambda: cell.executor.step == 6 and cell.operator.state.phase == BASE, "the arms move")
+        cell.recorder.recorder._settle_s = 600.0
+        cell.executor.step += 1  # a step that the recorder waits for, until the manager is back
         cell.press(OperatorEvent.EVENT_SUCCESS)
         cell.until_phase(LABELLED)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     path = cell.run / "episodes" / "000001.mcap"
+    assert not path.exists()
+    manager = cell.graph.add(EpisodeManagerNode())
     cell.graph.until(path.exists, "the recorder makes it durable all the same")
     assert episode_metadata(path)["label"] == "success"
-    assert scan(cell.run).counts["successes"] == 1
+    cell.graph.until(lambda: cell.operator.state.successes == 1, "the restarted manager counts it")
+    assert (cell.operator.state.episode_id, cell.operator.state.episodes) == (2, 1)
+    assert manager.training_episodes == scan(cell.run).training_episodes == 1
 
 
 def test_a_recorder_killed_in_the_middle_leaves_a_part_and_nothing_is_confirmed(make_cell, tmp_path):

@@ -17,10 +17,12 @@ def test_ids_go_on_after_the_largest_and_unfinished_files_count(tmp_path):
     write(tmp_path, 1, "success")
     write(tmp_path, 2, "failure")
     (tmp_path / "episodes" / "000004.mcap.part").write_bytes(b"torn")
+    (tmp_path / "episodes" / "000002.mcap.part.1").write_bytes(b"torn")
     (tmp_path / "episodes" / "notes.txt").write_text("not an episode")
     ledger = scan(tmp_path)
     assert (ledger.last_episode_id, ledger.counts["episodes"], ledger.counts["successes"]) == (4, 2, 1)
     assert ledger.unreadable == ()
+    assert ledger.unfinished == {4}
 
 
 def test_training_episodes_are_counted_for_the_curriculum(tmp_path):
