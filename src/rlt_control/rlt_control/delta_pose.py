@@ -36,6 +36,8 @@ RANGE_MARGIN = 0.1
 MISS_M, MISS_RAD = 2e-3, 0.02
 """How far from the commanded pose the joints found may hold the tool. More is no solution, and would add up unseen."""
 ROUNDING = 1e-9
+SHORTER = 3
+"""How often a way is cut to the largest step of a tool: it bends, and the first cut may not do."""
 NO_RESET = "the integrator has no commanded pose yet: call reset with the measured joints first"
 
 
@@ -220,10 +222,13 @@ class DeltaPoseIntegrator:
                 continue
             columns = self._columns[arm]
             way, targets = np.clip(q - self._targets, -largest, largest)[columns], self._targets.copy()
-            targets[columns] += way
-            steps = self._beyond_a_step(self._kinematics.forward(targets)[arm], commanded)
-            targets[columns] = self._targets[columns] + way / max(1.0, steps)
-            self._targets, self._poses = targets, self._kinematics.forward(targets)
+            for _ in range(SHORTER):
+                targets[columns] = self._targets[columns] + way
+                poses = self._kinematics.forward(targets)
+                if (steps := self._beyond_a_step(poses[arm], commanded)) <= 1.0 + ROUNDING:
+                    self._targets, self._poses = targets, poses
+                    break
+                way = way / (1.01 * steps)
         return self._targets.copy()
 
     def forget_moved_grippers(self, q_before: np.ndarray, q_measured: np.ndarray) -> None:
