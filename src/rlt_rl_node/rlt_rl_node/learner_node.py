@@ -9,6 +9,9 @@ journal, and so is, when a later episode has its label, one of which nobody said
 turns; one that is silent, incomplete or refused holds up no other. Updates run in short slices between callbacks. In
 lockstep (robot `tick: joint_states`) an episode counts as taken in only when its whole update debt is paid, and a new
 actor is published then; on a robot the debt is paid while episodes run.
+
+Ctrl-C or SIGTERM waits for the end of the slice in hand, then a checkpoint keeps what was learned. A second Ctrl-C ends
+it at once without one, as an error does: what was half done is made again from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import rclpy
 import torch
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -384,24 +387,23 @@ class LearnerNode(Node):
         return True, str(path), ""
 
 
-def spin(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
-    """Callbacks first, then one slice of work, and so on."""
+def _work(node: LearnerNode, executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> None:
+    """Callbacks first, then one slice of work, and so on; what was learned is kept when all of it is whole.
+
+    In lockstep the robot waits for the learner; a real one does not.
+    """
+    if not node.lockstep:
+        os.nice(node.parameters.niceness)
     idle = False
-    while rclpy.ok():
+    while not stopped():
         before = node.received
         executor.spin_once(timeout_sec=IDLE_S if idle else 0.0)
         idle = node.received == before and not node.work()
-
-
-def _spin_behind(node: LearnerNode, executor: SingleThreadedExecutor) -> None:
-    """In lockstep the robot waits for the learner; a real one does not."""
-    if not node.lockstep:
-        os.nice(node.parameters.niceness)
-    spin(node, executor)
+    node.save_at_exit()
 
 
 def main() -> None:
     """Entry point of `ros2 run rlt_rl_node rl_learner`."""
     torch.set_num_threads(1)
     errors = (FrozenModelsError, DemonstrationsError, CheckpointError, EpisodeFileError, OSError)
-    run_node("rl_learner", LearnerNode, *errors, spin=_spin_behind, at_exit=LearnerNode.save_at_exit)
+    run_node("rl_learner", LearnerNode, *errors, work=_work)

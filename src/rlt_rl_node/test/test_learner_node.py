@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from rlt_rl_node.actor_codec import pack, unpack
 from rlt_rl_node.agent import AgentConfig
 from rlt_rl_node.budget import BudgetConfig
 from rlt_rl_node.episode_assembly import EpisodeAssembly
-from rlt_rl_node.episode_store import trimmed
+from rlt_rl_node.episode_store import EpisodeStore, trimmed
 from rlt_rl_node.learner import Learner, LearnerConfig
 from rlt_rl_node.records import EpisodeData, Label
 
@@ -99,14 +101,19 @@ def taken_in(graph: Graph, episode_id: int) -> None:
     )
 
 
-def expected_actor(last: int) -> bytes:
-    """The actor of a learner in this process that takes in the same episodes, each followed by its updates."""
+def new_learner() -> Learner:
+    """A learner in this process with the settings of the node's."""
     config = LearnerConfig(
         SEED,
         agent=AgentConfig(hidden=(16, 16), batch_size=8),
         budget=BudgetConfig(warmup_episodes=2, min_transitions=10, initial_updates=20, updates_per_transition=1.0),
     )
-    learner = Learner(task_shape(), config)
+    return Learner(task_shape(), config)
+
+
+def expected_actor(last: int) -> bytes:
+    """The actor of a learner in this process that takes in the same episodes, each followed by its updates."""
+    learner = new_learner()
     for episode_id in range(1, last + 1):
         learner.add_episode(trimmed(EPISODES[episode_id], 4))
         while learner.owed:
@@ -163,6 +170,48 @@ def test_episodes_become_actors_and_a_killed_learner_resumes_to_the_same_bits(tm
         graph.play(episode_data(9), purpose=EpisodeState.PURPOSE_EVALUATE)
         taken_in(graph, 9)
         assert (graph.status.actor_version, graph.status.stage) == (3, "online")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from rlt_rl_node import learner_node
+from rlt_rl_node.agent import Agent
+
+update_critic = Agent.update_critic
+
+def interrupted(agent, batch, x):
+    metrics = update_critic(agent, batch, x)
+    if agent.updates == 10:
+        for _ in range(TIMES):
+            os.kill(os.getpid(), signal.SIGINT)
+    return metrics
+
+Agent.update_critic = interrupted
+learner_node.main()
+"""
+"""A learner that gets SIGINT in the midst of its eleventh update."""
+
+
+def test_a_stop_waits_for_the_end_of_the_update_and_a_second_one_saves_nothing(tmp_path):
+    store = EpisodeStore(tmp_path / "run" / "encoded")
+    for episode_id in (1, 2):
+        store.save(trimmed(EPISODES[episode_id], 4))
+    flags = [f"{name}:={json.dumps(value)}" for name, value in parameters(tmp_path, slice_s=0.001).items()]
+    for times, saved in ((2, 0), (1, 1)):
+        command = [sys.executable, "-c", INTERRUPTED.replace("TIMES", str(times)), "--ros-args"]
+        end = subprocess.run([*command, *(part for flag in flags for part in ("-p", flag))], timeout=60)
+        assert end.returncode == 0
+        assert len(list((tmp_path / "run").glob("checkpoints/*"))) == saved
+    path = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    updates = checkpoint.read_state(path)["counters"]["updates"]
+    assert 10 < updates < 20
+    ours = new_learner()
+    for episode_id in (1, 2):
+        ours.add_episode(trimmed(EPISODES[episode_id], 4))
+    ours.run_updates(updates)
+    theirs = checkpoint.load(path, task_shape(), ours.config, store)[0]
+    assert theirs.counters() == ours.counters()
+    assert all(np.array_equal(theirs.arrays()[name], array) for name, array in ours.arrays().items())
 
 
 def test_a_corrected_label_is_followed_once_and_again_after_a_kill(tmp_path):
