@@ -87,6 +87,10 @@ class EpisodeAssembly:
         """Ids of episodes that have a label that counts, rising."""
         return sorted(i for i, episode in self._episodes.items() if episode.confirmed)
 
+    def label(self, episode_id: int) -> Label:
+        """The label it has now."""
+        return self._episodes[episode_id].label
+
     def wanted(self, episode_id: int) -> bool:
         """Whether the episode is to be trained on."""
         episode = self._episodes[episode_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from rlt_common.codecs import CodecError
 from rlt_common.episode_file import EpisodeFileError
@@ -34,19 +35,25 @@ class JournalReader:
         self._warn, self._refuse = warn, refuse
 
     def episode(self, key: EpisodeKey, label: Label | None = None) -> EpisodeData | None:
-        """A training episode, as if it had ended with `label` (None: with its own). None when there is none."""
+        """A training episode, with the label that it ended with. None when there is none.
+
+        `label`: the one that it was given since, which says whether it is to be trained on; None: none.
+        """
         run, assembly = self._runs[key.robot], self._new_assembly()
         try:
             if run.journal(key.episode_id) is None:
                 return None
             run.collect(key.episode_id, assembly, self._config_hash)
+            if key.episode_id not in assembly.labelled():
+                return None
+            ended = assembly.label(key.episode_id)
             if label is not None:
                 assembly.relabel(key.episode_id, label)
-            if key.episode_id not in assembly.labelled() or not assembly.wanted(key.episode_id):
+            if not assembly.wanted(key.episode_id):
                 return None
             if missing := assembly.missing(key.episode_id):
                 self._warn(f"{key} is taken in without {missing}")
-            return assembly.take(key.episode_id, key.robot)
+            return replace(assembly.take(key.episode_id, key.robot), label=ended)
         except (EpisodeFileError, CodecError, ValueError) as error:
             self._refuse(f"{key}: its journal: {error}")
             return None

@@ -234,7 +234,10 @@ class LearnerNode(Node):
     def _take_in_from_disk(self, stream: RobotStream, key: EpisodeKey) -> None:
         if episode := self.session.stored(key):
             stream.assembly.forget(key.episode_id)
-            self._take_in(stream, episode)
+            if episode.label.trainable:
+                self._take_in(stream, episode)
+            else:
+                self._pass_over(stream, key.episode_id)
             return
         self._add_journal(stream, key.episode_id, "everything: it ended while the learner was away")
         assembly = stream.assembly

@@ -121,7 +121,7 @@ class OfflineTraining:
     def _take_in(self, key: EpisodeKey) -> None:
         session, learner = self.session, self.learner
         episode = session.stored(key) or self._journals.episode(key)
-        if episode is None:
+        if episode is None or not episode.label.trainable:
             self.counts.left_out += 1
             learner.pass_over(key)
             return

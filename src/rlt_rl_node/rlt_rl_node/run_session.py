@@ -119,11 +119,17 @@ class RunSession:
         backlog, again = self.robots[robot].backlog, self.again()
         if again is None:
             return EpisodeKey(backlog.popleft(), robot) if backlog else None
-        if again.correction or again.key.robot != robot:
+        if again.key.robot != robot:
             return None
-        if backlog and backlog[0] <= again.key.episode_id:
+        if self._ended_before(again):
             return EpisodeKey(backlog.popleft(), robot)
-        return again.key
+        return None if again.correction else again.key
+
+    def _ended_before(self, again: Event) -> bool:
+        """Whether episodes of the robot are on the disk that were done with before this was done."""
+        backlog = self.robots[again.key.robot].backlog
+        last = again.correction.after_episode if again.correction else again.key.episode_id
+        return bool(backlog) and backlog[0] <= last
 
     def find_before(self, key: EpisodeKey) -> bool:
         """Whether finished files of the robot have to be taken in before the episode `key`, heard of on the topics:
@@ -133,7 +139,11 @@ class RunSession:
         return bool(robot.backlog)
 
     def stored(self, key: EpisodeKey) -> EpisodeData | None:
-        """The encoded episode of an earlier start, if it is there and whole."""
+        """The encoded episode of an earlier start, if it is there and whole.
+
+        One without a trainable label was passed over at its time, and a corrected label brought it into the replay
+        later: it is to be passed over again.
+        """
         if not self.store.path(key).is_file():
             return None
         try:
@@ -170,7 +180,8 @@ class RunSession:
     ) -> bool:
         """Follow the next corrected label that is due; False when none is.
 
-        `journalled`: a training episode out of its journal, as if it had ended with that label; None without any.
+        `journalled`: a training episode out of its journal that is wanted now that it has that label, with the label
+        that it ended with; None without any.
         `all_have_ended`: no more episodes come, so that no correction waits for one.
         Raises OSError, with nothing followed, when the disk refuses: try again.
         """
@@ -183,10 +194,10 @@ class RunSession:
         held = key in learner.replay.episodes
         episode = None
         if label.trainable and key.episode_id <= learner.progress(key.robot).last_episode_id:
-            episode = self.stored(key) or journalled(key, label)
-            if episode is not None and not self.store.path(key).is_file():
+            episode = self.stored(key)
+            if episode is None and (episode := journalled(key, label)) is not None:
                 episode = trimmed(episode, learner.shape.chunk_length)
-                self.store.save(episode)
+                self.store.save(episode)  # as it ended: a discard was passed over at its time, and will be again
         self._note(Event(key, correction))
         self.robots[key.robot].corrections.followed(correction.sequence)
         try:
@@ -207,7 +218,8 @@ class RunSession:
 
     def _due(self, all_have_ended: bool) -> tuple[EpisodeKey, Correction] | None:
         if again := self.again():
-            return (again.key, again.correction) if again.correction else None
+            due = again.correction and not self._ended_before(again)
+            return (again.key, again.correction) if due else None
         for name, robot in self.robots.items():
             last = HIGHEST_EPISODE_ID if all_have_ended else self.learner.progress(name).last_episode_id
             if correction := robot.corrections.due(last):

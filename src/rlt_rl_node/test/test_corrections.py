@@ -33,7 +33,12 @@ class Run:
         self.session = RunSession(folder, task_shape(), learner_config(), None, self.words.append)
         while self.session.robots[""].backlog:
             self.follow()
-            self.take_in(self.session.stored(self.session.next_on_disk("")))
+            key = self.session.next_on_disk("")
+            episode = self.session.stored(key)
+            if episode.label.trainable:
+                self.take_in(episode)
+            else:
+                self.learner.pass_over(key)
         self.follow()
 
     @property
@@ -115,22 +120,43 @@ def test_a_discarded_episode_leaves_and_comes_back(tmp_path):
     assert len(run.learner.replay) == held
 
 
-def test_an_episode_that_was_never_taken_in_comes_from_its_journal(tmp_path):
+def test_an_episode_that_was_never_taken_in_comes_from_its_journal_and_owes_nothing_then_or_after_a_kill(tmp_path):
     asked = []
 
     def journalled(key, label):
         asked.append((key, label))
-        return random_episode(key.episode_id, 20, label)
+        return random_episode(key.episode_id, 20, Label.DISCARD)
 
     run = Run(tmp_path, journalled)
     run.take_in(EPISODES[1])
     run.learner.pass_over(EpisodeKey(2))
-    run.hear(append_relabel(tmp_path, 2, "success", 2))
+    run.take_in(EPISODES[3])
+    updates = run.learner.agent.updates
+    run.hear(append_relabel(tmp_path, 2, "success", 3))
     assert asked == [(EpisodeKey(2), Label.SUCCESS)]
-    assert ids(run.learner) == (1, 2)
-    assert ids(Run(tmp_path, journalled).learner) == (1, 2)
-    run.hear(append_relabel(tmp_path, 9, "discard", 2))
+    assert ids(run.learner) == (1, 3, 2)
+    assert batch(run.learner).rewards.max() > 0
+    assert (run.learner.agent.updates, run.learner.owed, run.learner.budget.episodes) == (updates, 0, 2)
+    assert state(Run(tmp_path, journalled).learner) == state(run.learner)
+    run.hear(append_relabel(tmp_path, 9, "discard", 3))
     assert any("episode 9 is relabelled DISCARD: it is not in the replay" in words for words in run.words)
+
+
+def test_a_damaged_encoding_is_written_again_from_the_journal_as_it_was(tmp_path):
+    run = Run(tmp_path, lambda key, label: EPISODES[key.episode_id])
+    for i in (1, 2, 3):
+        run.take_in(EPISODES[i])
+    path = run.session.store.path(EpisodeKey(2))
+    whole = path.read_bytes()
+    run.hear(append_relabel(tmp_path, 2, "discard", 3))
+    run.session.save()
+    path.write_bytes(whole[:-8])
+    again = Run(tmp_path, run.journalled)
+    again.hear(append_relabel(tmp_path, 2, "success", 3))
+    assert ids(again.learner) == (1, 3, 2)
+    assert path.read_bytes() == whole
+    again.session.save()
+    assert state(Run(tmp_path).learner) == state(again.learner)
 
 
 def test_a_label_may_be_corrected_before_the_episode_is_taken_in(tmp_path):

@@ -248,6 +248,7 @@ def test_a_corrected_label_is_followed_once_and_again_after_a_kill(tmp_path):
         start(graph)
         graph.spin_until(lambda: graph.status.transitions == now, "the corrections are heard and followed again")
         assert graph.status.last_episode_id == 4
+        assert (graph.status.updates, graph.status.update_debt) == (updates, 0)
     words = (tmp_path / "rl_learner.log").read_text()
     assert words.count("episode 2 is relabelled DISCARD: the replay follows") == 2
     assert "is not undone" in words

@@ -159,19 +159,29 @@ def test_a_given_number_of_updates_is_made_and_all_episodes_are_in_the_replay(re
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(recorded, tmp_path):
-    _, whole = train(recorded, tmp_path / "whole")
     shutil.copytree(recorded / "run", tmp_path / "run")
-    later = [tmp_path / "run" / "episodes" / f"{i:06d}.mcap" for i in (3, 4, 5)]
-    for path in later:
-        path.rename(path.with_suffix(".later"))
     # Episode 6 is no training episode: to have passed it over would leave out the three before it.
     (tmp_path / "run" / "episodes" / "000006.mcap").unlink()
+    append_relabel(tmp_path / "run", 4, "success", after_episode=4)
+    _, whole = train(recorded, tmp_path / "whole", run=tmp_path / "run")
+    later = [tmp_path / "run" / "episodes" / f"{i:06d}.mcap" for i in (3, 4, 5)]
+    later.append(tmp_path / "run" / "labels.jsonl")
+    for path in later:
+        path.rename(path.with_suffix(".later"))
     train(recorded, tmp_path / "out", run=tmp_path / "run")
     for path in later:
         path.with_suffix(".later").rename(path)
     training, path = train(recorded, tmp_path / "out", run=tmp_path / "run")
-    assert training.counts.taken == 2
+    assert training.counts == offline.Counts(taken=2, left_out=1, corrected=1)
     assert weights(path) == weights(whole)
+    assert checkpoint.read_state(path)["counters"] == checkpoint.read_state(whole)["counters"]
+
+    # From before the discard was given its label back: it is in `encoded` now.
+    shutil.rmtree(path)
+    training, path = train(recorded, tmp_path / "out", run=tmp_path / "run")
+    assert training.counts == offline.Counts(taken=2, left_out=1, corrected=1)
+    assert weights(path) == weights(whole)
+    assert checkpoint.read_state(path)["counters"] == checkpoint.read_state(whole)["counters"]
 
 
 def test_a_correction_that_waits_for_an_episode_that_left_no_file_is_followed_at_the_end(recorded, tmp_path):

@@ -30,11 +30,16 @@ def practised(robot: str, episode_id: int, label: Label = Label.SUCCESS) -> Epis
     return replace(data, episode_id=episode_id, robot=robot)
 
 
+def nothing(key: EpisodeKey, label: Label) -> None:
+    """No journal."""
+
+
 class Shared:
     """A session of two robots as the learner node drives it."""
 
-    def __init__(self, folder: Path, start_from: Path | None = None) -> None:
+    def __init__(self, folder: Path, start_from: Path | None = None, journalled=nothing) -> None:
         self.words: list[str] = []
+        self.journalled = journalled
         robots = {cell: folder / cell for cell in CELLS}
         self.session = RunSession(
             folder / "run", task_shape(), learner_config(), start_from, self.words.append, None, robots
@@ -48,7 +53,7 @@ class Shared:
 
     def follow(self) -> bool:
         followed = False
-        while self.session.correct(lambda key, label: None):
+        while self.session.correct(self.journalled):
             followed = True
         return followed
 
@@ -56,7 +61,11 @@ class Shared:
         key = self.session.next_on_disk(cell)
         if key is None:
             return False
-        self.take_in(self.session.stored(key))
+        episode = self.session.stored(key)
+        if episode.label.trainable:
+            self.take_in(episode)
+        else:
+            self.learner.pass_over(key)
         return True
 
     def take_in(self, episode: EpisodeData) -> None:
@@ -137,6 +146,18 @@ def test_a_killed_learner_does_all_in_the_same_order_again(tmp_path, saved_after
     assert len((tmp_path / "run" / "order.jsonl").read_text().splitlines()) == len(taken) + 1
     for shared in (first, again):
         shared.take_in(practised("cell_b", 4))
+    assert state(again.learner) == state(first.learner)
+
+
+def test_a_discard_that_was_given_its_label_back_comes_to_its_place_after_a_kill(tmp_path):
+    first = Shared(tmp_path, journalled=lambda key, label: practised(key.robot, key.episode_id, Label.DISCARD))
+    for robot, episode_id in (("cell_a", 1), ("cell_b", 1)):
+        first.take_in(practised(robot, episode_id))
+    first.learner.pass_over(EpisodeKey(2, "cell_a"))
+    first.hear("cell_a", 1, 2, Label.SUCCESS, 2)
+    first.take_in(practised("cell_b", 2))
+    assert [key.episode_id for key in first.learner.replay.episodes] == [1, 1, 2, 2]
+    again = Shared(tmp_path)
     assert state(again.learner) == state(first.learner)
 
 
