@@ -40,15 +40,22 @@ def write_atomic(path: Path | str, data: bytes) -> None:
 def append_line(path: Path, value: Any) -> None:
     """Append a value to a file of JSON lines, durably; a line that was torn when its writer died is ended first.
 
-    Raises OSError when the disk refuses.
+    Raises OSError when the disk refuses; then nothing of the line stays. One process writes the file.
     """
-    with open(path, "a+b", opener=no_follow) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+    with open(path, "a+b", buffering=0, opener=no_follow) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
         torn = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_folder(path.parent)
+        left = memoryview(b"\n" * torn + json.dumps(value).encode() + b"\n")
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+            fsync_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
 
 
 def temporary_path(path: Path) -> Path:

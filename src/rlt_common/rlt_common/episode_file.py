@@ -141,7 +141,12 @@ class EpisodeWriter:
         return size
 
     def keep_partial(self) -> None:
-        """Close the temporary file and leave it where it is; a full disk does not matter any more."""
+        """Close the temporary file and leave it where it is; a full disk does not matter any more.
+
+        It is closed already where :meth:`finish` could not rename it.
+        """
+        if self._file.closed:
+            return
         with contextlib.suppress(OSError):
             self._file.truncate(self._file.tell())
             self._file.close()

@@ -1,5 +1,6 @@
 """A file is the old one or the new one: with a disk that is full, and with a link in the file's place."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from rlt_common.atomic import remove_leftovers, temporary_path, write_atomic
+from rlt_common.atomic import append_line, remove_leftovers, temporary_path, write_atomic
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter
 
 LIMIT = 4096
@@ -38,6 +39,23 @@ def test_a_full_disk_leaves_the_old_file_and_takes_no_more_room(full_disk):
     assert [p.name for p in full_disk.iterdir()] == ["facts.json"]
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_of_a_line_that_is_refused_nothing_stays(full_disk, monkeypatch):
+    path = full_disk / "list.jsonl"
+    append_line(path, 1)
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        append_line(path, "x" * (1 << 20))
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", _broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            append_line(path, 2)
+    append_line(path, 3)
+    assert path.read_text() == "1\n3\n"
+
+
+def _broken(descriptor: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlt_common import topics
+from rlt_common.atomic import fsync_folder
 from rlt_common.episode_file import PARTIAL_SUFFIX, EpisodeFileError, EpisodeWriter
 from rlt_common.relabels import episode_facts
 from rlt_teleop.cdr import leading_fields
@@ -272,8 +273,10 @@ class EpisodeRecorder:
         path = self._folder / f"{episode.episode_id:06d}.mcap"
         try:
             label = episode_facts(path).get("label")
-        except EpisodeFileError as error:
-            self._report(Report(episode.episode_id, error=f"the recorder was interrupted: {error}"))
+            fsync_folder(self._folder)  # the one before may have ended between the rename and this
+        except (EpisodeFileError, OSError) as error:
+            words = f"{self._folder}: {error.strerror}" if isinstance(error, OSError) else error
+            self._report(Report(episode.episode_id, error=f"the recorder was interrupted: {words}"))
             return
         durable = label == episode.label.name.lower()
         error = "" if durable else f"{path} says {label}, the episode manager {episode.label.name.lower()}"

@@ -1,8 +1,11 @@
 """What is in an episode's file, when it is finished, and what is never passed off as one."""
 
 import contextlib
+import errno
+import os
 import random
 import resource
+import stat
 from pathlib import Path
 
 import pytest
@@ -446,6 +449,36 @@ def test_a_disk_that_fills_up_on_the_last_write_is_not_durable_either(bench, tmp
         bench.control(eps.ended(), 6)
     assert "File too large" in bench.last.error
     assert not (tmp_path / "episodes" / "000001.mcap").exists()
+
+
+def test_a_file_that_cannot_get_its_name_is_told_and_kept(bench, tmp_path):
+    bench.play(10)
+    taken = tmp_path / "episodes" / "000001.mcap"
+    taken.mkdir()
+    bench.state(eps.ended())
+    bench.control(eps.ended(), 10)
+    assert not bench.last.durable
+    assert "000001.mcap.part: Is a directory" in bench.last.error
+    assert steps_in(f"{taken}.part") == list(range(10))
+
+
+def test_a_name_that_is_not_yet_durable_is_made_so_before_a_restarted_recorder_confirms(bench, tmp_path, monkeypatch):
+    def broken(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    bench.play(10)
+    bench.state(eps.ended())
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", lambda of: broken(of) if stat.S_ISDIR(os.fstat(of).st_mode) else None)
+        bench.control(eps.ended(), 10)
+        assert "Input/output error" in bench.last.error
+        again = Bench(tmp_path / "episodes")
+        again.state(eps.ended())
+        assert not again.last.durable
+        assert "Input/output error" in again.last.error
+    again = Bench(tmp_path / "episodes")
+    again.state(eps.ended())
+    assert again.last.durable
 
 
 def test_stopping_finishes_a_labelled_episode_and_keeps_a_running_one_unfinished(bench, tmp_path):
