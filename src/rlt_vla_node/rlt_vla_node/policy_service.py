@@ -169,13 +169,16 @@ class PolicyService:
         return *chunks[0].shape[1:], *tokens.shape[1:]
 
 
-def policy_fingerprint(model: nn.Module, folder: Path | str) -> str:
-    """Over the weights in memory and every JSON file in the policy's folder: configuration and statistics."""
+def policy_fingerprint(model: nn.Module, folder: Path | str, *chosen: str) -> str:
+    """Over the weights in memory, every JSON file in the policy's folder (configuration, statistics) and `chosen`.
+
+    `chosen`: what the server was told that decides which of these are used, and how.
+    """
     digest = hashlib.sha256()
     for path in sorted(Path(folder).rglob("*.json")):
         digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
         digest.update(read_limited(path, MAX_FACTS_BYTES))
-    return tensors_hash(model.state_dict(), digest.hexdigest())
+    return tensors_hash(model.state_dict(), digest.hexdigest(), *chosen)
 
 
 def served_token(folder: Path | str | None, fingerprint: str) -> RlToken | None:

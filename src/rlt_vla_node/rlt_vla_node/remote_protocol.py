@@ -39,7 +39,7 @@ class ServerFacts:
 
     protocol: int = param(description="version of these messages", minimum=1)
     model: str = param(description="name of the policy")
-    fingerprint: str = param(description="first 16 hex digits of the sha256 over weights and statistics")
+    fingerprint: str = param(description="first 16 hex digits of the sha256 over all that decides the outputs")
     embed_dim: int = param(description="D, width of the embeddings", minimum=1, maximum=65_536)
     max_tokens: int = param(description="M, image tokens", minimum=1, maximum=65_536)
     horizon: int = param(description="H, rows of a chunk", minimum=1, maximum=10_000)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import zmq
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rlt_vla_node import policy_service
@@ -176,6 +176,12 @@ def state_parts(text: str) -> dict[str, int]:
     return parts
 
 
+def fingerprint(model: nn.Module, options: argparse.Namespace) -> str:
+    """The policy's. The embodiment decides projector and statistics; the order of the state which number is which."""
+    parts = [f"{name}:{width}" for name, width in state_parts(options.state).items()]
+    return policy_service.policy_fingerprint(model, options.model, options.embodiment, ",".join(parts))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="serve_gr00t", description="a policy server around Isaac GR00T")
@@ -195,16 +201,16 @@ def main(arguments: list[str] | None = None) -> None:
         from gr00t.policy.gr00t_policy import Gr00tPolicy as Policy
 
         policy = Policy(EmbodimentTag(options.embodiment), str(options.model), device=options.device)
-        fingerprint = policy_service.policy_fingerprint(policy.model, options.model)
+        own = fingerprint(policy.model, options)
         served = ServedWith(
             model=f"{options.model.name} {options.embodiment}",
-            fingerprint=fingerprint,
+            fingerprint=own,
             cameras=policy_service.names(options.cameras),
             state_dim=sum(parts.values()),
             image_size=policy_service.image_size(options.image_size),
             prompt=options.prompt,
         )
-        token = policy_service.served_token(options.rl_token, fingerprint)
+        token = policy_service.served_token(options.rl_token, own)
         service = PolicyService(Gr00tPolicy(policy, parts), served, token)
     except ImportError as error:
         sys.exit(f"serve_gr00t: run it in GR00T's environment: {error}")

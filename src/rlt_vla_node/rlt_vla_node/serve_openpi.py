@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlt_vla_node import policy_service
 from rlt_vla_node.policy_service import PolicyService, Result, ServedWith, ServiceError
@@ -135,6 +135,11 @@ class OpenpiPolicy:
         return np.stack(rows)
 
 
+def fingerprint(model: nn.Module, options: argparse.Namespace) -> str:
+    """The policy's. The config decides transforms and which statistics are used; `inputs` what the policy is shown."""
+    return policy_service.policy_fingerprint(model, options.checkpoint, options.config, options.inputs)
+
+
 def metadata(service: PolicyService, own: Mapping[str, Any]) -> dict[str, Any]:
     """What the server says when a client connects: the policy's own metadata, and the facts."""
     return {**own, KEY: service.facts}
@@ -176,16 +181,16 @@ def main(arguments: list[str] | None = None) -> None:
         policy, make_observation = _load(options)
         from openpi.serving.websocket_policy_server import WebsocketPolicyServer
 
-        fingerprint = policy_service.policy_fingerprint(policy._model, options.checkpoint)
+        own = fingerprint(policy._model, options)
         served = ServedWith(
             model=options.config,
-            fingerprint=fingerprint,
+            fingerprint=own,
             cameras=policy_service.names(options.cameras),
             state_dim=options.state_dim,
             image_size=policy_service.image_size(options.image_size),
             prompt=options.prompt,
         )
-        token = policy_service.served_token(options.rl_token, fingerprint)
+        token = policy_service.served_token(options.rl_token, own)
         service = PolicyService(OpenpiPolicy(policy, make_observation, options.inputs), served, token)
     except ImportError as error:
         sys.exit(f"serve_openpi: run it in openpi's environment: {error}")

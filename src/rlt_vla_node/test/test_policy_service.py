@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from policy_server import build
 from remote_rig import KINDS, TOKENS, save, tiny_token, vla_config
 from tiny_policies import CAMERAS, COLUMNS, HORIZON, PARTS, PROMPT, STATE, WIDTH, TinyGr00t, TinyOpenpi
 
-from rlt_vla_node import serve_gr00t
+from rlt_vla_node import serve_gr00t, serve_openpi
 from rlt_vla_node.policy_service import PolicyService, ServedWith, ServiceError, served_token
 from rlt_vla_node.remote_protocol import facts_from
 from rlt_vla_node.rl_token import token_hash
@@ -206,6 +207,30 @@ def test_an_rl_token_of_another_policy_is_not_served(tmp_path):
         served_token(tmp_path / "vla", "0" * 16)
     with pytest.raises(ServiceError, match="no VLA checkpoint here"):
         served_token(tmp_path / "nowhere", "0" * 16)
+
+
+@pytest.mark.parametrize(
+    ("module", "folder", "given", "others"),
+    [
+        (serve_openpi, "checkpoint", {"config": "pi05", "inputs": "aloha"}, {"config": "pi0", "inputs": "libero"}),
+        (serve_gr00t, "model", {"embodiment": "new", "state": "a:6,b:1"}, {"embodiment": "gr1", "state": "b:1,a:6"}),
+    ],
+)
+def test_the_fingerprint_is_of_weights_statistics_and_what_chooses_among_them(tmp_path, module, folder, given, others):
+    model = torch.nn.Linear(2, 2)
+
+    def found(**changes):
+        return module.fingerprint(model, SimpleNamespace(**{folder: tmp_path, **given, **changes}))
+
+    one = found()
+    assert found(port=1, device="cuda", rl_token="elsewhere") == one, "where it runs does not matter"
+    all_of_them = [one, *(found(**{name: value}) for name, value in others.items())]
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "norm_stats.json").write_text("{}")
+    all_of_them.append(found())
+    torch.nn.init.zeros_(model.bias)
+    all_of_them.append(found())
+    assert len(set(all_of_them)) == 5
 
 
 def test_the_servers_need_no_ros_and_nothing_built():
