@@ -19,7 +19,7 @@ from rlt_vla_node import lerobot_act, lerobot_flow
 from rlt_vla_node.backend import BackendError
 from rlt_vla_node.lerobot_act import ActBackend
 from rlt_vla_node.lerobot_flow import FlowBackend
-from rlt_vla_node.lerobot_folder import WEIGHTS, PolicyFolder, read_folder
+from rlt_vla_node.lerobot_folder import WEIGHTS, PolicyFolder, read_folder, vlm_facts
 from rlt_vla_node.lerobot_packages import REQUIREMENTS, lerobot_module
 from rlt_vla_node.lerobot_policy import LeRobotBackend, Opened
 from rlt_vla_node.lerobot_processing import Processing
@@ -75,7 +75,7 @@ def open_policy(config: VlaConfig) -> LeRobotBackend:
         raise BackendError(
             f"backend {config.backend}: a package is not installed ({error}): `make extras`, or install {REQUIREMENTS}"
         ) from error
-    facts = folder.facts()
+    facts = folder.facts() + ("" if vlm is None else vlm_facts(vlm))
     if folder.kind == lerobot_flow.SMOLVLA:
         facts += _smolvla_dtype(folder, options.dtype)
     fingerprint = weights.fingerprint(folder.statistics(), facts)

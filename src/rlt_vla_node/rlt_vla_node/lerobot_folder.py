@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from rlt_common.atomic import sha256_hex
 from rlt_common.reading import parse_json, read_limited
 from rlt_vla_node.backend import BackendError
 
@@ -119,9 +120,16 @@ class PolicyFolder:
             (folder / name).write_bytes(content)
         if vlm is not None and vlm.resolve() != (folder / VLM).resolve():
             (folder / VLM).mkdir(exist_ok=True)
-            for path in sorted(vlm.iterdir()):
-                if path.is_file() and path.suffix in _VLM_SUFFIXES and not path.name.endswith(".index.json"):
-                    shutil.copyfile(path, folder / VLM / path.name)
+            for path in _vlm_files(vlm):
+                shutil.copyfile(path, folder / VLM / path.name)
+
+
+def vlm_facts(vlm: Path) -> str:
+    """What tokenizer and VLM configuration are, as text for the fingerprint: names and contents, wherever they lie.
+
+    Raises BackendError for a file that cannot be read.
+    """
+    return json.dumps([[path.name, sha256_hex(_read(path))] for path in _vlm_files(vlm)])
 
 
 def read_folder(path: Path) -> PolicyFolder:
@@ -169,6 +177,15 @@ def _steps(path: Path, pipeline: Mapping[str, Any]) -> tuple[Mapping[str, Any], 
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise BackendError(f"{path}: step {step['registry_name']}: {file!r} is no file beside it")
     return tuple(steps)
+
+
+def _vlm_files(vlm: Path) -> list[Path]:
+    """The files of a folder of tokenizer and VLM configuration; no weights, and no index of them."""
+    return [
+        path
+        for path in sorted(vlm.iterdir())
+        if path.is_file() and path.suffix in _VLM_SUFFIXES and not path.name.endswith(".index.json")
+    ]
 
 
 def _read(path: Path) -> bytes:

@@ -105,7 +105,7 @@ def test_tied_weights_are_one_tensor_in_the_file(root):
 # ---- fingerprint
 
 
-def test_the_fingerprint_is_of_weights_statistics_and_processing(policy):
+def test_the_fingerprint_is_of_weights_statistics_processing_and_tokenizer(policy):
     found = [fingerprint(policy)]
     change_weights(policy, lambda tensors: tensors["model.action_out_proj.bias"].add_(1e-3))
     found.append(fingerprint(policy))
@@ -116,7 +116,9 @@ def test_the_fingerprint_is_of_weights_statistics_and_processing(policy):
     found.append(fingerprint(policy))
     change_steps(policy, "policy_preprocessor.json", lambda steps: steps[3]["config"].update(max_length=12))
     found.append(fingerprint(policy))
-    assert len(set(found)) == 4
+    tiny.edit(policy / "vlm" / "tokenizer_config.json", model_max_length=77)
+    found.append(fingerprint(policy))
+    assert len(set(found)) == 5
     assert all(len(text) == 16 for text in found)
 
 
@@ -126,7 +128,12 @@ def test_the_fingerprint_is_not_of_how_the_policy_is_run_or_stored(policy):
     tiny.edit(policy / "config.json", device="cuda", num_steps=4, optimizer_lr=1.0)
     assert fingerprint(policy) == before
     change_weights(policy, lambda tensors: tensors.update({k: v.double() for k, v in list(tensors.items())[:3]}))
-    assert fingerprint(policy) == before
+    shutil.move(policy / "vlm", policy.parent / "elsewhere")
+    (policy.parent / "elsewhere" / "model.safetensors").touch()
+    moved = opened(policy, options={"device": "cpu", "vlm": "elsewhere"})
+    assert moved.spec.fingerprint == before
+    moved.save_policy(policy.parent / "written")
+    assert fingerprint(policy.parent / "written") == moved.spec.fingerprint == before
 
 
 # ---- the folder
