@@ -19,7 +19,7 @@ def tensors_hash(tensors: Mapping[str, Tensor], *facts: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:HASH_DIGITS]
 
 

@@ -46,9 +46,10 @@ def folder(tmp_path, write_episode):
 def adaptation(folder, cell, pose_images, tmp_path):
     """Makes an adaptation of these episodes that writes to a folder of the given name."""
 
-    def make(name, config=SMALL, seed=0, report=lambda text: None, poses=True):
+    def make(name, config=SMALL, seed=0, report=lambda text: None, poses=True, change=lambda shown, poses: None):
         demonstrations = load_demonstrations(folder, cell.robot, cell.task, config.frame_stride)
         images = load_pose_images(pose_images, cell.robot, cell.task) if poses else None
+        change(demonstrations, images)
         return Adaptation(config, cell.robot, cell.task, demonstrations, images, tmp_path / name, seed, report)
 
     return make
@@ -122,6 +123,22 @@ def test_the_state_of_another_training_is_refused(adaptation):
         adaptation("run", report=kill_at(1, 2)).run()
     with pytest.raises(ResumeError, match="another configuration, seed or data set"):
         adaptation("run", seed=1).resume()
+
+
+def test_whatever_decides_the_outcome_makes_it_another_training(adaptation):
+    """As a conversion with another codec, or another file of pre-training images, does."""
+    changes = [
+        lambda shown, poses: None,
+        lambda shown, poses: shown.images.__ixor__(1),
+        lambda shown, poses: shown.target.__iadd__(0.1),
+        lambda shown, poses: shown.executed.__imul__(2.0),
+        lambda shown, poses: shown.blocks["joint_effort"][-1:].__iadd__(0.1),
+        lambda shown, poses: poses.images.__ixor__(1),
+        lambda shown, poses: poses.target.__iadd__(0.1),
+    ]
+    identities = {adaptation("run", change=change).identity for change in changes}
+    assert len(identities) == len(changes)
+    assert adaptation("elsewhere").identity in identities
 
 
 def weights(model, prefix):
