@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from rlt_common.parameters import ParameterError, from_mapping
-from rlt_vla_node.rl_token import RlToken, RlTokenConfig
+from rlt_vla_node.rl_token import RlToken, RlTokenConfig, token_bytes
 from rlt_vla_node.sealed_files import SealedFiles
 
 FORMAT = 1
@@ -23,6 +23,12 @@ MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.json"
 POLICY_FOLDER = "policy"
+MAX_TENSORS_BYTES = 16 << 30
+"""Largest file of tensors that is read: an RL token of 2 + 2 blocks for embeddings of width 8192 fits."""
+
+
+_HEADER_BYTES = 1 << 20
+"""Room for the names of the tensors in the file; an RL token of the most blocks takes a fifth of it."""
 
 
 class CheckpointError(RuntimeError):
@@ -35,7 +41,7 @@ FILES = SealedFiles(
     facts=CONFIG_FILE,
     tensors=MODEL_FILE,
     needed=("format", "hash", "file_sha256", "backend", "vla", "token"),
-    max_bytes=1 << 30,
+    max_bytes=MAX_TENSORS_BYTES,
     absent=f"no VLA checkpoint here: give the folder that `adapt` wrote (it ends with writing {CONFIG_FILE})",
     remedy="copy the whole checkpoint folder, or adapt again",
     error=CheckpointError,
@@ -62,6 +68,17 @@ def load_token(folder: Path | str) -> tuple[RlToken, dict[str, Any]]:
     except (SafetensorError, ParameterError) as error:
         raise CheckpointError(f"{folder}: not a checkpoint of this version: {error}") from error
     return token.eval().requires_grad_(False), config
+
+
+def check_token_size(config: RlTokenConfig) -> None:
+    """Raise ParameterError for an RL token that would be too large to be read from its checkpoint."""
+    size = token_bytes(config)
+    if size > MAX_TENSORS_BYTES - _HEADER_BYTES:
+        raise ParameterError(
+            f"an RL token of {config.encoder_blocks} + {config.decoder_blocks} blocks for {config.max_tokens} "
+            f"embeddings of width {config.embed_dim} takes {size / 2**30:.3g} GiB, checkpoints of at most "
+            f"{MAX_TENSORS_BYTES / 2**30:.3g} GiB are read: lower encoder_blocks and decoder_blocks"
+        )
 
 
 def token_of(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> RlToken:

@@ -158,6 +158,12 @@ def token_hash(token: RlToken) -> str:
     return tensors_hash(token.state_dict(), json.dumps(dataclasses.asdict(token.config), sort_keys=True))
 
 
+def token_bytes(config: RlTokenConfig) -> int:
+    """What the weights of an RL token of this shape take up; none are made."""
+    with torch.device("meta"):
+        return sum(tensor.nbytes for tensor in RlToken(config).state_dict().values())
+
+
 def build_rl_token(config: RlTokenConfig, seed: int) -> RlToken:
     """A randomly initialised RL token; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):

@@ -32,6 +32,7 @@ from rlt_vla_node import training_device, training_options, vla_figures
 from rlt_vla_node.adaptation_run import STATE_FILE, ending_in_words, inputs_hash, making, say
 from rlt_vla_node.backends import open_backend, with_policy
 from rlt_vla_node.checkpoint import CONFIG_FILE, POLICY_FOLDER, read_config, save_vla_checkpoint
+from rlt_vla_node.checkpoint_files import check_token_size
 from rlt_vla_node.dataset import DatasetError, action_spread
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.dataset_facts import dataset_hash, executed_actions
@@ -78,6 +79,15 @@ class VlaAdaptation:
         self.backend = open_backend(self.vla)
         spec = self.backend.spec
         self.layout = FileLayout(self.vla).fitted(robot, task, spec)
+        shape = RlTokenConfig(
+            embed_dim=spec.embed_dim,
+            max_tokens=spec.max_tokens,
+            token_dim=config.token_dim or spec.embed_dim,
+            encoder_blocks=config.encoder_blocks,
+            decoder_blocks=config.decoder_blocks,
+            heads=config.heads,
+        )
+        check_token_size(shape)
         dataset = find_dataset()
         self.samples = TrainingSamples(
             dataset,
@@ -97,14 +107,6 @@ class VlaAdaptation:
         self.spread = action_spread(executed_actions(self.samples, self.layout.chunks), robot.step_limit)
         self.train, self.held_out = self.samples.split(config.validation_share)
         self.validation = vla_figures.spread_over(self.held_out or self.train, config.validation_frames)
-        shape = RlTokenConfig(
-            embed_dim=spec.embed_dim,
-            max_tokens=spec.max_tokens,
-            token_dim=config.token_dim or spec.embed_dim,
-            encoder_blocks=config.encoder_blocks,
-            decoder_blocks=config.decoder_blocks,
-            heads=config.heads,
-        )
         here, gpus = hasattr(self.backend, "module"), torch.cuda.device_count()
         device = training_device.token_device(self.backend.device, here, training_device.local_rank(os.environ), gpus)
         token = build_rl_token(shape, seed + 1).to(device)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from rlt_common.parameters import ParameterError
 from rlt_vla_node.backend import KIND_IMAGE, KIND_LANGUAGE, Prefix
-from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
+from rlt_vla_node.checkpoint_files import check_token_size
+from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token, token_bytes
 
 M, D = 6, 16
 MODEL = build_rl_token(RlTokenConfig(embed_dim=D, max_tokens=M, token_dim=8, heads=2), seed=0).eval()
@@ -130,3 +131,11 @@ def test_embeddings_of_another_model_are_refused():
         MODEL.encode(torch.zeros(1, M + 1, D), torch.ones(1, M + 1, dtype=torch.bool))
     with pytest.raises(ParameterError, match="multiple"):
         RlTokenConfig(embed_dim=10, max_tokens=4, heads=4)
+
+
+def test_what_is_trained_can_be_read_again_and_its_size_is_known_before():
+    assert token_bytes(MODEL.config) == sum(tensor.nbytes for tensor in MODEL.state_dict().values())
+    for width, tokens, blocks in ((2048, 968, 3), (3584, 968, 2)):
+        check_token_size(RlTokenConfig(width, tokens, width, blocks, blocks, heads=8))
+    with pytest.raises(ParameterError, match=r"takes 2[0-9.]* GiB, checkpoints of at most 16 GiB are read: lower enc"):
+        check_token_size(RlTokenConfig(8192, 968, 8192, 4, 4, heads=8))

@@ -155,6 +155,14 @@ def test_a_vla_file_that_does_not_fit_is_refused_before_anything_is_read(run, de
         run(*demonstrations)
 
 
+def test_an_rl_token_that_could_not_be_read_again_is_refused_before_anything_is_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlt_vla_node.checkpoint_files.MAX_TENSORS_BYTES", 1 << 20)
+    with pytest.raises(
+        SystemExit, match=r"RL token of 2 \+ 2 blocks for 3 embeddings of width 8 .*: lower encoder_block"
+    ):
+        run("--demonstrations", "../nowhere")
+
+
 def test_the_instruction_is_the_task_s_where_the_vla_file_has_none(run, demonstrations, cell):
     output = run(*demonstrations, "--train", "frozen")
     assert json.loads((output / "config.json").read_text())["vla"]["instruction"] == cell.task.instruction
