@@ -7,7 +7,8 @@
 Demonstrations are episode files; they are converted into a data set of the policy's own vectors beside the output,
 unless `--dataset` names one. Written are the checkpoint that the VLA node loads, `policy/` with the adapted weights in
 the policy's own format, metrics.jsonl while it runs and curves.svg in the end, and training.safetensors, from which
-`--resume` goes on exactly after a crash. Parameters may stand in the task file under `nodes: adapt_vla:`.
+`--resume` goes on after a crash: on CPUs to the same bits. Parameters may stand in the task file under
+`nodes: adapt_vla:`.
 """
 
 from __future__ import annotations
@@ -124,17 +125,21 @@ class VlaAdaptation:
         return self.trainer.main
 
     def finished(self) -> bool:
-        """Whether the output folder holds the finished checkpoint of exactly this adaptation."""
-        return (self.output / CONFIG_FILE).exists() and read_config(self.output).get("identity") == self.identity
+        """Whether the main process's output folder holds the finished checkpoint of exactly this adaptation."""
+        return self.trainer.main_says(
+            self.main
+            and (self.output / CONFIG_FILE).exists()
+            and read_config(self.output).get("identity") == self.identity
+        )
 
     def resume(self) -> None:
         """Go on from the last state in the output folder, if there is one. Raises ResumeError."""
         path = self.output / STATE_FILE
-        if path.exists():
-            try:
-                self.trainer.restore(path, self.identity)
-            except ResumeError as error:
-                raise ResumeError(f"{path}: {error}") from error
+        try:
+            found = self.trainer.resume(path, self.identity)
+        except ResumeError as error:
+            raise ResumeError(f"{path}: {error}") from error
+        if found:
             self.say(f"resuming at step {self.trainer.step} of {self.config.steps}")
         else:
             self.say(f"no training state in {self.output}: starting from the beginning")

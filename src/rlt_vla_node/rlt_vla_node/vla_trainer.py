@@ -2,8 +2,9 @@
 
 Accelerate brings the processes together (`accelerate launch`, torchrun); gradients are averaged over them. Which
 samples a step takes and every random draw are functions of seed, step and rank, so weights, optimiser and the number of
-steps are all there is to a state: a run that was killed and resumed ends with the same weights as one that was not, on
-the same machines and threads.
+steps are all there is to a state: on CPUs a run that was killed and resumed ends with the same weights as one that was
+not, on the same machines and threads. On GPUs it goes on from the same state, but torch's sums there may come out in
+another order, as they may in a run that was not killed.
 
 A policy computes in the numbers it was opened in, so that z is that of the robot. Of trained weights in bfloat16 there
 are float32 masters, which the optimiser steps and the average follows: in bfloat16 itself, a step of less than about
@@ -13,6 +14,7 @@ are float32 masters, which the optimiser steps and the average follows: in bfloa
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -199,7 +201,10 @@ class VlaTrainer:
                 self.losses[name] = AVERAGE * self.losses.get(name, value) + (1.0 - AVERAGE) * value
 
     def finish(self) -> None:
-        """Make the weights the final ones: averaged, adapters merged; in evaluation mode. The processes part."""
+        """Make the weights the final ones: averaged, adapters merged; in evaluation mode. The processes part.
+
+        Moments, gradients, masters and averages are let go of: a second policy is opened after this.
+        """
         if self.config.ema:
             with torch.no_grad():
                 for name, parameter in self._trained.items():
@@ -208,10 +213,13 @@ class VlaTrainer:
             self._lora.merge_and_unload()
         for module in (self.token, *(() if self.config.train == FROZEN else (self.backend.module,))):
             module.eval()
+        for parameter in self._trained.values():
+            parameter.grad = None
         self.accelerator.wait_for_everyone()
+        # _joint too: what still holds the group when Python ends would abort the process
+        del self._joint, self._optimiser, self._masters, self._average, self._trained
+        self.accelerator.free_memory()
         if distributed.is_initialized():
-            del self._joint  # what still holds the group when Python ends would abort the process
-            self.accelerator.free_memory()
             distributed.destroy_process_group()
 
     def _prepare_vla(self) -> None:
@@ -280,6 +288,37 @@ class VlaTrainer:
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         rename_durable(partial, path)
+
+    def main_says(self, answer: bool) -> bool:
+        """The main process's answer; every process has to ask."""
+        return bool(self._gathered(int(answer))[0])
+
+    def resume(self, path: Path, identity: str) -> bool:
+        """Go on from the state in `path`, where there is one; every process has to, since all need the same.
+
+        Returns whether there was one. Raises ResumeError in every process where one cannot, or has another state.
+        """
+        found, failure = path.exists(), None
+        try:
+            if found:
+                self.restore(path, identity)
+        except ResumeError as error:
+            failure = error
+        facts = json.dumps([found, failure is None, self.step, self.losses]).encode()
+        marks = self._gathered(int.from_bytes(hashlib.sha256(facts).digest()[:7], "big"))
+        if failure is not None:
+            raise failure
+        if len(set(marks)) > 1:
+            raise ResumeError(
+                "not all processes found it, or found the same: copy that of the first machine to this place on every "
+                "machine, or start without --resume"
+            )
+        return found
+
+    def _gathered(self, value: int) -> list[int]:
+        """The values (of 63 bits) of all processes in order, the main one's first."""
+        mine = torch.tensor([value], dtype=torch.int64, device=self.accelerator.device)
+        return self.accelerator.gather(mine).tolist()
 
     @torch.no_grad()
     def restore(self, path: Path, identity: str) -> None:

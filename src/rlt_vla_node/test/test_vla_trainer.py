@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,20 @@ def test_averaged_weights_are_the_final_ones():
     assert changed(weights(plain), weights(averaged))
 
 
+def test_what_only_training_needs_is_let_go_of_in_the_end():
+    """A second policy is opened then, to see that what was written opens: on a GPU there has to be room for it."""
+    made = run(trainer(half_policy(), ema=0.9))
+    moments = [value for state in made._optimiser.state.values() for value in state.values()]
+    own = {id(p) for p in (*made.token.parameters(), *made.backend.module.parameters())}
+    masters = [p for p in made._masters.values() if id(p) not in own]
+    held = [weakref.ref(tensor) for tensor in (*moments, *masters, *made._average.values())]
+    assert masters
+    del moments, masters
+    made.finish()
+    assert not [ref for ref in held if ref() is not None]
+    assert not [p for p in (*made.token.parameters(), *made.backend.module.parameters()) if p.grad is not None]
+
+
 def test_gradient_checkpointing_is_found_in_the_model_within_a_policy_and_changes_no_bit():
     class Model(torch.nn.Module):
         """As LeRobot's PI05Pytorch: it computes, and computes again in the backward pass where that is enabled."""
@@ -306,15 +321,37 @@ def test_a_resumed_sampler_goes_on_where_it_was():
     assert list(StepSampler(10, 3, 2, 2, 1, seed=5, first=5, last=8)) == whole[10:]
 
 
+def one_resumes_with_the_other(made, folder):
+    """In each of two processes: they go on from one state, or neither does."""
+    assert made.main_says(made.main), "what the other thinks does not count"
+    assert not made.resume(folder / "nothing", "this")
+    own, shared = folder / f"state of {made.main}", folder / "state"
+    other = trainer(train="frozen")
+    next(other.run())
+    other.save(shared, "this")
+    other.accelerator.wait_for_everyone()
+    if made.main:
+        own.hardlink_to(shared)
+    with pytest.raises(ResumeError, match="not all processes found it"):
+        trainer(train="frozen").resume(own, "this")
+    with pytest.raises(ResumeError, match="another configuration" if made.main else "not all processes found it"):
+        trainer(train="frozen").resume(shared, "that" if made.main else "this")
+    assert other.resume(shared, "this")
+    assert other.step == 1
+
+
 def test_two_processes_end_where_one_with_twice_the_batch_ends(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
         "import sys, torch\n"
+        "from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_vla_trainer import run, trainer, weights\n"
+        "from test_vla_trainer import one_resumes_with_the_other, run, trainer, weights\n"
         "from safetensors.torch import save_file\n"
         "torch.set_num_threads(1)\n"
-        "made = run(trainer(train='frozen', batch=int(sys.argv[2])))\n"
+        "made = trainer(train='frozen', batch=int(sys.argv[2]))\n"
+        "if made.accelerator.num_processes > 1: one_resumes_with_the_other(made, Path(sys.argv[1]).parent)\n"
+        "run(made)\n"
         "made.finish()\n"
         "if made.main: save_file({k: v.contiguous() for k, v in weights(made).items()}, sys.argv[1])\n"
     )
