@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +184,11 @@ class TrainingSamples(Dataset):
         self._image_shape = image_shape
         self._data = self._open()
         self.in_kind = layout is None or target_kinds.in_kind(layout, features, rate == 1.0)
-        self._differences = (
-            None if layout is None else target_kinds.differences(layout, features, self.column, self.folder)
-        )
+        self._differences = None
+        if layout is not None:
+            columns_of = partial(_column, self._data.hf_dataset)
+            self._differences = target_kinds.differences(layout, features, columns_of, self.folder)
+            target_kinds.check_numbers(layout, features, columns_of, self.folder)
         columns = self._read_columns(["episode_index", "frame_index", *(_OWN & set(features))])
         self._moved = columns.get(REPOSITIONING)
         self._drop_columns()
@@ -250,8 +252,8 @@ class TrainingSamples(Dataset):
 
     def column(self, name: str) -> np.ndarray | None:
         """(N, width) or (N,) the numbers or words of a column, of every frame; None where there is no such column."""
-        table = open_dataset(self.folder).hf_dataset  # of the one that samples come from, few columns are kept
-        return np.array(table.with_format("numpy")[name]) if name in table.column_names else None
+        # of the one that samples come from, few columns are kept
+        return _column(open_dataset(self.folder).hf_dataset, name)
 
     def _moved_since(self, row: int) -> Tensor:
         """(horizon,) bool: from the first repositioning at or after this frame on."""
@@ -269,6 +271,10 @@ class TrainingSamples(Dataset):
     def _read_columns(self, names: list[str]) -> dict[str, np.ndarray]:
         table = self._data.hf_dataset.with_format("arrow").select_columns(names)[:]
         return {name: table[name].to_numpy() for name in names}
+
+
+def _column(table: Any, name: str) -> np.ndarray | None:
+    return np.array(table.with_format("numpy")[name]) if name in table.column_names else None
 
 
 _OWN = {SOURCE, REPOSITIONING, LABEL, EPISODE_ID}

@@ -1,8 +1,11 @@
-"""A data set's actions as the rows of a policy's chunk: in absolute values, or in the differences that it counts in.
+"""A data set's actions as the rows of a policy's chunk (absolute, or in the differences it counts in), and whether its
+numbers are the policy's.
 
 Our own data sets hold absolute targets whatever the policy counts in, since a difference depends on the sample: it is
 to what was measured in the sample's observation, or to a row of the policy's rate. In another data set the action is
 taken for the policy's own row, which it cannot be where rows are differences to the observation that a chunk begins at.
+
+Ours also hold the joints that state and action were made of, so that a VLA file that was changed since is found out.
 """
 
 from __future__ import annotations
@@ -17,7 +20,11 @@ import numpy as np
 from rlt_common.vla_config import ABSOLUTE, PER_STEP
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
-from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, JOINT_TARGET, PROPRIOCEPTION, STEP
+from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, EXECUTED, JOINT_TARGET, PROPRIOCEPTION, STATE, STEP
+from rlt_vla_node.vector_layout import DYNAMIC, VectorLayout
+
+JOINTS = "joint_position"
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def differences(
         )
     if layout.kinds <= {ABSOLUTE}:
         return None
-    measured = column(PROPRIOCEPTION + "joint_position").astype(np.float64)
+    measured = column(PROPRIOCEPTION + JOINTS).astype(np.float64)
     commanded = measured.copy()
     if layout.commanded:
         episode, step = column(EPISODE_ID).reshape(-1), column(STEP).reshape(-1)
@@ -68,7 +75,44 @@ def differences(
     return Differences(layout, measured, commanded)
 
 
+def check_numbers(
+    layout: ChunkLayout, features: Mapping[str, Any], column: Callable[[str], np.ndarray], folder: Path
+) -> None:
+    """Raise DatasetError for a data set of ours whose state or action is not what `layout` makes of its joints.
+
+    Arguments as of :func:`differences`, after which it is called. Of another's data set nothing can be told.
+    """
+    if PROPRIOCEPTION + JOINTS not in features:
+        return
+    dynamics = {name: column(PROPRIOCEPTION + name) for name in DYNAMIC.values()}
+    _compare(folder, STATE, layout.state, column, layout.state.write(column(PROPRIOCEPTION + JOINTS), dynamics))
+    if JOINT_TARGET in features:
+        _compare(folder, ACTION, layout.actions, column, layout.actions.write(column(JOINT_TARGET)))
+
+
+def _compare(
+    folder: Path, name: str, vector: VectorLayout, column: Callable[[str], np.ndarray], wanted: np.ndarray
+) -> None:
+    given = column(name).reshape(len(wanted), -1)
+    remedy = "convert the episodes again with `dataset --vla` and this VLA file"
+    if given.shape[1] != vector.width:
+        raise DatasetError(f"{folder}: {name} has {given.shape[1]} values, the VLA file names {vector.width}: {remedy}")
+    other = np.argwhere(~np.isclose(given, wanted, rtol=_ROUNDING, atol=_ROUNDING))
+    if len(other):
+        frame, place = other[0]
+        raise DatasetError(
+            f"{folder}: {vector.names()[place]} of {name} is {given[frame, place]:.6g} in frame {frame}, by this VLA "
+            f"file and robot it is {wanted[frame, place]:.6g}: they were others at its conversion (gripper, frames, "
+            f"parts, kinematics): {remedy}"
+        )
+
+
 def in_kind(layout: ChunkLayout, features: Mapping[str, Any], same_rate: bool) -> bool:
-    """Whether a data set's samples are, or can be made, what the policy counts in. `same_rate`: the policy's."""
+    """Whether a data set's samples are, or can be made, what the policy counts in. `same_rate`: the policy's.
+
+    Of our own data sets, those without joint targets hold the robot's actions, and no policy's.
+    """
+    if JOINT_TARGET in features or EXECUTED in features:
+        return JOINT_TARGET in features
     kinds = layout.kinds - {ABSOLUTE}
-    return not kinds or JOINT_TARGET in features or (kinds == {PER_STEP} and same_rate)
+    return not kinds or (kinds == {PER_STEP} and same_rate)

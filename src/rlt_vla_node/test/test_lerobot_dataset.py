@@ -12,7 +12,7 @@ from dataset_episodes import VLA_FILE, record
 from lerobot_native import foreign_dataset, policy_features
 from torch.utils.data import DataLoader
 
-from rlt_common.vla_config import load_vla
+from rlt_common.vla_config import GripperScale, load_vla
 from rlt_vla_node import lerobot_writer
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
@@ -35,14 +35,14 @@ HORIZON = 5
 def made(tmp_path, cell):
     """Records two episodes, converts them, and returns the data set's folder and what was recorded."""
 
-    def make(vla=None, codec="lossless", keep_repositioning=False, **given):
+    def make(vla=None, codec="lossless", keep_repositioning=False, task=cell.task, **given):
         folder, target = tmp_path / "in", tmp_path / "dataset"
         recorded = {
             seed: record(folder / f"{seed}.mcap", cell.robot, seed, steps=steps, **given)
             for seed, steps in ((1, 11), (2, 8))
         }
-        rules = frame_rules(cell.robot, cell.task, keep_repositioning=keep_repositioning)
-        convert(folder, target, cell.robot, cell.task, rules, Wanted(codec=codec, failures=True), vla)
+        rules = frame_rules(cell.robot, task, keep_repositioning=keep_repositioning)
+        convert(folder, target, cell.robot, task, rules, Wanted(codec=codec, failures=True), vla)
         return target, recorded
 
     return make
@@ -117,6 +117,34 @@ def test_a_data_set_of_the_robots_own_actions_is_none_of_a_policy(made, cell, tm
     layout = ChunkLayout(load_vla(tmp_path / "vla.yaml"), cell.robot)
     with pytest.raises(DatasetError, match=r"its action is left\..*: convert the episodes with `dataset --vla`"):
         TrainingSamples(made()[0], HORIZON, layout=layout)
+
+
+def test_a_data_set_that_another_vla_file_was_converted_with_is_refused(made, cell, tmp_path):
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    vla = load_vla(tmp_path / "vla.yaml")
+    folder, _ = made(vla)
+    TrainingSamples(folder, HORIZON, layout=ChunkLayout(replace(vla, control_hz=25.0), cell.robot))
+    turned = (*vla.state[2:4], *vla.state[:2], vla.state[4])
+    for changes, words in (
+        (
+            {"gripper": GripperScale(10.0, 0.1)},
+            r"left\.gripper of observation\.state is .* in frame 0, by this VLA file",
+        ),
+        ({"frames": {"right": "right_base"}}, r"right\.position\.0 of action is .* by this VLA file and robot it is"),
+        ({"state": turned}, r"of observation\.state is .*: convert the episodes again"),
+        ({"state": vla.state[:4]}, r"observation\.state has 16 values, the VLA file names 14: convert"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            TrainingSamples(folder, HORIZON, layout=ChunkLayout(replace(vla, **changes), cell.robot))
+
+
+def test_the_robots_own_actions_are_no_policys_though_there_are_as_many(made, cell, tmp_path):
+    (tmp_path / "vla.yaml").write_text(VLA_FILE)
+    parts = ("left.joints", "left.gripper", "right.joints", "right.gripper")
+    vla = replace(load_vla(tmp_path / "vla.yaml"), state=parts, actions=parts, gripper=GripperScale())
+    task = replace(cell.task, vla_state=("joint_position",))
+    folder, _ = made(task=task, joint_targets=False)
+    assert not TrainingSamples(folder, HORIZON, layout=ChunkLayout(vla, cell.robot)).in_kind
 
 
 def test_which_differences_another_data_set_can_hold(foreign, cell, tmp_path):
