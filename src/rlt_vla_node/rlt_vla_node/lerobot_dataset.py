@@ -24,7 +24,7 @@ from rlt_vla_node import target_kinds
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.images import fit_image
-from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, IMAGES, LABEL, REPOSITIONING, SOURCE, STATE
+from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, EXECUTED, IMAGES, LABEL, REPOSITIONING, SOURCE, STATE
 from rlt_vla_node.lerobot_packages import REQUIREMENTS, lerobot_module
 from rlt_vla_node.lerobot_writer import DEFAULT_FEATURES, INFO, UNFINISHED, VERSION
 from rlt_vla_node.video import VideoError, VideoReader
@@ -137,7 +137,8 @@ class TrainingSamples(Dataset):
     `observation.state` (S,) float32, `action` (horizon, width) float32 in rows at `control_hz`, `action_is_pad`
     (horizon,) bool: True beyond the episode's end, `task` the instruction, `index` the frame's.
 
-    `in_kind`: whether the numbers of `action` are what `layout` says that the policy's are.
+    `in_kind`: whether the numbers of `action` are what `layout` says that the policy's are. `ours`: whether `dataset`
+    converted it of episode files. `tasks`: the instructions in it.
     """
 
     def __init__(
@@ -183,6 +184,8 @@ class TrainingSamples(Dataset):
         self._offsets = np.maximum(self._offsets, 0)
         self._image_shape = image_shape
         self._data = self._open()
+        self.ours = EXECUTED in features
+        self.tasks = tuple(map(str, self._data.meta.tasks.index))
         self.in_kind = layout is None or target_kinds.in_kind(layout, features, rate == 1.0)
         self._differences = None
         if layout is not None:

@@ -105,6 +105,11 @@ class VlaAdaptation:
                 f"{vla.action_kind}): give recorded episodes with --demonstrations, or convert them with `dataset "
                 "--vla` and this VLA file"
             )
+        if self.samples.ours and config.train != FROZEN and self.vla.instruction not in self.samples.tasks:
+            raise DatasetError(
+                f"{dataset}: was converted with the instruction {', '.join(map(repr, self.samples.tasks))}, the policy "
+                f"will be told {self.vla.instruction!r}: convert the episodes again"
+            )
         self.spread = action_spread(executed_actions(self.samples, self.layout.chunks), robot.step_limit)
         self.train, self.held_out = self.samples.split(config.validation_share)
         self.validation = vla_figures.spread_over(self.held_out or self.train, config.validation_frames)

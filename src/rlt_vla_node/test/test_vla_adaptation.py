@@ -163,9 +163,14 @@ def test_an_rl_token_that_could_not_be_read_again_is_refused_before_anything_is_
         run("--demonstrations", "../nowhere")
 
 
-def test_the_instruction_is_the_task_s_where_the_vla_file_has_none(run, demonstrations, cell):
+def test_the_instruction_is_the_task_s_where_the_vla_file_has_none(run, demonstrations, cell, tmp_path):
     output = run(*demonstrations, "--train", "frozen")
     assert json.loads((output / "config.json").read_text())["vla"]["instruction"] == cell.task.instruction
+    change(tmp_path / "vla.yaml", instruction="turn it")
+    with pytest.raises(
+        SystemExit, match="converted with the instruction 'move', the policy will be told 'turn it': con"
+    ):
+        run(*demonstrations, "--train", "full")
 
 
 def test_the_spread_of_actions_is_that_of_the_critical_phases(run, demonstrations, tmp_path):
