@@ -125,10 +125,11 @@ class RobotStream:
         self._judge(message)
         self._collect(messages.collect_state, message)
         again = message.episode_id <= self.reported_episode and message.phase == EpisodeState.PHASE_CRITICAL
-        if self.robot and again and message.purpose == EpisodeState.PURPOSE_TRAIN and not self.refusal:
+        if again and message.purpose == EpisodeState.PURPOSE_TRAIN and not self.refusal:
             self._refuse(
-                f"episode {message.episode_id} is not learned from: one of that number was taken in before. A new run "
-                "directory of a robot takes a new run directory of the learner, or another namespace"
+                f"episode {message.episode_id} is not learned from: one of that number was taken in before, or passed "
+                "over. Numbers go on in the run directory of before; a new one of a robot takes a new one of the "
+                "learner, or another namespace"
             )
 
     def _on_control(self, message: ControlState) -> None:

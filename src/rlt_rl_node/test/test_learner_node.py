@@ -428,6 +428,16 @@ def test_a_manager_with_other_files_is_refused_and_heard_again_with_the_right_on
     taken_in(shared, data.episode_id)
 
 
+def test_an_episode_with_a_number_of_before_is_not_learned_from_and_that_is_said(shared):
+    trained = next_episode()
+    shared.play(trained)
+    taken_in(shared, trained.episode_id)
+    before = shared.status.transitions
+    shared.play(trained)
+    shared.spin_until(lambda: "one of that number was taken in before" in shared.status.message, "the word of it")
+    assert shared.status.transitions == before
+
+
 def test_a_checkpoint_on_request(shared):
     client = shared.node.create_client(SaveCheckpoint, topics.SERVICE_SAVE_CHECKPOINT)
     shared.spin_until(client.service_is_ready, "the service")

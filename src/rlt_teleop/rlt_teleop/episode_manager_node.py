@@ -60,7 +60,7 @@ from rlt_teleop.operator_wanted import wanted
 from rlt_teleop.recordings import Recordings
 from rlt_teleop.relabelling import Relabelling
 from rlt_teleop.run_action import RunAction
-from rlt_teleop.run_directory import scan, tally
+from rlt_teleop.run_directory import keep_number, scan, tally
 from rlt_teleop.scene_reset import SceneReset
 from rlt_teleop.step_count import StepCount
 from rlt_teleop.training_gate import Go, Refuse, Training, Wait, decide, taken_in
@@ -407,6 +407,8 @@ class EpisodeManagerNode(Node):
         await self.news.until(lambda: self._executor_agrees(ended.episode_id, ended.epoch), SETTLE_S)
         self._closing = "(the recorder has not confirmed it)"
         verdict = await self.recordings.verdict(episode_id)
+        if not verdict.durable:
+            self._keep_number(episode_id)
         if not verdict.durable and self.parameters.record:
             self.get_logger().error(f"episode {episode_id} is lost: {verdict.message}")
             self.command(self.machine.lose, episode_id, verdict.message)
@@ -424,6 +426,18 @@ class EpisodeManagerNode(Node):
             self.command(self.machine.close, verdict.message)
         self.closed_episode = max(self.closed_episode, episode_id)
         self.news.tell()
+
+    def _keep_number(self, episode_id: int) -> None:
+        """The episode leaves no file: after a restart no other gets its number all the same."""
+        run = self.parameters.run_directory
+        try:
+            keep_number(run, episode_id)
+        except OSError as error:
+            self.get_logger().warning(
+                f"episode {episode_id} leaves no file, and its number cannot be noted ({error.filename or run}: "
+                f"{error.strerror}): after a restart another one may get it, and a learner that has heard of this one "
+                "learns nothing from that"
+            )
 
     def _confirm(self, episode_id: int, close: str) -> None:
         """The label counts; with a reason to `close`, nothing else is waited for."""

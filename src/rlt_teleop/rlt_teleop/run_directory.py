@@ -1,20 +1,29 @@
 """The run directory as the episode manager needs it: ids in use, and how episodes ended. Pure file work.
 
-Episodes whose files were deleted to keep to a disk budget (`rlt_common.retired`) go on counting.
+Episodes whose files were deleted to keep to a disk budget (`rlt_common.retired`) go on counting. The newest number that
+left no file (the recorder could not, or nothing is recorded) is in `<run>/last_number.json`: a learner that has heard
+of it would take in no other episode under it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlt_common.atomic import write_atomic
+from rlt_common.codecs import HIGHEST_EPISODE_ID
 from rlt_common.episode_file import EpisodeFileError
+from rlt_common.reading import read_json
 from rlt_common.relabels import EPISODES, corrected_labels, episode_facts
 from rlt_common.retired import read_retired
+from rlt_common.run_files import inside
 from rlt_teleop.episode_machine import COUNT_OF, COUNTS, Label
 
+LAST_NUMBER = "last_number.json"
+MAX_NUMBER_BYTES = 1024
 _NAME = re.compile(r"^(\d+)\.mcap(\..*)?$")
 
 
@@ -36,14 +45,14 @@ class Ledger:
 def scan(run: Path | str) -> Ledger:
     """Read the names in <run>/episodes, unfinished files included, and the labels of the finished ones.
 
-    Raises EpisodeFileError when the corrected labels, or the list of retired episodes, cannot be read.
+    Raises EpisodeFileError when the corrected labels, the list of retired episodes or LAST_NUMBER cannot be read.
     """
     folder = Path(run) / EPISODES
     found: list[Mapping[str, str]] = []
     unreadable = []
     parts, whole = set(), set()
     corrected, retired = corrected_labels(run), _retired(run)
-    last = max(retired, default=0)
+    last = max([_last_number(run), *retired])
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = _NAME.match(path.name)
         if match is None:
@@ -73,6 +82,30 @@ def tally(found: Iterable[Mapping[str, str]]) -> tuple[dict[str, int], int]:
         counts["interventions"] += facts.get("intervened") == "true"
         training += facts.get("purpose") == "train" and facts.get("label") != "discard"
     return counts, training
+
+
+def keep_number(run: Path | str, episode_id: int) -> None:
+    """Note, durably, the number of the newest episode that left no file. Raises OSError when the disk refuses."""
+    path = inside(run, LAST_NUMBER)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps({"episode_id": episode_id}).encode())
+
+
+def _last_number(run: Path | str) -> int:
+    path = Path(run) / LAST_NUMBER
+    try:
+        number = read_json(path, MAX_NUMBER_BYTES)["episode_id"]
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise EpisodeFileError(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError):
+        number = None
+    if type(number) is not int or not 0 <= number <= HIGHEST_EPISODE_ID:
+        raise EpisodeFileError(
+            f'{path}: not {{"episode_id": <the newest number of this run>}}: write that, or delete it'
+        )
+    return number
 
 
 def _retired(run: Path | str) -> dict[int, Mapping[str, str]]:

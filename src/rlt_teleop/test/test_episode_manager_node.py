@@ -394,6 +394,7 @@ def test_real_time_training_does_not_wait(make_cell):
     assert cell.operator.state.actor_version == 0
     cell.label(EpisodeState.LABEL_SUCCESS)
     cell.until_phase(IDLE)
+    assert scan(cell.run).last_episode_id == 1, "its number is not given again, though nothing is recorded"
     assert cell.start(purpose=TRAIN, driver=RL) == 2
 
 
@@ -451,6 +452,9 @@ def test_a_run_without_a_recorder_ends_by_itself(make_cell):
     assert result.result().status == GoalStatus.STATUS_ABORTED
     assert "2 episodes in a row were not recorded" in result.result().result.message
     assert list(result.result().result.labels) == [EpisodeState.LABEL_DISCARD] * 2
+    assert scan(cell.run).last_episode_id == 2, (
+        "a learner has heard of them: after a restart no other gets their numbers"
+    )
 
 
 def test_a_run_goes_on_after_the_recorder_was_restarted_in_the_middle(make_cell):

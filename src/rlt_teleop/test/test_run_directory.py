@@ -1,8 +1,10 @@
 """Ids and counts after a restart."""
 
-from rlt_common.episode_file import EpisodeWriter
+import pytest
+
+from rlt_common.episode_file import EpisodeFileError, EpisodeWriter
 from rlt_common.relabels import append_relabel, episode_path
-from rlt_teleop.run_directory import scan
+from rlt_teleop.run_directory import LAST_NUMBER, keep_number, scan
 
 
 def write(run, episode_id, label, purpose="train"):
@@ -23,6 +25,21 @@ def test_ids_go_on_after_the_largest_and_unfinished_files_count(tmp_path):
     assert (ledger.last_episode_id, ledger.counts["episodes"], ledger.counts["successes"]) == (4, 2, 1)
     assert ledger.unreadable == ()
     assert ledger.unfinished == {4}
+
+
+def test_a_number_that_left_no_file_is_not_given_again(tmp_path):
+    run = tmp_path / "not yet there"
+    keep_number(run, 3)
+    assert scan(run).last_episode_id == 3
+    write(run, 4, "success")
+    assert scan(run).last_episode_id == 4
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"episode_id": -1}', '{"episode_id": "3"}', '{"episode_id": 1e99}'])
+def test_a_last_number_that_is_none_is_said(tmp_path, text):
+    (tmp_path / LAST_NUMBER).write_text(text)
+    with pytest.raises(EpisodeFileError, match=r"last_number\.json: not .*: write that, or delete it"):
+        scan(tmp_path)
 
 
 def test_training_episodes_are_counted_for_the_curriculum(tmp_path):
