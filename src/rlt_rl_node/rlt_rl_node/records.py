@@ -85,8 +85,8 @@ class Encoded:
 class EpisodeData:
     """The CRITICAL phase of one labelled episode.
 
-    Both groups of arrays are in strictly rising order of step. `encoded_steps` may reach `end_step`, the step after the
-    last executed one: the observation of the state that the last action led to.
+    Both groups of arrays are in strictly rising order of step. Of the graph, `encoded_steps` are executed steps: the
+    observation of the state that the last action led to comes before none, and the VLA does not encode it.
     """
 
     episode_id: int
@@ -131,8 +131,3 @@ class EpisodeData:
     def key(self) -> EpisodeKey:
         """Which episode of which robot it is."""
         return EpisodeKey(self.episode_id, self.robot)
-
-    @property
-    def end_step(self) -> int:
-        """The control step after the last executed one."""
-        return int(self.steps[-1]) + 1 if len(self.steps) else 0

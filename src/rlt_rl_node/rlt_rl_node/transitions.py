@@ -12,8 +12,9 @@ A transition from the observation at control step s pairs
 n is C except where less is there:
 
 - The episode ends inside the chunk. Success and failure are terminal: n runs to the end and nothing is bootstrapped.
-  A time-out is not: n runs to the real last observation (with a delay, to the one whose actions would begin at the
-  end), and that is x'.
+  A time-out is not: n runs to the last encoded observation (with a delay, to the one whose actions would begin at the
+  end), and that is x'. The VLA encodes only what lies before an executed step, so that the steps of a time-out from
+  there on, at most as many as the stride, are in no transition.
 - An observation at s+C is missing: n shrinks to the newest one at or before it, so that the bootstrap stays exact.
 - A control step is missing: no chunk spans the gap.
 

@@ -223,16 +223,12 @@ class EpisodeRecorder:
         episode_id, epoch, step = self._control
         confirmed = episode_id == current.episode.episode_id and epoch >= current.episode.epoch
         complete = confirmed and len(current.steps) == step
-        # A time-out bootstraps from the observation that follows the last step, so that one is waited for as well.
-        last_seen = current.end_observed or current.episode.label != Label.TIMEOUT
-        if complete and last_seen:
+        if complete:
             lacking = current.unencoded(self._period_ns)
             if not lacking or now_s > current.ended_s + self._encode_wait_s:
                 self._finish(f"{lacking} observations of the critical phase were not encoded" if lacking else "")
         elif now_s > current.give_up_s:
-            if complete:
-                self._finish("no observation came after the last step")
-            elif confirmed:
+            if confirmed:
                 self._finish(f"{len(current.steps)} of {step} executed steps came")
             else:
                 self._finish(f"the executor did not confirm the end; {len(current.steps)} executed steps came")

@@ -264,25 +264,14 @@ def test_a_step_that_came_twice_counts_once(bench):
     assert bench.last.durable
 
 
-def test_a_time_out_waits_for_the_observation_after_the_last_step(bench):
-    bench.play(8)
-    end = eps.ended(label=Label.TIMEOUT)
-    bench.state(end)
-    bench.control(end, 8)
-    assert not bench.last.durable
-    bench.send(topics.OBSERVATION, eps.observation(8))
-    assert bench.last.durable
-    assert observed_steps(bench.last.path) == [0, 2, 4, 6, 8]
-
-
-def test_a_time_out_finds_the_observation_that_came_before_the_label(bench):
+def test_the_observation_after_the_last_step_is_in_the_file_where_it_came_before_the_end(bench):
     bench.play(8)
     bench.send(topics.OBSERVATION, eps.observation(8))
     end = eps.ended(label=Label.TIMEOUT)
     bench.state(end)
     bench.control(end, 8)
     assert bench.last.durable
-    assert bench.last.warning == ""
+    assert observed_steps(bench.last.path)[-1] == 8
 
 
 def test_observations_outside_the_motion_are_left_out_but_not_the_first_one(bench):
