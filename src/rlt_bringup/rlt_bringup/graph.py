@@ -21,7 +21,9 @@ from rlt_common.driver_launch import DriverLaunch
 from rlt_common.parameters import ParameterError, param, validate
 from rlt_common.run_files import inside
 from rlt_common.vla_config import load_vla
+from rlt_teleop.episode_manager_parameters import ManagerParameters
 from rlt_teleop.joy_mapping import load_mapping
+from rlt_teleop.recorder_parameters import RecorderParameters
 
 MODES = ("demo", "collect", "adapt", "train", "handoff", "eval", "deploy", "dry_run")
 GRAPH_MODES = ("collect", "train", "eval", "deploy", "dry_run")
@@ -399,6 +401,7 @@ def describe(resolved: Resolved) -> list[NodeSpec]:
         )
     )
     if record:
+        _check_recorder_waits(resolved)
         nodes.append(NodeSpec("rlt_teleop", "recorder", "recorder", {**files, "run_directory": run}))
     if resolved.scripted:
         nodes.append(
@@ -431,6 +434,20 @@ def replayed(resolved: Resolved) -> list[NodeSpec]:
         for node in describe(resolved)
         if node.name in REPLAYED
     ]
+
+
+def _check_recorder_waits(resolved: Resolved) -> None:
+    """Raise ParameterError where the episode manager would give up a file that the recorder still waits with."""
+    nodes = resolved.task.nodes
+    limit = nodes.get("episode_manager", {}).get("recorder_timeout_s", ManagerParameters.recorder_timeout_s)
+    for name in ("settle_s", "encode_wait_s"):
+        wait = nodes.get("recorder", {}).get(name, getattr(RecorderParameters, name))
+        if isinstance(wait, int | float) and isinstance(limit, int | float) and wait >= limit:
+            raise ParameterError(
+                f"{resolved.task_file}: nodes: recorder: {name} is {wait:g} s, and the episode_manager gives up a file "
+                f"after recorder_timeout_s, {limit:g} s: every episode that waits so long would be lost; let the "
+                "manager wait longer"
+            )
 
 
 def _learner(resolved: Resolved) -> NodeSpec:

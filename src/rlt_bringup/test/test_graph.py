@@ -177,6 +177,18 @@ def test_lockstep_takes_the_simulated_clock_everywhere(tmp_path):
     assert all(node.parameters["use_sim_time"] for node in graph(tmp_path).values())
 
 
+@pytest.mark.parametrize("wait", ["encode_wait_s", "settle_s"])
+def test_the_manager_waits_longer_for_a_file_than_the_recorder_for_what_belongs_in_it(tmp_path, wait):
+    values = yaml.safe_load((CONFIG / "tasks" / "screw.yaml").read_text())
+    task = tmp_path / "own.yaml"
+    task.write_text(yaml.safe_dump({**values, "nodes": {"recorder": {wait: 10}}}))
+    with pytest.raises(ParameterError, match=f"{wait} is 10 s, .* recorder_timeout_s, 10 s"):
+        graph(tmp_path, task=str(task))
+    waits = {"recorder": {wait: 20.0}, "episode_manager": {"recorder_timeout_s": 30.0}}
+    task.write_text(yaml.safe_dump({**values, "nodes": waits}))
+    assert graph(tmp_path, task=str(task))["recorder"].parameters[wait] == 20.0
+
+
 def test_the_task_file_overrides_parameters_of_single_nodes(tmp_path):
     values = yaml.safe_load((CONFIG / "tasks" / "screw.yaml").read_text())
     values["nodes"] = {"rl_learner": {"agent": {"beta": 0.5}, "checkpoint_every": 3}}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rlt_common import topics
 from rlt_common.config import MAX_FILE_BYTES, config_hash, kinematics_hash, load_robot, load_task
 from rlt_common.health import ERROR, OK, WARN, Health
-from rlt_common.parameters import declare, param, reject_unknown, validate
+from rlt_common.parameters import declare, reject_unknown
 from rlt_common.process import run_node
 from rlt_common.reading import read_limited
 from rlt_common.relabels import EPISODES
@@ -44,7 +43,8 @@ from rlt_teleop.cdr import CdrError
 from rlt_teleop.episode_machine import Episode
 from rlt_teleop.episode_recorder import EpisodeRecorder, Report
 from rlt_teleop.recorded_health import own
-from rlt_teleop.retention import Retention, RetentionConfig
+from rlt_teleop.recorder_parameters import RecorderParameters
+from rlt_teleop.retention import Retention
 
 RMWError = rclpy_implementation.RMWError
 POLL_S = 0.05
@@ -53,36 +53,12 @@ SENT = "source_timestamp"
 GIB = 2**30
 
 
-@dataclass(frozen=True)
-class NodeParameters:
-    """Parameters of the recorder."""
-
-    robot: str = param(description="path of the robot file")
-    task: str = param(description="path of the task file")
-    run_directory: str = param(description="folder of the run; files go to <run>/episodes/<id>.mcap")
-    settle_s: float = param(
-        1.0, "s to wait, after a label, for executed steps that are still on their way", minimum=0.1, maximum=60.0
-    )
-    encode_wait_s: float = param(
-        5.0,
-        "s to wait, after the label of a training episode, for what the VLA still encodes of its critical phase: the "
-        "learner can then have all of it from the file",
-        minimum=0.0,
-        maximum=60.0,
-    )
-    low_space_gib: float = param(1.0, "GiB free on the disk below which diagnostics warn", minimum=0.0, maximum=1e6)
-    retention: RetentionConfig = field(default_factory=RetentionConfig)
-
-    def __post_init__(self) -> None:
-        validate(self)
-
-
 class RecorderNode(Node):
     """See the module docstring."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        self.parameters = declare(self, NodeParameters)
+        self.parameters = declare(self, RecorderParameters)
         reject_unknown(self)
         robot, task = load_robot(self.parameters.robot), load_task(self.parameters.task)
         self._folder = inside(self.parameters.run_directory, EPISODES)
