@@ -128,14 +128,15 @@ def _matrix(chunk: ActionChunk, values: Sequence[float]) -> np.ndarray:
 def _chunks(replay: Replay, played: Played) -> list[dict[str, Any]]:
     """One entry per recorded chunk, in order of its steps."""
     recording = replay.recording
-    found = []
-    for request_id, chunk in sorted(recording.chunks.items(), key=lambda item: item[1].boundary_step):
+    begins, found = recording.first_step_of, []
+    for request_id, step in sorted(recording.boundary_step_of.items(), key=lambda item: item[1]):
+        chunk = recording.chunks[request_id]
         output, again = recording.boundaries.get(request_id), played.chunks.get(request_id)
         entry = {
             "request_id": request_id,
             "observation_id": chunk.observation_id,
-            "step": chunk.boundary_step,
-            "first_step": chunk.first_step,
+            "step": step,
+            "first_step": begins[request_id],
             "time_s": (stamp_ns(chunk.header.stamp) - recording.begin_ns) * 1e-9,
             "critical": critical(recording, chunk.epoch),
             "policy_version": chunk.policy_version,
@@ -187,16 +188,16 @@ def _difference(replay: Replay, chunk: ActionChunk, again: ActionChunk | None) -
 
 def _rows(recording: Recording, played: Played) -> dict[str, Any]:
     """Recorded, played and reference actions by control step, as far as each chunk was in play; and what was sent."""
-    order = sorted(recording.chunks.items(), key=lambda item: item[1].first_step)
-    ends = [chunk.first_step for _, chunk in order[1:]] + [2**31]
+    order = sorted(recording.first_step_of.items(), key=lambda item: item[1])
+    ends = [begin for _, begin in order[1:]] + [2**31]
     steps: list[int] = []
     recorded: list[list[float]] = []
     reference: list[list[float]] = []
     again: list[list[float] | None] = []
-    for (request_id, chunk), end in zip(order, ends, strict=True):
-        count = max(0, min(chunk.rows, end - chunk.first_step))
-        answer_ = played.chunks.get(request_id)
-        steps += range(chunk.first_step, chunk.first_step + count)
+    for (request_id, begin), end in zip(order, ends, strict=True):
+        chunk, answer_ = recording.chunks[request_id], played.chunks.get(request_id)
+        count = max(0, min(chunk.rows, end - begin))
+        steps += range(begin, begin + count)
         recorded += _matrix(chunk, chunk.actions)[:count].tolist()
         reference += _matrix(chunk, chunk.reference)[:count].tolist()
         rows = _matrix(answer_, answer_.actions)[:count].tolist() if answer_ else []
@@ -255,11 +256,12 @@ def _timing(recording: Recording, chunk: Mapping[str, Any]) -> dict[str, Any]:
     inference = float(output.inference_s) if output and output.inference_s > 0 else None
     whole = _between(observed, encoded)
     camera = _between(stamp_ns(message.header.stamp), observed)
-    begun = first.step if first else message.first_step + message.rows
+    due = chunk["first_step"]
+    begun = first.step if first else due + message.rows
     held = [
         e
         for e in recording.executed
-        if e.source == ExecutedAction.SOURCE_HOLD and message.first_step <= e.step < begun and e.epoch == message.epoch
+        if e.source == ExecutedAction.SOURCE_HOLD and due <= e.step < begun and e.epoch == message.epoch
     ]
     observation = recording.observations.get(observation_id)
     # A chunk that is asked for ahead waits for its turn: only what it came late is the way's.
@@ -337,11 +339,11 @@ def _limits(replay: Replay, played: Played) -> dict[str, Any]:
             steps.append({**entry, "recorded": bool(any(executed.clamped)), **_verdict(verdict)})
     targets = {e.step: np.asarray(e.joint_target, np.float64) for e in recording.executed if len(e.joint_target)}
     chunks = []
-    for request_id, chunk in sorted(recording.chunks.items(), key=lambda item: item[1].first_step):
-        again = played.chunks.get(request_id)
+    for request_id, begin in sorted(recording.first_step_of.items(), key=lambda item: item[1]):
+        chunk, again = recording.chunks[request_id], played.chunks.get(request_id)
         if again is None or again.actions == chunk.actions:
             continue  # what was played of it has been judged already
-        start = targets.get(chunk.first_step - 1, measured.at(stamp_ns(chunk.header.stamp)))
+        start = targets.get(begin - 1, measured.at(stamp_ns(chunk.header.stamp)))
         if start is None or again.action_dim != check.action_dim:
             continue
         verdicts = check.chunk(_matrix(again, again.actions), start)
@@ -349,7 +351,7 @@ def _limits(replay: Replay, played: Played) -> dict[str, Any]:
         if cut:
             names = sorted({name for v in cut for name in v.limits})
             stopped = sum(v.stopped for v in cut)
-            chunks.append({"step": chunk.first_step, "rows": len(cut), "stopped": stopped, "limits": names})
+            chunks.append({"step": begin, "rows": len(cut), "stopped": stopped, "limits": names})
     waits = gaps([stamp_ns(e.header.stamp) for e in recording.executed], robot.state_timeout_s)
     skewed = [
         o

@@ -82,8 +82,24 @@ class Recording:
     @property
     def step_of(self) -> dict[int, int]:
         """Control step of each observation, as far as anything says it."""
-        steps = {chunk.observation_id: chunk.boundary_step for chunk in self.chunks.values()}
+        steps = {self.chunks[i].observation_id: step for i, step in self.boundary_step_of.items()}
         return steps | {stamp_ns(executed.header.stamp): executed.step for executed in self.executed}
+
+    @property
+    def first_step_of(self) -> dict[int, int]:
+        """Control step of row 0 of each chunk, by request id: as it was played, else as it was planned.
+
+        On a robot's timer the executor moves a chunk to where its observation belongs.
+        """
+        planned = {request_id: chunk.first_step for request_id, chunk in self.chunks.items()}
+        played = {e.chunk_id: e.step - e.row for e in self.executed if e.row >= 0 and e.chunk_id in planned}
+        return planned | played
+
+    @property
+    def boundary_step_of(self) -> dict[int, int]:
+        """Control step of each chunk's observation, by request id."""
+        ahead = {request_id: chunk.first_step - chunk.boundary_step for request_id, chunk in self.chunks.items()}
+        return {request_id: step - ahead[request_id] for request_id, step in self.first_step_of.items()}
 
     @property
     def policy_versions(self) -> set[int]:

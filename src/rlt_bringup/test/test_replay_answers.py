@@ -294,6 +294,16 @@ def test_of_a_file_without_times_the_steps_tell(tmp_path):
     assert "earlier version" in replay_tables.late(found).sentence
 
 
+def test_a_chunk_is_shown_where_it_was_played_and_not_where_it_was_planned(tmp_path):
+    recording = made()
+    for message in recording.chunks.values():
+        message.boundary_step, message.first_step = message.boundary_step + 1, message.first_step + 1
+    found = answered(tmp_path, recording)
+    assert [entry["first_step"] for entry in found["chunks"]] == [number * C for number in range(CHUNKS)]
+    assert found["rows"]["steps"] == list(range(CHUNKS * C))
+    assert not any(entry["late"] for entry in found["late"]["chunks"])
+
+
 # -- limits
 
 

@@ -99,7 +99,14 @@ class ChunkExecutor:
         self._config = config
         self._joints = joints
         self._dim, self._hand_dim = integrator.action_dim, integrator.hand_dim
-        self._play = ChunkPlay(self._dim, arm_names, config.stride, config.prefetch_steps, config.request_retry_s)
+        self._play = ChunkPlay(
+            self._dim,
+            arm_names,
+            config.stride,
+            config.prefetch_steps,
+            config.request_retry_s,
+            config.wait_for_chunk,
+        )
         self._episode: Episode | None = None
         self._human: HumanCommand | None = None
         self._hold_target: np.ndarray | None = None

@@ -68,7 +68,7 @@ def request_message(request: Request, frame: str) -> ChunkRequest:
         rows=request.rows,
         anchor=doubles(() if request.anchor is None else request.anchor),
     )
-    message.header.stamp = message.not_before
+    message.header.stamp = to_time(request.stamp_ns)
     message.header.frame_id = frame
     return message
 

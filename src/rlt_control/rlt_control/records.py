@@ -94,11 +94,16 @@ class HumanCommand:
 
 @dataclass(frozen=True)
 class Request:
-    """A wish for the next chunk (ChunkRequest)."""
+    """A wish for the next chunk (ChunkRequest), made at the robot state of `stamp_ns`.
+
+    `boundary_step` and `first_step` are as planned: an observation that belongs to a later or an earlier control step
+    moves both.
+    """
 
     episode_id: int
     epoch: int
     request_id: int
+    stamp_ns: int
     not_before_ns: int
     boundary_step: int
     first_step: int

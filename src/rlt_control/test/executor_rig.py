@@ -79,7 +79,9 @@ class Rig:
             self.heard_of = state
 
     def chunk(self, request, dx=0.001, source=Source.RL, **changes) -> Chunk:
-        """An answer to `request`: every row moves the right arm by `dx` m along x."""
+        """An answer to `request`, of an observation at its very boundary step: every row moves the right arm by `dx` m
+        along x."""
+        ahead = request.boundary_step - (request.request_id & 0xFFFFFF)
         actions = np.zeros((request.rows, 14))
         actions[:, 7] = dx
         chunk = Chunk(
@@ -87,7 +89,7 @@ class Rig:
             request.epoch,
             request.request_id,
             observation_id=5,
-            observation_stamp_ns=request.not_before_ns,
+            observation_stamp_ns=request.stamp_ns + ahead * PERIOD_NS,
             first_step=request.first_step,
             source=source,
             policy_version=2,

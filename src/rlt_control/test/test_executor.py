@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from executor_rig import HOME, ROBOT, Rig, human
+from executor_rig import HOME, PERIOD_NS, ROBOT, Rig, human
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,12 +77,83 @@ def test_a_chunk_is_requested_ahead_by_the_prefetch_and_waits_for_its_turn():
         if tick.request:
             requests[tick.executed.step] = tick.request
             rig.answer(tick.request)
-    assert list(requests) == [10, 20, 30, 40]
+    assert list(requests) == [9, 19, 29, 39], "half a stride before the step of its observation"
     assert [r.first_step for r in requests.values()] == [14, 24, 34, 44]
     assert [source for source, *_ in played[:3]] == [Source.HOLD] * 3, "the first chunk begins four steps on"
     ids = [first.request_id, *(r.request_id for r in requests.values())]
     expected = [(Source.RL, ids[step // 10], step % 10) for step in range(37)]
     assert played[3:] == expected, "row after row, chunk after chunk, without a pause"
+
+
+def play(rig: Rig, steps: int, observed, arrives_ns: int) -> tuple[list, dict[int, int]]:
+    """What `rig` executes while each request is answered from the first of the stamps `observed` that it asks for,
+    `arrives_ns` after it; and the stamp behind each chunk."""
+    executed, waiting, stamp_of = [], None, {}
+    while len(executed) < steps:
+        if waiting is not None and stamp_of[waiting.request_id] + arrives_ns <= rig.state().stamp_ns:
+            assert rig.answer(waiting, observation_stamp_ns=stamp_of[waiting.request_id]) == ""
+            waiting = None
+        tick = rig.tick()
+        executed.append(tick.executed)
+        if tick.request is not None:
+            waiting = tick.request
+            stamp_of[waiting.request_id] = next(stamp for stamp in observed if stamp >= waiting.not_before_ns)
+    return executed, stamp_of
+
+
+def begins(executed, stamp_ns: int) -> int:
+    """The control step that an observation belongs to, by the rule of scheduler and learner."""
+    return next(e.step for e in executed if e.stamp_ns >= stamp_ns)
+
+
+@pytest.mark.parametrize("arrives_ms", [4, 70])
+@pytest.mark.parametrize("phase_ms", [-39, -20, -19, -1, 0])
+def test_on_a_timer_a_chunk_begins_its_delay_after_the_step_that_its_observation_belongs_to(phase_ms, arrives_ms):
+    rig = Rig(prefetch_steps=4)
+    rig.start()
+    observed = range(phase_ms * 1_000_000, 10**10, 2 * PERIOD_NS)
+    executed, stamp_of = play(rig, 80, observed, arrives_ms * 1_000_000)
+    played = [e for e in executed if e.source == Source.RL]
+    assert {e.step - e.row - begins(executed, stamp_of[e.chunk_id]) for e in played} == {4}
+    first = played[0].step
+    assert first <= 2 + 4, "no longer than the next observation and the delay"
+    assert [e.row for e in played] == [i % 10 for i in range(80 - first)], "row after row, without a pause"
+    assert {(e.stamp_ns - stamp_of[e.chunk_id]) * 1e-9 - e.delay_s for e in played} == {0.0}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_however_stamps_jitter_a_chunk_begins_its_delay_after_its_observation(seed):
+    rng = np.random.default_rng(seed)
+    rig = Rig(prefetch_steps=4)
+    rig.start()
+    due = np.arange(0, 4_000, 40) + rng.uniform(-40, 0)
+    observed = [int(1e6 * (at + rng.choice([-4, 0, 4]))) for at in due]
+    executed, stamp_of = play(rig, 120, observed, 70_000_000)
+    played = [e for e in executed if e.source == Source.RL]
+    assert {e.step - e.row - begins(executed, stamp_of[e.chunk_id]) for e in played} == {4}
+    chunks = len({e.chunk_id for e in played})
+    held = sum(e.source == Source.HOLD for e in executed[played[0].step :])
+    assert held <= chunks // 2 + 1, "a step at most where the grid moves on"
+
+
+def test_an_observation_of_a_state_that_a_step_before_had_too_is_not_asked_for():
+    rig = Rig(prefetch_steps=4)
+    rig.start(human_in_control=True)
+    for _ in range(3):
+        human(rig)
+        seen = rig.tick().executed
+    rig.change(epoch=2, human_in_control=False)
+    request = rig.tick().request
+    assert request.boundary_step == 3
+    assert request.not_before_ns > request.stamp_ns > seen.stamp_ns
+
+
+def test_an_observation_that_comes_at_once_is_placed_when_its_step_is_known():
+    rig = Rig(prefetch_steps=0)
+    rig.start()
+    request = rig.tick().request
+    assert rig.answer(request, observation_stamp_ns=PERIOD_NS + 1) == ""
+    assert [rig.tick().executed.row for _ in range(3)] == [-1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -418,11 +489,14 @@ def test_in_a_dry_run_a_person_moves_arms_that_stand_up_to_the_workspace_and_not
 def test_in_a_dry_run_every_chunk_begins_where_its_observation_was_taken():
     rig, begun = Standing(dry_run=True), build_kinematics(ROBOT).forward(HOME)[1][0]
     rig.start()
-    for _ in range(4):
-        assert rig.answer(rig.tick().request, dx=0.004) == ""
-        for _ in range(9):  # the first row was due when the chunk was asked for
-            assert not rig.tick().executed.clamped.any()
-        np.testing.assert_allclose(rig.executor._integrator.commanded[1][0] - begun, [0.036, 0.0, 0.0], atol=1e-3)
+    request = rig.tick().request
+    for rows in (9, 10, 10, 10):  # the first row of all was due when its chunk was asked for
+        assert rig.answer(request, dx=0.004) == ""
+        ticks = [rig.tick() for _ in range(rows)]
+        assert not any(tick.executed.clamped.any() for tick in ticks)
+        (request,) = [tick.request for tick in ticks if tick.request]
+        reached = rig.executor._integrator.commanded[1][0] - begun
+        np.testing.assert_allclose(reached, [0.004 * rows, 0.0, 0.0], atol=1e-3)
 
 
 def test_in_a_dry_run_the_measured_arms_are_still_what_is_judged():

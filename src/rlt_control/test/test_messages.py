@@ -74,9 +74,9 @@ def test_a_human_s_command_that_makes_no_sense_is_an_error(fields):
 
 
 def test_a_request_carries_its_stamp():
-    message = messages.request_message(Request(3, 5, 99, 1_500_000_000, 10, 12, 20), "world")
+    message = messages.request_message(Request(3, 5, 99, 1_500_000_000, 1_480_000_001, 10, 12, 20), "world")
     assert (message.header.stamp, message.header.frame_id) == (to_time(1_500_000_000), "world")
-    assert message.not_before == message.header.stamp
+    assert message.not_before == to_time(1_480_000_001)
     assert (message.request_id, message.boundary_step, message.first_step, message.rows) == (99, 10, 12, 20)
 
 

@@ -1,7 +1,7 @@
 """Whether a VLA is fast enough for a task on a robot's timer, and how far ahead chunks have to be asked for. Pure.
 
-A chunk that is asked for `prefetch_steps` ahead has that long to come. Meanwhile the VLA must also encode the strided
-observations between two boundaries, or they pile up until the episode ends.
+A chunk has `prefetch_steps` to come, from the stamp of its observation on. Meanwhile the VLA must also encode the
+strided observations between two boundaries, or they pile up until the episode ends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ KEPT = 200
 QUANTILE = 0.95
 LEAST = 5
 """Boundaries before anything is said."""
+ONE_CLOCK_S = 1.0
+"""An observation that seems older than this, or not yet made, has a stamp of another clock: its age is not known."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Verdict:
     Attributes:
         boundary_s: QUANTILE of the time of a boundary observation, s.
         strided_s: mean time of a strided one, s; 0 before any.
+        age_s: QUANTILE of the age at which a boundary observation was begun with, s; 0 where it is not known.
         prefetch_steps: control steps that a chunk has to be asked for ahead.
         problems: what does not fit, with what to change; empty when all does.
         notes: what to know all the same.
@@ -37,23 +40,28 @@ class Verdict:
     boundary_s: float
     strided_s: float
     prefetch_steps: int
+    age_s: float = 0.0
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def judge(robot: RobotConfig, task: TaskConfig, boundary_s: float, strided_s: float = 0.0) -> Verdict:
-    """The verdict on a VLA that takes so long, on a robot that ticks by a timer."""
-    needed = math.ceil((boundary_s + TRANSPORT_S) * robot.control_hz / task.stride) * task.stride
+def judge(
+    robot: RobotConfig, task: TaskConfig, boundary_s: float, strided_s: float = 0.0, age_s: float = 0.0
+) -> Verdict:
+    """The verdict on a VLA that takes so long, on a robot that ticks by a timer. Arguments as in Verdict."""
+    needed = math.ceil((age_s + boundary_s + TRANSPORT_S) * robot.control_hz / task.stride) * task.stride
     rows = max(task.chunk_length, task.execute_steps)
     problems, notes = [], []
     if task.prefetch_steps < needed:
         fits = needed + rows <= task.horizon
+        old = f" and observations are {age_s * 1e3:.0f} ms old before" if age_s else ""
         problems.append(
-            f"a chunk takes {boundary_s * 1e3:.0f} ms, asked for {task.prefetch_steps} steps ahead: the arms hold at "
+            f"a chunk takes {boundary_s * 1e3:.0f} ms{old}, asked for {task.prefetch_steps} steps ahead: "
+            "the arms hold at every boundary"
             + (
-                f"every boundary; set prefetch_steps: {needed} in the task file"
+                f"; set prefetch_steps: {needed} in the task file"
                 if fits
-                else f"every boundary, and {needed} steps ahead leave no {rows} rows of horizon {task.horizon}: take a "
+                else f", and {needed} steps ahead leave no {rows} rows of horizon {task.horizon}: take a "
                 "faster VLA (fewer flow_steps, compile, bfloat16, a GPU), a longer horizon, or a lower control rate"
             )
         )
@@ -72,7 +80,7 @@ def judge(robot: RobotConfig, task: TaskConfig, boundary_s: float, strided_s: fl
             f"strided observations take {strided_s * 1e3:.0f} ms each: after an episode they go on for {share:.0%} "
             "of its critical phase"
         )
-    return Verdict(boundary_s, strided_s, needed, tuple(problems), tuple(notes))
+    return Verdict(boundary_s, strided_s, needed, age_s, tuple(problems), tuple(notes))
 
 
 @dataclass
@@ -83,10 +91,16 @@ class LatencyWatch:
     task: TaskConfig
     _boundaries: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     _strided: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _ages: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def on_boundary(self, seconds: float) -> None:
         """A boundary observation took so long."""
         self._boundaries.append(seconds)
+
+    def on_age(self, seconds: float) -> None:
+        """A boundary observation was so old when it was begun with: camera, ingest and whatever it waited for."""
+        if 0.0 <= seconds < ONE_CLOCK_S:
+            self._ages.append(seconds)
 
     def on_strided(self, seconds: float) -> None:
         """A strided observation took so long, its share of the group's time."""
@@ -97,4 +111,5 @@ class LatencyWatch:
         if self.robot.tick != "timer" or len(self._boundaries) < LEAST:
             return None
         strided = float(np.mean(self._strided)) if self._strided else 0.0
-        return judge(self.robot, self.task, float(np.quantile(self._boundaries, QUANTILE)), strided)
+        age = float(np.quantile(self._ages, QUANTILE)) if self._ages else 0.0
+        return judge(self.robot, self.task, float(np.quantile(self._boundaries, QUANTILE)), strided, age)

@@ -194,6 +194,7 @@ class VlaNode(Node):
         """Answer the request in hand, if its observation is there; one that cannot be used is passed over."""
         while not self._resting and (work := self._scheduler.next_boundary()) is not None:
             started = time.perf_counter()
+            age_s = (self.get_clock().now().nanoseconds - work.stamp_ns) * 1e-9
             try:
                 output = self._encoder.boundary(observation_from_msg(work.observation), work.request)
             except (CodecError, LayoutError) as error:
@@ -207,6 +208,7 @@ class VlaNode(Node):
                 return
             self._boundary_s = output.inference_s = time.perf_counter() - started
             self._latency.on_boundary(self._boundary_s)
+            self._latency.on_age(age_s)
             self._publisher.publish(output)
             self._answers[work.request.request_id] = output
             while len(self._answers) > ANSWERS_KEPT:

@@ -22,6 +22,21 @@ def test_a_chunk_is_asked_for_as_far_ahead_as_it_takes(robot, task, seconds, ste
     assert judge(robot, task, seconds).prefetch_steps == steps, "whole strides, transport included"
 
 
+def test_what_the_observation_s_age_costs_is_asked_for_ahead_too(robot, task):
+    verdict = judge(robot, task, 0.057, age_s=0.035)
+    assert verdict.prefetch_steps == 6
+    assert "takes 57 ms and observations are 35 ms old before" in verdict.problems[0]
+
+
+def test_a_watch_takes_the_age_of_observations_of_its_own_clock(robot, task):
+    watch = LatencyWatch(robot, task)
+    for age_s in (-0.5, 1e9, 0.03):
+        watch.on_age(age_s)
+    for _ in range(LEAST):
+        watch.on_boundary(0.01)
+    assert watch.verdict().age_s == pytest.approx(0.03)
+
+
 def test_what_fits_has_no_problem(robot, task):
     assert judge(robot, task, 0.06).problems == ()
 
