@@ -281,6 +281,9 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         "dropped_observations": Metric(
             "strided observations left out", "", "0", "inference is slower than the robot: a GPU, or a larger `stride`"
         ),
+        "clock_resets": Metric(
+            "jumps of the clock back, seen in observations", "", "0", "a clock was set while it ran"
+        ),
         "refused_observations": Metric("that do not fit the robot file", "", "0"),
         "boundary_ms": Metric(
             "time to answer the last request", "ms", "below `prefetch_steps` control periods", "raise `prefetch_steps`"

@@ -4,6 +4,8 @@ Boundary first: a chunk request is answered from the first observation at or aft
 follow when the node is idle: those of the CRITICAL phase of a training episode that were not a boundary. Which these
 are, the executed actions say: an observation belongs to the first control step that was executed at or after its
 stamp. So the set, its order and its grouping depend on what was executed and not on when messages arrived.
+
+Where the clock is set back, what was observed before is forgotten: its stamps would pass for the newest ones.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
+
+from rlt_vla_node.synchroniser import CLOCK_RESET_NS
 
 T = TypeVar("T")
 
@@ -74,6 +78,7 @@ class Counters:
 
     dropped_requests: int = 0
     dropped_observations: int = 0
+    clock_resets: int = 0
 
 
 @dataclass
@@ -138,8 +143,10 @@ class Scheduler(Generic[T]):
         return sum(len(episode.waiting) for episode in self._episodes.values())
 
     def on_observation(self, stamp_ns: int, observation: T) -> None:
-        """A new observation. One not newer than the last is a repetition and ignored."""
-        if self._recent and stamp_ns <= next(reversed(self._recent)):
+        """A new observation. One not newer than the last is a repetition, ignored; one far older is of a new clock."""
+        if self._other_clock(stamp_ns):
+            self._reset_clock()
+        if stamp_ns <= self._newest_ns:
             return
         self._recent[stamp_ns] = observation
         while len(self._recent) > self._keep:
@@ -157,7 +164,7 @@ class Scheduler(Generic[T]):
             return
         episode = self._episode(step.episode_id)
         episode.last_step = max(episode.last_step, step.step)
-        if self._anchor_steps is not None:
+        if self._anchor_steps is not None and episode.train is not False:
             episode.commanded[step.step] = step.commanded
         if step.critical and step.step % self._stride == 0:
             episode.last_observed_ns = step.stamp_ns
@@ -184,8 +191,11 @@ class Scheduler(Generic[T]):
         episode.train = train and not discarded
         if not episode.train:
             episode.waiting.clear()
-        for other_id, other in self._episodes.items():
+            episode.commanded.clear()
+        for other_id, other in list(self._episodes.items()):
             other.closed |= other_id < episode_id
+            if other.closed and not other.train:
+                del self._episodes[other_id]
 
     def on_control(self, episode_id: int, *, moving: bool, next_step: int) -> None:
         """The executor's state: once it no longer moves, `next_step` is the number of control steps it executed."""
@@ -199,7 +209,7 @@ class Scheduler(Generic[T]):
     def next_boundary(self) -> Boundary[T] | None:
         """The request in hand with its observation, once that is there; it then counts as answered."""
         request = self._request
-        if request is None:
+        if request is None or self._other_clock(request.not_before_ns):
             return None
         for stamp_ns, observation in self._recent.items():
             if stamp_ns >= request.not_before_ns:
@@ -257,9 +267,8 @@ class Scheduler(Generic[T]):
         """Nothing more will come for this episode: all steps are known and the last one's observation is here."""
         if episode.closed:
             return True
-        newest = next(reversed(self._recent)) if self._recent else -1
         ended = episode.total_steps is not None and episode.last_step == episode.total_steps - 1
-        return ended and newest >= episode.last_observed_ns
+        return ended and self._newest_ns >= episode.last_observed_ns
 
     def _decide(self, step: Step) -> None:
         while self._undecided and self._undecided[0] <= step.stamp_ns:
@@ -273,6 +282,23 @@ class Scheduler(Generic[T]):
                 seen = self._recent[stamp_ns]
                 episode.waiting.append(Strided(stamp_ns, step.episode_id, step.epoch, seen, step.step))
                 self._bound()
+
+    @property
+    def _newest_ns(self) -> int:
+        return next(reversed(self._recent)) if self._recent else -1
+
+    def _other_clock(self, stamp_ns: int) -> bool:
+        """Whether it is so far behind the newest observation that the clock must have been set back."""
+        return stamp_ns < self._newest_ns - CLOCK_RESET_NS
+
+    def _reset_clock(self) -> None:
+        self.counters.clock_resets += 1
+        self._recent.clear()
+        self._undecided.clear()
+        self._steps.clear()
+        self._served.clear()
+        for episode in self._episodes.values():
+            episode.last_observed_ns = -1
 
     def _bound(self) -> None:
         excess = self.pending - self._max_pending

@@ -305,6 +305,7 @@ class VlaNode(Node):
             repeated_requests=self._repeated,
             dropped_requests=counters.dropped_requests,
             dropped_observations=counters.dropped_observations,
+            clock_resets=counters.clock_resets,
             refused_observations=self._refused,
             boundary_ms=f"{self._boundary_s * 1e3:.1f}",
             prefetch_steps_needed="not judged" if verdict is None else verdict.prefetch_steps,

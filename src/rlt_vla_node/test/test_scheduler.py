@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlt_vla_node.scheduler import Request, Scheduler, Step
+from rlt_vla_node.synchroniser import CLOCK_RESET_NS
 
 PERIOD = 20
 
@@ -246,6 +247,64 @@ def test_where_chunks_are_anchored_a_strided_observation_waits_for_what_was_comm
     assert first == {"o0": None if ahead == 0 else "c1", "o2": "c1" if ahead == 0 else "c3"}
     s.on_control(1, moving=False, next_step=6)
     assert [(item.observation, item.anchor) for item in s.next_group()] == [("o4", "c3" if ahead == 0 else "c5")]
+
+
+# ---- clocks, and what is kept
+
+
+def before_and_after():
+    """A scheduler whose observations had stamps far ahead; and where they go on once the clock was set back."""
+    s, back = scheduler(group_size=2), 60 * CLOCK_RESET_NS
+    train(s)
+    for index in range(0, 10, 2):
+        s.on_observation(back + index * PERIOD, f"before{index}")
+        s.on_step(Step(back + index * PERIOD, 1, 2, index, True))
+    return s
+
+
+def test_after_the_clock_was_set_back_requests_wait_for_new_observations():
+    s = before_and_after()
+    s.on_request(request(1, not_before=4 * PERIOD, epoch=2))
+    assert s.next_boundary() is None, "an old image would pass for a new one"
+    observe(s, 4)
+    assert s.next_boundary().observation == "o4"
+    s.on_request(request(2, not_before=6 * PERIOD, epoch=2))
+    observe(s, 6)
+    assert s.next_boundary().observation == "o6"
+    assert s.counters.clock_resets == 1
+
+
+def test_an_episode_in_which_the_clock_was_set_back_is_encoded_to_its_end():
+    s = before_and_after()
+    for index in (10, 12):
+        observe(s, index)
+        s.on_step(step(index))
+    s.on_step(step(13))
+    s.on_control(1, moving=False, next_step=14)
+    assert groups(s) == [["before0", "before2"], ["before4", "before6"], ["before8", "o10"], ["o12"]]
+
+
+def test_an_episode_that_ended_before_the_clock_was_set_back_is_encoded_to_its_end():
+    s = before_and_after()
+    s.on_step(Step(60 * CLOCK_RESET_NS + 10 * PERIOD, 1, 2, 10, True))
+    s.on_control(1, moving=False, next_step=11)
+    assert groups(s) == [["before0", "before2"], ["before4", "before6"]]
+    observe(s, 0)
+    assert groups(s) == [["before8"]]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_of_episodes_that_are_not_trained_on_nothing_is_kept(trained):
+    s = scheduler(anchor_steps=0)
+    for episode in range(1, 50):
+        s.on_step(Step(episode * 100 * PERIOD, episode, 1, 0, False, commanded="c"))
+        s.on_episode(episode, 1, train=trained and episode == 2, discarded=False)
+        for index in range(1, 10):
+            at = (episode * 100 + index) * PERIOD
+            s.on_observation(at, f"o{index}")
+            s.on_step(Step(at, episode, 1, index, True, commanded="c"))
+    kept = {episode: len(state.commanded) for episode, state in s._episodes.items()}
+    assert kept == ({2: 10, 49: 0} if trained else {49: 0})
 
 
 # ---- work that is given back
