@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
@@ -206,6 +207,12 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def _work(node: RecorderNode, executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> None:
+    """Every callback as it comes, until its end; the timer's come always."""
+    while not stopped():
+        executor.spin_once()
+
+
 def main() -> None:
     """Entry point of `ros2 run rlt_teleop recorder`."""
-    run_node("recorder", RecorderNode, OSError, at_exit=lambda node: node.recorder.close())
+    run_node("recorder", RecorderNode, OSError, work=_work, at_exit=lambda node: node.recorder.close())

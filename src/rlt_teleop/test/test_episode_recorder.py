@@ -6,6 +6,8 @@ import os
 import random
 import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.serialization import serialize_message
 
 from rlt_common import topics
+from rlt_common.config import config_file
 from rlt_common.episode_file import EpisodeFileError, episode_configuration, episode_metadata, read_messages
 from rlt_msgs.msg import OperatorEvent
 from rlt_teleop.cdr import CdrError
@@ -480,6 +483,41 @@ def test_stopping_finishes_a_labelled_episode_and_keeps_a_running_one_unfinished
     assert bench.last.durable
     assert "stopped" in bench.last.warning
     assert [p.name for p in bench.recorder.leftovers()] == ["000001.mcap.part"]
+
+
+STOPPED = """
+import os, signal
+import teleop_episodes as eps
+from rlt_common import episode_file
+from rlt_teleop import recorder_node
+
+rename = episode_file.rename_durable
+
+def stopped(source, target):
+    os.kill(os.getpid(), signal.SIGINT)
+    rename(source, target)
+
+class Recorder(recorder_node.RecorderNode):
+    def _on_show(self):
+        if not self.recorder.recording:
+            self.recorder.on_state(eps.running(1), eps.state_cdr(eps.running(1)), 0.0)
+            self.recorder.on_state(eps.ended(), eps.state_cdr(eps.ended()), 0.0)
+            self.recorder.on_control(1, eps.ended().epoch, 0, 0.0)
+
+episode_file.rename_durable, recorder_node.RecorderNode = stopped, Recorder
+Recorder._show_health = Recorder._on_show
+recorder_node.main()
+"""
+"""A recorder that gets SIGINT while it finishes the file of a labelled episode."""
+
+
+def test_a_stop_waits_for_the_file_that_is_being_finished(tmp_path):
+    files = {"robot": config_file("robots", "sim"), "task": config_file("tasks", "screw"), "run_directory": tmp_path}
+    flags = [part for name, value in files.items() for part in ("-p", f"{name}:={value}")]
+    command = [sys.executable, "-c", STOPPED, "--ros-args", *flags]
+    end = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
+    assert (end.returncode, "Traceback" in end.stderr) == (0, False), end.stderr
+    assert episode_metadata(tmp_path / "episodes" / "000001.mcap")["label"] == "success"
 
 
 def test_foreign_bytes_are_refused(bench):
