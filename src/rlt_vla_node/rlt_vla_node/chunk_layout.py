@@ -54,6 +54,11 @@ class ChunkLayout:
         return frozenset(self._kinds[part.name] for part in self.actions.parts if part.arm >= 0)
 
     @property
+    def robot_actions(self) -> tuple[str, ...]:
+        """Names of the values of the robot's actions, (d,)."""
+        return self._robot.action_names
+
+    @property
     def commanded(self) -> bool:
         """Whether the robot adds an action to what was commanded before, and not to what is measured."""
         return self._robot.relative_to == "commanded"

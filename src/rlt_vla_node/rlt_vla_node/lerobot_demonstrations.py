@@ -167,7 +167,7 @@ def _check(folder: Path, info: dict[str, Any], robot: RobotConfig) -> None:
         (f"images of {c.name}", features.get(IMAGES + c.name, {}).get("shape"), [camera.height, camera.width, 3])
         for c in robot.cameras
     ]
-    pairs += [("actions", features[EXECUTED]["shape"], [robot.action_dim])]
+    pairs += [("actions", features[EXECUTED]["names"], list(robot.action_names))]
     pairs += [(name, features[PROPRIOCEPTION + name]["shape"], [robot.block_sizes[name]]) for name in BLOCKS]
     for what, has, wanted in pairs:
         if has != wanted:

@@ -80,10 +80,17 @@ def check_numbers(
 ) -> None:
     """Raise DatasetError for a data set of ours whose state or action is not what `layout` makes of its joints.
 
-    Arguments as of :func:`differences`, after which it is called. Of another's data set nothing can be told.
+    Also for one whose executed actions are in another action space than the robot's. Arguments as of
+    :func:`differences`, after which it is called. Of another's data set nothing can be told.
     """
-    if PROPRIOCEPTION + JOINTS not in features:
+    if not {EXECUTED, *(PROPRIOCEPTION + name for name in (JOINTS, *DYNAMIC.values()))} <= set(features):
         return
+    executed = features[EXECUTED].get("names")
+    if executed != list(layout.robot_actions):
+        raise DatasetError(
+            f"{folder}: was converted for a robot with actions {executed}, this one has {list(layout.robot_actions)}: "
+            "convert the episodes of this robot"
+        )
     dynamics = {name: column(PROPRIOCEPTION + name) for name in DYNAMIC.values()}
     _compare(folder, STATE, layout.state, column, layout.state.write(column(PROPRIOCEPTION + JOINTS), dynamics))
     if JOINT_TARGET in features:

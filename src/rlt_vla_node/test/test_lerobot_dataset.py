@@ -136,6 +136,10 @@ def test_a_data_set_that_another_vla_file_was_converted_with_is_refused(made, ce
     ):
         with pytest.raises(DatasetError, match=words):
             TrainingSamples(folder, HORIZON, layout=ChunkLayout(replace(vla, **changes), cell.robot))
+    vla = replace(vla, actions=vla.state)
+    shutil.rmtree(folder)
+    with pytest.raises(DatasetError, match=r"actions \['left\.x', .*, this one has \['left_waist'"):
+        TrainingSamples(made(vla)[0], HORIZON, layout=ChunkLayout(vla, replace(cell.robot, actions="joints")))
 
 
 def test_the_robots_own_actions_are_no_policys_though_there_are_as_many(made, cell, tmp_path):

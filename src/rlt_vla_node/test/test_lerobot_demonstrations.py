@@ -81,6 +81,9 @@ def test_a_data_set_of_another_robot_or_of_somebody_else_is_refused(tmp_path, ce
     faster = dataclasses.replace(cell.robot, control_hz=25.0)
     with pytest.raises(DatasetError, match=r"frames a second 50, robot tiny has 25\.0"):
         dataset_demonstrations(tmp_path / "set", faster, cell.task, 2)
+    by_joints = dataclasses.replace(cell.robot, actions="joints")
+    with pytest.raises(DatasetError, match=r"has actions \['left\.x', .*, robot tiny has \['left_waist',"):
+        dataset_demonstrations(tmp_path / "set", by_joints, cell.task, 2)
     path = tmp_path / "set/meta/info.json"
     info = json.loads(path.read_text())
     del info["features"]["source.step"]
