@@ -289,6 +289,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
             "time to answer the last request", "ms", "below `prefetch_steps` control periods", "raise `prefetch_steps`"
         ),
         "prefetch_steps_needed": Metric("`prefetch_steps` that its times ask for", "", "at most the task's"),
+        "timing_notes": Metric("what else its times mean, as of `group_size`", "", "empty"),
         "scheduling": _SCHEDULING,
     },
     "camera_ingest": {

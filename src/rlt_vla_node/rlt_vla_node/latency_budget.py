@@ -1,7 +1,8 @@
 """Whether a VLA is fast enough for a task on a robot's timer, and how far ahead chunks have to be asked for. Pure.
 
 A chunk has `prefetch_steps` to come, from the stamp of its observation on. Meanwhile the VLA must also encode the
-strided observations between two boundaries, or they pile up until the episode ends.
+strided observations between two boundaries, or they pile up until the episode ends. A group of them cannot be
+interrupted, so while the arms move one is begun only where it keeps no chunk waiting for longer than that has.
 """
 
 from __future__ import annotations
@@ -45,8 +46,20 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
+def group_time(robot: RobotConfig, task: TaskConfig, boundary_s: float, age_s: float = 0.0) -> float:
+    """How long a group of strided observations may take, s, that is begun as soon as a chunk is made."""
+    period = min(task.chunk_length, task.execute_steps) / robot.control_hz
+    spare = task.prefetch_steps / robot.control_hz - age_s - boundary_s - TRANSPORT_S
+    return period - boundary_s + max(0.0, spare)
+
+
 def judge(
-    robot: RobotConfig, task: TaskConfig, boundary_s: float, strided_s: float = 0.0, age_s: float = 0.0
+    robot: RobotConfig,
+    task: TaskConfig,
+    boundary_s: float,
+    strided_s: float = 0.0,
+    age_s: float = 0.0,
+    group_size: int = 1,
 ) -> Verdict:
     """The verdict on a VLA that takes so long, on a robot that ticks by a timer. Arguments as in Verdict."""
     needed = math.ceil((age_s + boundary_s + TRANSPORT_S) * robot.control_hz / task.stride) * task.stride
@@ -80,6 +93,14 @@ def judge(
             f"strided observations take {strided_s * 1e3:.0f} ms each: after an episode they go on for {share:.0%} "
             "of its critical phase"
         )
+    free = group_time(robot, task, boundary_s, age_s)
+    if strided_s and group_size * strided_s > free and boundary_s <= period:
+        most = int(free / strided_s)
+        notes.append(
+            f"a group of {group_size} strided observations takes {group_size * strided_s * 1e3:.0f} ms, and between "
+            f"two chunks there are {max(0.0, free) * 1e3:.0f} ms: they are encoded after the episode"
+            + (f"; group_size: {most} of the VLA node would fit" if most else "")
+        )
     return Verdict(boundary_s, strided_s, needed, age_s, tuple(problems), tuple(notes))
 
 
@@ -89,6 +110,9 @@ class LatencyWatch:
 
     robot: RobotConfig
     task: TaskConfig
+    group_size: int = 1
+    _begun_s: float | None = None
+    _groups: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     _boundaries: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     _strided: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     _ages: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -106,10 +130,36 @@ class LatencyWatch:
         """A strided observation took so long, its share of the group's time."""
         self._strided.append(seconds)
 
+    def on_group(self, seconds: float) -> None:
+        """A group took so long."""
+        self._groups.append(seconds)
+
+    def begin_boundary(self, now_s: float) -> None:
+        """A boundary observation is begun with at monotonic time `now_s`."""
+        self._begun_s = now_s
+
+    def may_encode(self, now_s: float) -> bool:
+        """Whether a group that is begun while the arms move lets the next chunk be there in time.
+
+        Of a group that was never timed the worst is expected: one observation after the other. Where nobody asks for
+        chunks any more, because a person drives, it may.
+        """
+        verdict = self.verdict()
+        if verdict is None or self._begun_s is None:
+            return True
+        since = now_s - self._begun_s
+        if since > 2 * max(self.task.chunk_length, self.task.execute_steps) / self.robot.control_hz:
+            return True
+        takes = float(np.quantile(self._groups, QUANTILE)) if self._groups else self.group_size * verdict.boundary_s
+        return since - verdict.boundary_s + takes <= group_time(
+            self.robot, self.task, verdict.boundary_s, verdict.age_s
+        )
+
     def verdict(self) -> Verdict | None:
         """None on a simulator that waits, and before LEAST boundaries."""
         if self.robot.tick != "timer" or len(self._boundaries) < LEAST:
             return None
         strided = float(np.mean(self._strided)) if self._strided else 0.0
         age = float(np.quantile(self._ages, QUANTILE)) if self._ages else 0.0
-        return judge(self.robot, self.task, float(np.quantile(self._boundaries, QUANTILE)), strided, age)
+        boundary = float(np.quantile(self._boundaries, QUANTILE))
+        return judge(self.robot, self.task, boundary, strided, age, self.group_size)

@@ -7,7 +7,7 @@ Publishes   vla_output (rlt_msgs/VlaOutput), /diagnostics
 
 A request is answered at once when its observation is there, else when it comes. Strided observations are encoded in
 batches between callbacks, one batch at a time and only when no message waits, so a request never waits for more than
-one.
+one. On a robot's timer, while the arms move, none is begun for which a chunk would come late (`latency_budget`).
 
 Where the VLA cannot be reached (a policy server that is gone or slow), nothing is answered and /diagnostics says so.
 What was to be done is kept, a request for as long as it is current, and done once the VLA is back.
@@ -94,7 +94,8 @@ class VlaNode(Node):
         self._unscheduled = ""
         self._unreachable = ""
         self._resting = False
-        self._latency = LatencyWatch(self.robot, self.task)
+        self._latency = LatencyWatch(self.robot, self.task, self.parameters.group_size)
+        self._moving = False
         self._health = Health(self)
         self._publisher = self.create_publisher(VlaOutput, topics.VLA_OUTPUT, topics.QOS_OUTPUT)
         self.create_subscription(Observation, topics.OBSERVATION, self._on_observation, topics.QOS_OBSERVATION)
@@ -107,8 +108,10 @@ class VlaNode(Node):
 
     @property
     def busy(self) -> bool:
-        """Whether a group of strided observations is due, and the VLA there."""
-        return self._scheduler.group_ready and not self._resting
+        """Whether a group of strided observations is due, and the VLA there and not soon wanted for a chunk."""
+        if self._resting or not self._scheduler.group_ready:
+            return False
+        return not self._moving or self._latency.may_encode(time.perf_counter())
 
     def run_in_real_time(self) -> None:
         """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
@@ -185,8 +188,8 @@ class VlaNode(Node):
 
     def _on_control(self, message: ControlState) -> None:
         self.activity += 1
-        moving = message.phase in MOVING and not message.estop
-        self._scheduler.on_control(message.episode_id, moving=moving, next_step=message.step)
+        self._moving = message.phase in MOVING and not message.estop
+        self._scheduler.on_control(message.episode_id, moving=self._moving, next_step=message.step)
 
     # ---- work
 
@@ -194,6 +197,7 @@ class VlaNode(Node):
         """Answer the request in hand, if its observation is there; one that cannot be used is passed over."""
         while not self._resting and (work := self._scheduler.next_boundary()) is not None:
             started = time.perf_counter()
+            self._latency.begin_boundary(started)
             age_s = (self.get_clock().now().nanoseconds - work.stamp_ns) * 1e-9
             try:
                 output = self._encoder.boundary(observation_from_msg(work.observation), work.request)
@@ -238,7 +242,9 @@ class VlaNode(Node):
                 self._scheduler.give_back_group(kept)
                 self._lose(str(error))
                 return
-            each_s = (time.perf_counter() - started) / len(outputs)
+            group_s = time.perf_counter() - started
+            each_s = group_s / len(outputs)
+            self._latency.on_group(group_s)
             self._latency.on_strided(each_s)
             for output in outputs:
                 output.inference_s = each_s
@@ -309,6 +315,7 @@ class VlaNode(Node):
             refused_observations=self._refused,
             boundary_ms=f"{self._boundary_s * 1e3:.1f}",
             prefetch_steps_needed="not judged" if verdict is None else verdict.prefetch_steps,
+            timing_notes="" if verdict is None else "; ".join(verdict.notes),
             scheduling=self._unscheduled or scheduling(),
         )
 

@@ -64,6 +64,38 @@ def test_strided_observations_that_pile_up_and_a_needless_lead_are_notes(robot, 
     assert "go on for 30% of its critical phase" in verdict.notes[1]
 
 
+def test_a_group_longer_than_the_pause_between_two_chunks_names_the_size_that_fits(robot, task):
+    verdict = judge(robot, replace(task, prefetch_steps=4), 0.057, 0.025, group_size=16)
+    assert verdict.problems == ()
+    (note,) = verdict.notes
+    assert "16 strided observations takes 400 ms, and between two chunks there are 151 ms" in note
+    assert "group_size: 6 of" in note
+    assert judge(robot, replace(task, prefetch_steps=4), 0.057, 0.025, group_size=6).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("group_s", "since_s", "allowed"),
+    [
+        (0.14, 0.06, True),
+        (0.14, 0.08, False),  # begun right after a chunk it would have been done in time
+        (0.40, 0.06, False),
+        (0.40, 0.45, True),  # no chunk was asked for since: a person drives
+        (None, 0.06, False),
+    ],
+)
+def test_while_the_arms_move_no_group_is_begun_for_which_a_chunk_would_come_late(
+    robot, task, group_s, since_s, allowed
+):
+    watch = LatencyWatch(robot, task, group_size=16)
+    assert watch.may_encode(0.0), "nothing is known yet"
+    for _ in range(LEAST):
+        watch.on_boundary(0.057)
+    if group_s is not None:
+        watch.on_group(group_s)
+    watch.begin_boundary(10.0)
+    assert watch.may_encode(10.0 + since_s) == allowed
+
+
 def test_a_watch_judges_the_slow_end_of_what_it_saw(robot, task):
     watch = LatencyWatch(robot, task)
     for _ in range(LEAST - 1):
@@ -78,4 +110,6 @@ def test_a_simulator_that_waits_needs_no_budget(cell):
     watch = LatencyWatch(cell.robot, cell.task)
     for _ in range(LEAST):
         watch.on_boundary(1.0)
+    watch.begin_boundary(0.0)
     assert watch.verdict() is None
+    assert watch.may_encode(0.5)
