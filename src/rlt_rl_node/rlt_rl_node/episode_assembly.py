@@ -7,6 +7,7 @@ control period: the rule by which the VLA node chooses what to encode.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -109,10 +110,9 @@ class EpisodeAssembly:
             return ""
         if not joined:
             return "every encoded observation"
-        first = min(joined)
-        expected = {step for step in episode.steps if step >= first and (step - first) % self._stride == 0}
-        if lacking := expected - set(joined):
-            return f"encoded observations of {len(lacking)} steps, the first {min(lacking)}"
+        observed = sorted(joined)
+        if lacking := [step for step in sorted(episode.steps) if self._lacks_observation(step, observed)]:
+            return f"encoded observations of {len(lacking)} steps, the first {lacking[0]}"
         return ""
 
     def take(self, episode_id: int, robot: str = "") -> EpisodeData:
@@ -148,6 +148,16 @@ class EpisodeAssembly:
         if episode_id <= self._finished:
             return None
         return self._episodes.setdefault(episode_id, _Collected())
+
+    def _lacks_observation(self, step: int, observed: list[int]) -> bool:
+        """Whether one should belong to the step: one comes a stride after the other. `observed`: steps that have one.
+
+        Jitter on a robot may move it, by less than another stride.
+        """
+        after = bisect_right(observed, step)
+        if after == 0 or (step - observed[after - 1]) % self._stride or step == observed[after - 1]:
+            return False
+        return after == len(observed) or observed[after] >= step + self._stride
 
     def _join(self, episode: _Collected) -> dict[int, Encoded]:
         """Encoded observations by control step; the first of several wins, a boundary before all."""

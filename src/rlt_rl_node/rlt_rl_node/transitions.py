@@ -1,6 +1,9 @@
 """From one episode to chunk transitions, exactly (Sec. V, "Subsampling Action Chunks", and Eq. 3).
 
-Every encoded observation on the stride starts one transition; chunk boundaries and replans play no part in it.
+Every encoded observation on the stride starts one transition, that is, each one that comes at least a stride after the
+last such: where jitter on a robot moves an observation by a control step, the grid goes on from there. Chunk boundaries
+and replans play no part in it.
+
 A transition from the observation at control step s pairs
 
     x      the observation at s,
@@ -82,9 +85,11 @@ def assemble(episode: EpisodeData, chunk_length: int, stride: int) -> Transition
     observed = episode.encoded_steps
     repositioned = np.concatenate([[0], np.cumsum(episode.sources[:count] == Source.REPOSITIONING)])
     run_ends = _run_ends(steps, repositioned)
+    on_stride = -stride
     for i, start in enumerate(observed):
-        if (start - observed[0]) % stride:
+        if start - on_stride < stride:
             continue
+        on_stride = start
         first = int(np.searchsorted(steps, start + episode.delay))
         if first == count or steps[first] != start + episode.delay:
             continue

@@ -156,6 +156,29 @@ def test_an_observation_belongs_to_the_next_step_within_one_period():
     assert subject.take(1).encoded_steps.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("observed", "lacking"),
+    [
+        ([0, 2, 4, 6, 8], ""),
+        ([0, 2, 5, 7, 9], ""),  # jitter moved one by a step
+        ([0, 2, 3, 5, 8], ""),
+        ([0, 2, 6, 8], "1 steps, the first 4"),
+        ([0, 2, 5, 9], "1 steps, the first 7"),
+        ([2, 4], "2 steps, the first 6"),
+    ],
+)
+def test_an_observation_is_lacking_where_none_came_within_two_strides(observed, lacking):
+    subject = EpisodeAssembly(PERIOD, stride=2, delay=0)
+    empty = np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros((4, 2), np.float32)
+    for step in range(10):
+        subject.add_step(1, True, Step(step, stamp(step), Source.RL, np.zeros(2, np.float32)))
+    for step in observed:
+        subject.add_output(1, Encoded(stamp(step), *empty, False))
+    subject.set_state(1, 1, True, Label.FAILURE, 0)
+    subject.control_stopped(1, 1, 10)
+    assert subject.missing(1) == (f"encoded observations of {lacking}" if lacking else "")
+
+
 def test_a_boundarys_own_output_wins():
     data = source_episode()
     subject = assembly(calls(data))

@@ -120,6 +120,11 @@ def test_observations_off_the_stride_start_nothing():
     assert [start for start, *_ in rows(assemble(data, 4, 2), data)] == [0, 2, 4, 6]
 
 
+def test_where_an_observation_comes_a_step_late_the_stride_goes_on_from_it():
+    data = episode(steps=range(14), encoded=[0, 2, 5, 7, 8, 10, 12])
+    assert [start for start, *_ in rows(assemble(data, 4, 2), data)] == [0, 2, 5, 7, 10, 12]
+
+
 def test_hold_inside_is_an_action_and_hold_at_the_end_is_cut_off():
     sources = [RL, RL, HOLD, HOLD, RL, RL, HOLD, HOLD]
     data = episode(steps=range(8), sources=sources)
