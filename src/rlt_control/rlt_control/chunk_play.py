@@ -4,7 +4,8 @@ A chunk belongs to the control step t of its observation, the first one whose ro
 0 is played at t + d. In lockstep the observation is of the very state of the request. On a robot's timer observations
 come on a grid of their own, so t is only known with the answer. The next observation is asked for half a stride before
 the control step at which it is due, since stamps jitter; where it belongs to an earlier step, its chunk takes over
-earlier, and where to a later one, the arms hold until then.
+earlier, and where to a later one, the arms hold until then. Chunks that are anchored to what will be commanded when all
+rows before them have been played are asked for no earlier than they are due.
 
 A chunk that was asked for ahead waits until its first step is due; until then the one in play is played on.
 """
@@ -127,7 +128,7 @@ class ChunkPlay:
         if self._lockstep:
             if step < boundary or step % self._stride:
                 return None
-        elif step < boundary - (0 if self._next is not None else self._stride // 2):
+        elif step < boundary - (0 if self._next is not None or (last and last.anchored) else self._stride // 2):
             return None
         self._request_sent_s = now_s
         self._stamps = self._stamps[-1:]

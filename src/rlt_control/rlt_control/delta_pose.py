@@ -231,11 +231,18 @@ class DeltaPoseIntegrator:
                 way = way / (1.01 * steps)
         return self._targets.copy()
 
-    def forget_moved_grippers(self, q_before: np.ndarray, q_measured: np.ndarray) -> None:
-        """Forget what a gripper was commanded that has moved away from it: by hand, or with its driver's new start."""
+    def strayed(self, q_measured: np.ndarray) -> bool:
+        """Whether an arm is measured (n,) further from its commanded pose than its leash."""
+        measured = self._kinematics.forward(self._finite(q_measured, self._targets.shape, "measured joints"))
+        return not all(self._on_leash(*poses) for poses in zip(self.commanded, measured, strict=True))
+
+    def forget_moved_grippers(self, q_before: np.ndarray, q_measured: np.ndarray) -> bool:
+        """Forget what a gripper was commanded that has moved away from it: by hand, or with its driver's new start.
+        Returns whether there was one."""
         before, now = q_before[self._grippers], q_measured[self._grippers]
         away = np.abs(now - self._grips) > np.abs(before - self._grips) + self._limits.step_gripper
-        self._grips[away] = np.nan
+        self._grips = np.where(away, np.nan, self._grips)
+        return bool(away.any())
 
     def in_world(self, action: np.ndarray) -> np.ndarray:
         """Changes of tool poses (7 per arm), given in the frames of the commanded tools, in the world frame."""

@@ -249,10 +249,7 @@ class ChunkExecutor:
         if self._config.wait_for_chunk and (fault := self.watchdog.fault(COMMAND_TOPIC, now_s)):
             return self._hold(fault)  # time stands still until it is clear who commands
         powerless = any(self.watchdog.fault(name, now_s) for name in self._ready_inputs)
-        if powerless:
-            self._lose_sight()
-        else:
-            self._look_again(state)
+        self._look(state, powerless)
         if self.estop_reason:
             return Tick(joint_target=self._held(state))
         episode = self._episode
@@ -371,18 +368,18 @@ class ChunkExecutor:
             self._integrator.reset(state.q, not self._config.dry_run)
         self._followed = None
 
-    def _lose_sight(self) -> None:
-        """The arms may be moved by others, or fall: none must jump back to its target once it obeys again."""
-        self._hold_target = None
-        self._unwatched = True
+    def _look(self, state: RobotState, powerless: bool) -> None:
+        """Arms that do not obey, or were not seen, may have fallen or been moved: none must jump back to its target.
 
-    def _look_again(self, state: RobotState) -> None:
-        if self._unwatched:
-            self._hold_target = None
-            if self._seen is not None:
-                self._integrator.forget_moved_grippers(self._seen, state.q)
-        self._unwatched = False
-        self._seen = state.q
+        One that sags no further than its leash keeps the target, or it would sink with every silence.
+        """
+        if powerless or self._unwatched:
+            opened = self._seen is not None and self._integrator.forget_moved_grippers(self._seen, state.q)
+            if powerless or opened or (self._hold_target is not None and self._integrator.strayed(state.q)):
+                self._hold_target = None
+        self._unwatched = powerless
+        if not powerless:
+            self._seen = state.q
 
     def _reached(self, state: RobotState) -> np.ndarray:
         """(n,) where the arms are; in a dry run, where they would be."""
@@ -390,7 +387,7 @@ class ChunkExecutor:
 
     def _hold(self, reason: str) -> Tick:
         """Without a usable robot state nothing new is sent: the driver keeps its last target."""
-        self._lose_sight()
+        self._unwatched = True
         self._trusted = False
         self.hold_reason = reason
         self.source = Source.HOLD

@@ -42,6 +42,7 @@ def chunk(message: ActionChunk) -> Chunk:
         actions=matrix(message.actions, message.rows, message.action_dim, "chunk actions"),
         reference=matrix(message.reference, message.rows, message.action_dim, "chunk reference"),
         arm_names=tuple(message.arm_names),
+        anchored=message.anchored,
     )
 
 

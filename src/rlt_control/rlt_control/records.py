@@ -63,7 +63,10 @@ class RobotState:
 
 @dataclass(frozen=True)
 class Chunk:
-    """An action chunk: `actions` and `reference` are (rows, d) in m, rad, m per control step."""
+    """An action chunk: `actions` and `reference` are (rows, d) in m, rad, m per control step.
+
+    `anchored`: row 0 leads on from the request's anchor to a place, so every row before it has to be played.
+    """
 
     episode_id: int
     epoch: int
@@ -76,6 +79,7 @@ class Chunk:
     actions: np.ndarray
     reference: np.ndarray
     arm_names: tuple[str, ...]
+    anchored: bool = False
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,23 @@ def test_on_a_timer_a_chunk_begins_its_delay_after_the_step_that_its_observation
     assert {(e.stamp_ns - stamp_of[e.chunk_id]) * 1e-9 - e.delay_s for e in played} == {0.0}
 
 
+def test_a_chunk_of_places_leaves_out_no_row_of_the_one_before():
+    rig = Rig(prefetch_steps=4)
+    rig.start()
+    request, begun = rig.tick().request, {}
+    for step in range(60):
+        if request is not None:
+            early = request.not_before_ns  # the oldest observation that may be
+            assert rig.answer(request, observation_stamp_ns=early, anchored=True) == ""
+        tick = rig.tick()
+        if tick.executed.row == 0:
+            begun[tick.executed.step] = step
+        request = tick.request
+        if request is not None:
+            assert request.first_step - request.boundary_step == 4
+    assert list(begun) == [4, 14, 24, 34, 44, 54], "ten rows each"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_however_stamps_jitter_a_chunk_begins_its_delay_after_its_observation(seed):
     rng = np.random.default_rng(seed)

@@ -303,7 +303,7 @@ def test_a_first_joint_state_that_is_out_of_range_does_not_stand_in_the_way_of_t
 
 def test_a_joint_state_that_no_arm_can_have_reached_is_not_taken_and_an_emergency_stop_does_not_go_there(robot):
     robot.go()
-    at, far = list(robot.q), list(robot.q)
+    at, far = robot.node._state.q, list(robot.q)
     far[7] += 1.0
     robot.now_s += 0.001
     robot.joints(position=far)
@@ -313,7 +313,7 @@ def test_a_joint_state_that_no_arm_can_have_reached_is_not_taken_and_an_emergenc
     sent = len(robot.heard(Float64MultiArray))
     robot.say(Bool(data=True))
     robot.until(lambda: robot.node.core.estop_reason, "the stop")
-    robot.joints(position=at)
+    robot.joints(position=robot.q)
     robot.until(lambda: not robot.node.watchdog.fault("joint_states", robot.now_s), "a right one")
     robot.tick()
     np.testing.assert_allclose(robot.heard(Float64MultiArray)[sent].data, at, atol=1e-3)

@@ -125,6 +125,20 @@ def test_an_arm_that_is_moved_away_takes_the_pose_that_it_holds_along_a_step_at_
     np.testing.assert_array_equal(targets[-1], targets[-5])
 
 
+def test_arms_that_sag_do_not_sink_with_every_silence():
+    rig = Rig()
+    target = rig.tick().joint_target
+    sagged = target.copy()
+    sagged[8] += 0.01
+    for _ in range(5):
+        rig.q = sagged.copy()
+        rig.watchdog.refuse(inputs.JOINT_STATES, "a wrong length")
+        rig.joints_speak = False
+        assert rig.tick().joint_target is None
+        rig.q, rig.joints_speak = sagged.copy(), True
+        np.testing.assert_array_equal(rig.tick().joint_target, target)
+
+
 def test_one_wrong_joint_state_between_episodes_moves_the_tool_by_no_more_than_a_step():
     rig = Rig()
     before = [rig.tick() for _ in range(5)][-1].joint_target
@@ -194,8 +208,10 @@ def test_a_gripper_that_was_opened_while_nobody_watched_does_not_snap_shut(how):
     if how == "does not obey":
         rig.watchdog.refuse(READY, "robot_program_running says no")
     for step in range(10):
-        rig.q[13] = part if step < 6 and how == "silent" else 0.038  # until the silence is noticed nothing new is known
-        rig.tick()
+        opened = how != "silent" or step >= 6  # until the silence is noticed nothing new is known
+        rig.q[13] = 0.038 if opened else part
+        target = rig.tick().joint_target
+        assert not opened or target is None or target[13] == pytest.approx(0.038)
     rig.q[13] = 0.038
     rig.joints_speak = True
     rig.watchdog.heard(READY, rig.now_s)

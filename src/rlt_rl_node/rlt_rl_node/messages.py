@@ -133,6 +133,7 @@ def output(message: VlaOutput) -> Output:
         observation_id=message.observation_id,
         vla_hash=message.vla_hash,
         encoded=encoded(message),
+        anchored=len(message.anchor) > 0,
     )
 
 
@@ -177,6 +178,7 @@ def chunk_message(chunk: Chunk, arm_names: Sequence[str]) -> ActionChunk:
         actions=floats(chunk.actions),
         reference=floats(chunk.reference),
         reference_distance=chunk.reference_distance,
+        anchored=chunk.anchored,
         arm_names=list(arm_names),
     )
     message.header.stamp = to_time(chunk.stamp_ns)

@@ -43,6 +43,7 @@ class Output:
     observation_id: int
     vla_hash: str
     encoded: Encoded
+    anchored: bool = False  # the reference says places: it leads on from the request's anchor
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Chunk:
     actions: np.ndarray  # (n, d) float32, robot units
     reference: np.ndarray  # (n, d) float32, the VLA's rows for the same steps
     reference_distance: float  # root mean square of (mean - reference) / spread, before noise
+    anchored: bool = False  # as of Output
 
 
 class ChunkPolicy:
@@ -191,12 +193,14 @@ class ChunkPolicy:
             actions=actions,
             reference=reference,
             reference_distance=float(np.sqrt(np.mean((mean - scaled) ** 2))),
+            anchored=output.anchored,
         )
 
 
 def _pass_through(request: Request, output: Output) -> Chunk:
     reference = _rows(request, output, request.rows)
-    return Chunk(request, output.encoded.stamp_ns, output.observation_id, 0, reference, reference, 0.0)
+    stamp_ns, observation_id = output.encoded.stamp_ns, output.observation_id
+    return Chunk(request, stamp_ns, observation_id, 0, reference, reference, 0.0, output.anchored)
 
 
 def _rows(request: Request, output: Output, count: int) -> np.ndarray:

@@ -111,7 +111,8 @@ class VlaNode(Node):
         """Whether a group of strided observations is due, and the VLA there and not soon wanted for a chunk."""
         if self._resting or not self._scheduler.group_ready:
             return False
-        return not self._moving or self._latency.may_encode(time.perf_counter())
+        asked = self.robot.tick == "timer" and self._scheduler.request is not None
+        return not self._moving or (not asked and self._latency.may_encode(time.perf_counter()))
 
     def run_in_real_time(self) -> None:
         """Ask the system for what the parameters say; what it refuses is in the log and in /diagnostics."""
