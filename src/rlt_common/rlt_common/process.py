@@ -70,7 +70,8 @@ def _stop_request() -> Callable[[], bool]:
     asked: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        # one SIGINT after a SIGTERM: a launcher that was told to end too hands its own on
+        if number == signal.SIGINT and signal.SIGINT in asked:
             raise KeyboardInterrupt
         asked.append(number)
 

@@ -73,6 +73,7 @@ class _Recording:
     ended_s: float = 0.0
     give_up_s: float = 0.0
     intervened: bool = False
+    finishing: bool = False
 
     @property
     def ended(self) -> bool:
@@ -234,10 +235,15 @@ class EpisodeRecorder:
                 self._finish(f"the executor did not confirm the end; {len(current.steps)} executed steps came")
 
     def close(self) -> None:
-        """Shut down: an episode with a label is finished, one without stays behind as a leftover."""
+        """Shut down: an episode with a label is finished, one without stays behind as a leftover.
+
+        So does one whose finishing was interrupted: a second end in its file would damage it.
+        """
         if self._current is None:
             return
-        if self._current.ended:
+        if self._current.finishing:
+            self._break_off("the recorder was interrupted while it finished the file")
+        elif self._current.ended:
             self._finish("the recorder was stopped before the executor confirmed the end")
         else:
             self._break_off("the recorder was stopped")
@@ -347,6 +353,7 @@ class EpisodeRecorder:
     def _finish(self, warning: str) -> None:
         current = self._current
         episode = current.episode
+        current.finishing = True
         try:
             size = current.writer.finish(self._metadata(current, warning), self._configuration)
         except EpisodeFileError as error:

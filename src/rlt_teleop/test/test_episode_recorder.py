@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import teleop_episodes as eps
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from mcap.writer import Writer
 from rclpy.serialization import serialize_message
 
 from rlt_common import topics
@@ -493,9 +494,10 @@ from rlt_teleop import recorder_node
 
 rename = episode_file.rename_durable
 
-def stopped(source, target):
+def stopped(*names, **how):
+    os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
-    rename(source, target)
+    rename(*names, **how)
 
 class Recorder(recorder_node.RecorderNode):
     def _on_show(self):
@@ -508,7 +510,7 @@ episode_file.rename_durable, recorder_node.RecorderNode = stopped, Recorder
 Recorder._show_health = Recorder._on_show
 recorder_node.main()
 """
-"""A recorder that gets SIGINT while it finishes the file of a labelled episode."""
+"""A recorder that gets SIGTERM, and a SIGINT of whoever started it, while it finishes a labelled episode's file."""
 
 
 def test_a_stop_waits_for_the_file_that_is_being_finished(tmp_path):
@@ -518,6 +520,25 @@ def test_a_stop_waits_for_the_file_that_is_being_finished(tmp_path):
     end = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
     assert (end.returncode, "Traceback" in end.stderr) == (0, False), end.stderr
     assert episode_metadata(tmp_path / "episodes" / "000001.mcap")["label"] == "success"
+
+
+def test_a_file_that_a_second_stop_tore_is_finished_no_second_time(bench, tmp_path, monkeypatch):
+    end = Writer.finish
+
+    def torn(writer):
+        end(writer)
+        raise KeyboardInterrupt
+
+    bench.play(6)
+    bench.state(eps.ended())
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "finish", torn)
+        with pytest.raises(KeyboardInterrupt):
+            bench.control(eps.ended(), 6)
+    bench.recorder.close()
+    assert not bench.last.durable
+    assert "interrupted" in bench.last.error
+    assert [p.name for p in (tmp_path / "episodes").iterdir()] == ["000001.mcap.part"]
 
 
 def test_foreign_bytes_are_refused(bench):
