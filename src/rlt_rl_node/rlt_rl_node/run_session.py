@@ -222,6 +222,8 @@ class RunSession:
             return (again.key, again.correction) if due else None
         for name, robot in self.robots.items():
             last = HIGHEST_EPISODE_ID if all_have_ended else self.learner.progress(name).last_episode_id
+            if robot.backlog:
+                last = max(last, robot.backlog[0] - 1)  # what would come before it left no file, and was passed over
             if correction := robot.corrections.due(last):
                 return EpisodeKey(correction.episode_id, name), correction
         return None

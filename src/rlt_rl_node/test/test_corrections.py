@@ -194,6 +194,20 @@ def test_a_correction_waits_for_the_episodes_that_had_ended_before_it(tmp_path):
     assert run.learner.progress().corrections == 1
 
 
+@pytest.mark.parametrize("saved_after", [1, 2])
+def test_a_correction_that_waited_for_a_lost_episode_comes_before_the_next_one_after_a_kill_too(tmp_path, saved_after):
+    first = Run(tmp_path)
+    for i in (1, 2):
+        first.take_in(EPISODES[i])
+        if i == saved_after:
+            first.session.save()
+    first.hear(append_relabel(tmp_path, 1, "failure", 3))  # the file of 3 is still to come
+    first.learner.pass_over(EpisodeKey(3))  # it does not, it was told
+    first.follow()
+    first.take_in(EPISODES[4])
+    assert state(Run(tmp_path).learner) == state(first.learner)
+
+
 def test_an_episode_that_was_given_up_before_its_file_came_is_not_taken_in_after_a_kill_either(tmp_path):
     first = Run(tmp_path)
     first.take_in(EPISODES[1])
