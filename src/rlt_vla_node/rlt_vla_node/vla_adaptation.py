@@ -33,7 +33,7 @@ from rlt_vla_node import training_device, training_options, vla_figures
 from rlt_vla_node.adaptation_run import STATE_FILE, ending_in_words, inputs_hash, making, say
 from rlt_vla_node.backends import open_backend, with_policy
 from rlt_vla_node.checkpoint import CONFIG_FILE, POLICY_FOLDER, read_config, save_vla_checkpoint
-from rlt_vla_node.checkpoint_files import check_token_size
+from rlt_vla_node.checkpoint_files import CheckpointError, check_token_size
 from rlt_vla_node.dataset import DatasetError, action_spread
 from rlt_vla_node.dataset_conversion import Wanted, convert
 from rlt_vla_node.dataset_facts import dataset_hash, executed_actions
@@ -130,12 +130,21 @@ class VlaAdaptation:
         return self.trainer.main
 
     def finished(self) -> bool:
-        """Whether the main process's output folder holds the finished checkpoint of exactly this adaptation."""
-        return self.trainer.main_says(
-            self.main
-            and (self.output / CONFIG_FILE).exists()
-            and read_config(self.output).get("identity") == self.identity
-        )
+        """Whether the main process's output folder holds the finished checkpoint of exactly this adaptation.
+
+        Raises CheckpointError in every process where the main one cannot tell.
+        """
+        held, failure = False, None
+        try:
+            if self.main and (self.output / CONFIG_FILE).exists():
+                held = read_config(self.output).get("identity") == self.identity
+        except CheckpointError as error:
+            failure = error
+        except OSError as error:
+            failure = CheckpointError(f"{self.output / CONFIG_FILE}: {error.strerror or error}")
+        if self.trainer.main_says(failure is not None):
+            raise failure or CheckpointError(f"{self.output}: what the main process has there cannot be read")
+        return self.trainer.main_says(held)
 
     def resume(self) -> None:
         """Go on from the last state in the output folder, if there is one. Raises ResumeError."""

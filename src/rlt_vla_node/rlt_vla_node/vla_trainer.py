@@ -298,12 +298,15 @@ class VlaTrainer:
 
         Returns whether there was one. Raises ResumeError in every process where one cannot, or has another state.
         """
-        found, failure = path.exists(), None
+        found, failure = False, None
         try:
+            found = path.exists()
             if found:
                 self.restore(path, identity)
         except ResumeError as error:
             failure = error
+        except OSError as error:
+            failure = ResumeError(f"it cannot be read: {error.strerror or error}")
         facts = json.dumps([found, failure is None, self.step, self.losses]).encode()
         marks = self._gathered(int.from_bytes(hashlib.sha256(facts).digest()[:7], "big"))
         if failure is not None:

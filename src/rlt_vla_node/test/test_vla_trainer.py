@@ -15,6 +15,7 @@ from tiny_policy import CAMERAS, HORIZON, JOINTS, TinyNetwork, TinyPolicy, open_
 from torch.utils.checkpoint import checkpoint
 
 from rlt_vla_node.backends import open_backend
+from rlt_vla_node.checkpoint_files import CheckpointError
 from rlt_vla_node.lerobot_packages import extra_module
 from rlt_vla_node.resume import ResumeError
 from rlt_vla_node.rl_token import RlTokenConfig, build_rl_token
@@ -23,6 +24,7 @@ from rlt_vla_node.vla_adapt_config import VlaAdaptConfig
 
 training = pytest.importorskip("rlt_vla_node.vla_trainer", reason="accelerate is not installed: make extras")
 TrainingError, VlaTrainer = training.TrainingError, training.VlaTrainer
+VlaAdaptation = pytest.importorskip("rlt_vla_node.vla_adaptation").VlaAdaptation
 
 SMALL = {"steps": 6, "batch": 4, "warmup_steps": 2, "heads": 2, "workers": 0, "learning_rate": 1e-3}
 
@@ -336,8 +338,23 @@ def one_resumes_with_the_other(made, folder):
         trainer(train="frozen").resume(own, "this")
     with pytest.raises(ResumeError, match="another configuration" if made.main else "not all processes found it"):
         trainer(train="frozen").resume(shared, "that" if made.main else "this")
+    (folder / "folder").mkdir(exist_ok=True)
+    with pytest.raises(ResumeError, match="cannot be read" if made.main else "not all processes found it"):
+        trainer(train="frozen").resume(folder / "folder" if made.main else folder / "nothing", "this")
     assert other.resume(shared, "this")
     assert other.step == 1
+    one_of_the_two_cannot_tell_whether_it_is_finished(made, folder)
+
+
+def one_of_the_two_cannot_tell_whether_it_is_finished(made, folder):
+    """The main process finds a damaged checkpoint: both say so, and none waits for the other."""
+    adaptation = object.__new__(VlaAdaptation)
+    adaptation.trainer, adaptation.identity, adaptation.output = made, "this", folder / "damaged"
+    if made.main:
+        adaptation.output.mkdir()
+        (adaptation.output / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="JSON" if made.main else "the main process"):
+        adaptation.finished()
 
 
 def test_two_processes_end_where_one_with_twice_the_batch_ends(tmp_path):
