@@ -95,10 +95,19 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def rename_durable(source: Path, target: Path) -> None:
-    """Rename within one folder and make the rename itself durable."""
+def rename_durable(source: Path, target: Path, new: bool = False) -> None:
+    """Rename within one folder and make the rename itself durable. Raises OSError when the disk refuses.
+
+    `new`: nothing has the name `target` yet. Then the file has its old name again where the rename is not durable.
+    """
     os.replace(source, target)
-    fsync_folder(target.parent)
+    try:
+        fsync_folder(target.parent)
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                os.replace(target, source)
+        raise
 
 
 def fsync_folder(folder: Path) -> None:

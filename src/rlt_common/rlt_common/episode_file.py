@@ -121,6 +121,8 @@ class EpisodeWriter:
     def finish(self, metadata: Mapping[str, str] | None, configuration: Mapping[str, str] | None = None) -> int:
         """Add the metadata, finalise, fsync, rename. Returns the size in bytes; the episode is durable after it.
 
+        Where it raises EpisodeFileError, nothing has the episode's name, unless the disk refuses that too.
+
         `metadata`: its facts; None: it is no episode, but a view of one. `configuration`: texts of the files that it
         was recorded with, by what they are ("robot", "task").
         """
@@ -135,7 +137,7 @@ class EpisodeWriter:
             self._file.truncate(size)
             os.fsync(self._file.fileno())
             self._file.close()
-            rename_durable(self.partial, self.path)
+            rename_durable(self.partial, self.path, new=True)
         except OSError as error:
             raise EpisodeFileError(f"{self.partial}: {error.strerror}") from error
         return size

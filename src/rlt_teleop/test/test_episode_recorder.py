@@ -455,16 +455,32 @@ def test_a_file_that_cannot_get_its_name_is_told_and_kept(bench, tmp_path):
     assert steps_in(f"{taken}.part") == list(range(10))
 
 
-def test_a_name_that_is_not_yet_durable_is_made_so_before_a_restarted_recorder_confirms(bench, tmp_path, monkeypatch):
+@contextlib.contextmanager
+def no_durable_names(monkeypatch):
     def broken(descriptor):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    bench.play(10)
-    bench.state(eps.ended())
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", lambda of: broken(of) if stat.S_ISDIR(os.fstat(of).st_mode) else None)
+        yield
+
+
+def test_an_episode_whose_name_is_not_durable_is_lost_and_has_no_such_name(bench, tmp_path, monkeypatch):
+    bench.play(10)
+    bench.state(eps.ended())
+    with no_durable_names(monkeypatch):
         bench.control(eps.ended(), 10)
-        assert "Input/output error" in bench.last.error
+    assert not bench.last.durable
+    assert "Input/output error" in bench.last.error
+    assert [path.name for path in (tmp_path / "episodes").iterdir()] == ["000001.mcap.part"]
+    assert steps_in(tmp_path / "episodes" / "000001.mcap.part") == list(range(10)), "whole, for whoever wants it"
+
+
+def test_a_name_that_is_not_yet_durable_is_made_so_before_a_restarted_recorder_confirms(bench, tmp_path, monkeypatch):
+    bench.play(10)
+    bench.state(eps.ended())
+    bench.control(eps.ended(), 10)  # and then, it was killed before the name was durable
+    with no_durable_names(monkeypatch):
         again = Bench(tmp_path / "episodes")
         again.state(eps.ended())
         assert not again.last.durable
