@@ -226,6 +226,18 @@ def test_an_episode_that_was_given_up_before_its_file_came_is_not_taken_in_after
         assert ids(run.learner) == (3, 1, 2)
 
 
+def test_an_episode_that_was_given_up_and_left_no_file_holds_nothing_up_and_changes_nothing(tmp_path):
+    first = Run(tmp_path)
+    first.take_in(EPISODES[1])
+    first.session.save()
+    first.hear(append_relabel(tmp_path, 2, "discard", 1))
+    first.learner.pass_over(EpisodeKey(2))
+    first.take_in(EPISODES[3])
+    first.hear(append_relabel(tmp_path, 1, "failure", 3))
+    assert ids(first.learner) == (3, 1)
+    assert state(Run(tmp_path).learner) == state(first.learner)
+
+
 @given(st.permutations(range(1, 8)), st.integers(0, 7))
 def test_corrections_are_followed_once_and_in_their_order(order, applied):
     pending = PendingCorrections(applied)

@@ -411,6 +411,8 @@ class EpisodeManagerNode(Node):
             self._keep_number(episode_id)
         if not verdict.durable and self.parameters.record:
             self.get_logger().error(f"episode {episode_id} is lost: {verdict.message}")
+            if ended.label != Label.DISCARD:
+                self._give_up(episode_id)
             self.command(self.machine.lose, episode_id, verdict.message)
         else:
             self.training_episodes += trains
@@ -437,6 +439,16 @@ class EpisodeManagerNode(Node):
                 f"episode {episode_id} leaves no file, and its number cannot be noted ({error.filename or run}: "
                 f"{error.strerror}): after a restart another one may get it, and a learner that has heard of this one "
                 "learns nothing from that"
+            )
+
+    def _give_up(self, episode_id: int) -> None:
+        """A file of the episode that comes late is of a discard, though this node is restarted before."""
+        try:
+            self._relabelling.give_up(episode_id)
+        except EpisodeFileError as error:
+            self.get_logger().warning(
+                f"episode {episode_id} is lost, and that cannot be noted ({error}): should its file come after a "
+                "restart of this node, it counts with the label inside it"
             )
 
     def _confirm(self, episode_id: int, close: str) -> None:

@@ -53,10 +53,14 @@ class Relabelling:
         self._machine.relabelled(episode_id, done.before, label, change)
         return done.trained_more
 
-    def keep_discarded(self, episode_id: int) -> None:
-        """The file of an episode that was given up came late: let it say what everybody was told. CommandRefused.
+    def give_up(self, episode_id: int) -> None:
+        """No file came of an ended episode: a discard, also for a file that comes late. Raises EpisodeFileError."""
+        self._publish(self._corrections.give_up(episode_id))
 
-        The correction comes before the episode itself: a learner that reads the file later never takes it in.
+    def keep_discarded(self, episode_id: int) -> None:
+        """The file of an episode that was given up came late: it counts, as what everybody was told. CommandRefused.
+
+        The disk may have refused the correction of :meth:`give_up`.
         """
         done = self._corrections.give(episode_id, Label.DISCARD, episode_id - 1)
         if done.relabel is not None:
@@ -64,7 +68,7 @@ class Relabelling:
         self._machine.found(episode_id)
         self._node.get_logger().warning(
             f"episode {episode_id}: its file came after it was given up; it stays a discard: undo, or label_episode, "
-            f"gives it its label ({done.before.name.lower()}) back"
+            f"gives it its label ({done.recorded.name.lower()}) back"
         )
 
     def _newest_ended(self) -> int:

@@ -762,12 +762,14 @@ def test_a_file_that_comes_after_its_episode_was_given_up_stays_a_discard_that_c
     lost = EpisodeState.CONFIRMATION_LOST
     cell.graph.until(lambda: cell.operator.state.confirmation == lost, "the manager gives the episode up")
     assert (cell.operator.state.episodes, cell.manager.training_episodes) == (0, 0)
+    noted = corrections(cell)
+    assert noted == [{"episode_id": 1, "label": "discard", "after_episode": 0}], "also for a manager that starts anew"
     done = EpisodeState.CONFIRMATION_DONE
     cell.graph.until(lambda: cell.operator.state.confirmation == done, "its file comes late")
     assert cell.operator.state.label == EpisodeState.LABEL_DISCARD
     counts = scan(cell.run).counts
     assert (counts["episodes"], counts["discards"]) == (1, 1)
-    assert corrections(cell)[0]["after_episode"] == 0, "nobody ever took it in"
+    assert corrections(cell) == noted
     assert (cell.operator.state.episodes, cell.operator.state.discards) == (1, 1)
     assert cell.label(EpisodeState.LABEL_SUCCESS, episode_id=1).accepted
     cell.graph.until(lambda: cell.operator.state.successes == 1, "the label is given back")

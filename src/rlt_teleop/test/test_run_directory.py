@@ -4,6 +4,8 @@ import pytest
 
 from rlt_common.episode_file import EpisodeFileError, EpisodeWriter
 from rlt_common.relabels import append_relabel, episode_path
+from rlt_teleop.correction import Corrections
+from rlt_teleop.episode_machine import Label
 from rlt_teleop.run_directory import LAST_NUMBER, keep_number, scan
 
 
@@ -69,6 +71,18 @@ def test_corrected_labels_count(tmp_path):
     ledger = scan(tmp_path)
     assert (ledger.counts["episodes"], ledger.counts["successes"], ledger.training_episodes) == (3, 1, 3)
     assert (ledger.counts["failures"], ledger.counts["timeouts"], ledger.counts["discards"]) == (2, 0, 0)
+
+
+def test_an_episode_that_was_given_up_stays_so_for_a_manager_that_starts_before_its_file_comes(tmp_path):
+    keep_number(tmp_path, 2)
+    Corrections(tmp_path).give_up(2)
+    assert scan(tmp_path).counts["episodes"] == 0
+    write(tmp_path, 2, "success", "train")
+    ledger = scan(tmp_path)
+    assert (ledger.counts["discards"], ledger.counts["successes"], ledger.training_episodes) == (1, 0, 0)
+    given_back = Corrections(tmp_path).give(2, Label.SUCCESS, 2)
+    assert (given_back.before, given_back.recorded) == (Label.DISCARD, Label.SUCCESS)
+    assert scan(tmp_path).training_episodes == 1
 
 
 def test_a_human_who_took_over_is_counted(tmp_path):
