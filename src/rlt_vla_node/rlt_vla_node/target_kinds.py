@@ -21,10 +21,11 @@ from rlt_common.vla_config import ABSOLUTE, PER_STEP
 from rlt_vla_node.chunk_layout import ChunkLayout
 from rlt_vla_node.dataset import DatasetError
 from rlt_vla_node.lerobot_columns import ACTION, EPISODE_ID, EXECUTED, JOINT_TARGET, PROPRIOCEPTION, STATE, STEP
-from rlt_vla_node.vector_layout import DYNAMIC, VectorLayout
+from rlt_vla_node.vector_layout import DYNAMIC, ROTATIONS, VectorLayout
 
 JOINTS = "joint_position"
 _ROUNDING = 1e-5
+"""Of the numbers, and of the angle between two rotations in rad."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _compare(
     remedy = "convert the episodes again with `dataset --vla` and this VLA file"
     if given.shape[1] != vector.width:
         raise DatasetError(f"{folder}: {name} has {given.shape[1]} values, the VLA file names {vector.width}: {remedy}")
-    other = np.argwhere(~np.isclose(given, wanted, rtol=_ROUNDING, atol=_ROUNDING))
+    other = np.argwhere(_different(vector, given, wanted))
     if len(other):
         frame, place = other[0]
         raise DatasetError(
@@ -112,6 +113,30 @@ def _compare(
             f"file and robot it is {wanted[frame, place]:.6g}: they were others at its conversion (gripper, frames, "
             f"parts, kinematics): {remedy}"
         )
+
+
+def _different(vector: VectorLayout, given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(T, width) where rows are others; of equal rotations nothing is, whichever numbers rounding chose for them."""
+    found = ~np.isclose(given, wanted, rtol=_ROUNDING, atol=_ROUNDING)
+    for part in vector.parts:
+        if part.what in ROTATIONS:
+            for row in np.flatnonzero(found[:, part.columns].any(axis=1)):
+                if _same_rotation(part.what, given[row, part.columns], wanted[row, part.columns]):
+                    found[row, part.columns] = False
+                else:
+                    break  # the first one is told
+    return found
+
+
+def _same_rotation(form: str, given: np.ndarray, wanted: np.ndarray) -> bool:
+    if not np.isfinite(given).all():
+        return False
+    read = ROTATIONS[form].read
+    try:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return bool((read(given[None]).inv() * read(wanted[None])).magnitude()[0] <= _ROUNDING)
+    except (ValueError, np.linalg.LinAlgError):
+        return False  # zeros, for example, are no rotation
 
 
 def in_kind(layout: ChunkLayout, features: Mapping[str, Any], same_rate: bool) -> bool:

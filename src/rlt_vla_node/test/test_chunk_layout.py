@@ -1,6 +1,7 @@
 """A policy's chunks as actions of the robot: playing the actions reaches the places that the chunk says."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from rlt_common.parameters import ParameterError
 from rlt_common.vla_config import GripperScale, VlaConfig
 from rlt_vla_node.anchor import Anchor, anchor_of_joints
 from rlt_vla_node.chunk_layout import ChunkLayout
+from rlt_vla_node.dataset import DatasetError
+from rlt_vla_node.lerobot_columns import EXECUTED, PROPRIOCEPTION, STATE
+from rlt_vla_node.target_kinds import check_numbers
 from rlt_vla_node.vector_layout import ROTATIONS
 
 JOINT_PARTS = ("left.joints", "left.gripper", "right.joints", "right.gripper")
@@ -278,3 +282,28 @@ def test_broken_chunks_are_refused(robot, kinematics, q):
     quaternions = ChunkLayout(config(actions=("left.quaternion_xyzw",)), robot, kinematics)
     with pytest.raises(ValueError, match=r"left\.quaternion_xyzw"):
         quaternions.to_actions(np.zeros((5, 4)), q, 5)
+
+
+@pytest.mark.parametrize(
+    ("form", "same", "none"),
+    [
+        ("rotation_vector", lambda v: v * (1.0 - 2.0 * np.pi / np.linalg.norm(v, axis=1, keepdims=True)), np.nan),
+        ("quaternion_xyzw", np.negative, 0.0),
+        ("rpy", lambda v: v - [2.0 * np.pi, 0.0, 0.0], np.inf),
+        ("rotation_6d_rows", np.copy, 0.0),
+    ],
+)
+def test_a_data_set_is_compared_by_its_rotations_of_which_rounding_may_choose_the_numbers(robot, q, form, same, none):
+    """Of half a turn, the last bit of a matrix chooses the sign of the rotation vector and of the quaternion."""
+    layout = ChunkLayout(config(state=(*JOINT_PARTS, f"left.{form}")), robot)
+    joints, turned = walk(q, 4), layout.state.parts[-1].columns
+    columns = {PROPRIOCEPTION + name: np.zeros_like(joints) for name in ("joint_velocity", "joint_effort")}
+    columns[PROPRIOCEPTION + "joint_position"] = joints
+    columns[STATE] = layout.state.write(joints)
+    columns[STATE][:, turned] = same(columns[STATE][:, turned])
+    features = {EXECUTED: {"names": list(layout.robot_actions)}, **dict.fromkeys(columns)}
+    check_numbers(layout, features, columns.__getitem__, Path("set"))
+    for changed in (columns[STATE][2, turned] + [1e-3, *np.zeros(turned.stop - turned.start - 1)], none):
+        columns[STATE][2, turned] = changed
+        with pytest.raises(DatasetError, match=rf"left\.{form}\.\d of observation\.state is .* in frame 2, by this"):
+            check_numbers(layout, features, columns.__getitem__, Path("set"))
