@@ -68,9 +68,14 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
                     targets[columns] = joints[columns]
                     break
                 share /= max(2.0, beyond)
-        if not self._from_measured:
-            self._come_after(targets, commanded, measured, period_s)
-        self._command(targets, self._kinematics.forward(targets))
+        poses = self._kinematics.forward(targets)
+        far = [] if self._from_measured else self._beyond_leash(poses, measured)
+        if far:
+            held = self._held_targets(commanded, measured, period_s)
+            for arm in far:
+                targets[self._columns[arm]] = held[self._columns[arm]]
+            poses = self._kinematics.forward(targets)
+        self._command(targets, poses)
         applied = (targets - start)[self._order]
         return StepResult(targets.copy(), requested, applied, np.abs(applied - requested) > ROUNDING)
 
@@ -91,19 +96,12 @@ class DeltaJointIntegrator(DeltaPoseIntegrator):
         cut = result.clamped.reshape(-1, ARM_DIM).any(axis=1)
         return StepResult(result.joint_targets, applied.copy(), applied, cut[self._arm_of])
 
-    def _come_after(
-        self, targets: np.ndarray, commanded: list[Pose], measured: list[Pose], period_s: float | None
-    ) -> None:
-        """Give arms that `targets` (n,) leave beyond the leash the targets of a hold."""
-        reached = self._kinematics.forward(targets)
-        far = [arm for arm in range(len(reached)) if not self._on_leash(reached[arm], measured[arm])]
-        if not far:
-            return
+    def _held_targets(self, commanded: list[Pose], measured: list[Pose], period_s: float | None) -> np.ndarray:
+        """Joint targets (n,) of a hold in this step. Commands nothing."""
         before = self._targets, self._poses
         held = self._advance(np.zeros(self.hand_dim), commanded, commanded, measured, period_s).joint_targets
         self._command(*before)
-        for arm in far:
-            targets[self._columns[arm]] = held[self._columns[arm]]
+        return held
 
     def _start(self, q_measured: np.ndarray) -> np.ndarray:
         """Joints (n,) that actions are added to."""

@@ -217,15 +217,14 @@ class DeltaPoseIntegrator:
         moved it or it fell, takes its target along: out of the workspace too, or it would jump back there."""
         q = self._finite(q_measured, self._targets.shape, "measured joints")
         largest = self._largest_moves(period_s)
-        for arm, (commanded, measured) in enumerate(zip(self.commanded, self._kinematics.forward(q), strict=True)):
-            if self._on_leash(commanded, measured):
-                continue
+        commanded = self.commanded
+        for arm in self._beyond_leash(commanded, self._kinematics.forward(q)):
             columns = self._columns[arm]
             way, targets = np.clip(q - self._targets, -largest, largest)[columns], self._targets.copy()
             for _ in range(SHORTER):
                 targets[columns] = self._targets[columns] + way
                 poses = self._kinematics.forward(targets)
-                if (steps := self._beyond_a_step(poses[arm], commanded)) <= 1.0 + ROUNDING:
+                if (steps := self._beyond_a_step(poses[arm], commanded[arm])) <= 1.0 + ROUNDING:
                     self._targets, self._poses = targets, poses
                     break
                 way = way / (1.01 * steps)
@@ -234,7 +233,7 @@ class DeltaPoseIntegrator:
     def strayed(self, q_measured: np.ndarray) -> bool:
         """Whether an arm is measured (n,) further from its commanded pose than its leash."""
         measured = self._kinematics.forward(self._finite(q_measured, self._targets.shape, "measured joints"))
-        return not all(self._on_leash(*poses) for poses in zip(self.commanded, measured, strict=True))
+        return bool(self._beyond_leash(self.commanded, measured))
 
     def forget_moved_grippers(self, q_before: np.ndarray, q_measured: np.ndarray) -> bool:
         """Forget what a gripper was commanded that has moved away from it: by hand, or with its driver's new start.
@@ -353,6 +352,11 @@ class DeltaPoseIntegrator:
 
     def _command(self, targets: np.ndarray, poses: list[Pose]) -> None:
         self._targets, self._poses, self._grips = targets, poses, targets[self._grippers]
+
+    def _beyond_leash(self, commanded: Sequence[Pose], measured: Sequence[Pose]) -> list[int]:
+        """The arms whose commanded pose is further from the measured one than it may be."""
+        pairs = enumerate(zip(commanded, measured, strict=True))
+        return [arm for arm, poses in pairs if not self._on_leash(*poses)]
 
     def _on_leash(self, commanded: Pose, measured: Pose) -> bool:
         """Whether the commanded pose is as near the measured one as it must be."""
